@@ -1,0 +1,64 @@
+# Everything happens in a virtual environment of its own; a second call re-uses it.
+#
+#   PYTHON       the interpreter that the environment is made from (3.11 or newer)
+#   VENV         the folder of the environment
+#   TORCH_INDEX  a further package index to take torch from, for a build without CUDA:
+#                make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev demo test lint format models clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "textgym needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and alone: it may come from an index of its own.
+$(VENV)/.torch: constraints.txt $(VENV)/.created
+	$(PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
+	$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed  ## Install textgym into the environment
+
+install-dev: $(VENV)/.installed-dev  ## Install textgym with what its development needs
+
+demo: install  ## Train with sparse reward, credit and shaping, and compare them
+	$(BIN)/textgym demo
+
+lint: install-dev  ## Check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint  ## Check style, formatting and types, and run the tests
+	$(BIN)/pytest
+
+format: install-dev  ## Repair style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+models: install-dev  ## Train the embedded models anew (hours); resumes after a stop
+	$(BIN)/python -m textgym.models.build
+
+clean:  ## Remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find textgym agents tests -name __pycache__ -type d -prune -exec rm -rf {} +

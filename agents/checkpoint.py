@@ -1,0 +1,87 @@
+"""One file that holds a training run, and the way back from it.
+
+The file contains tensors and plain values only, so that reading it runs no code
+(``torch.load(weights_only=True)``). The language model is stored as its configuration and its
+weights: the folder or the hub id that it came from is not needed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from textgym.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["describe_model", "model_from_description", "read_checkpoint", "write_checkpoint"]
+
+_FORMAT = "textgym-ppo-1"
+
+
+def write_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
+    """Write a checkpoint, completely or not at all.
+
+    Args:
+        path: The file; missing folders are made, an older file is replaced.
+        contents: Nested dicts and lists of tensors, numbers, strings and None.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    torch.save({"format": _FORMAT, **contents}, unfinished)
+    os.replace(unfinished, path)  # noqa: PTH105  a stop in between leaves the older file whole
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`write_checkpoint` wrote, onto the CPU.
+
+    Raises:
+        InvalidArgumentError: If there is no such file, or if it is damaged or something else.
+    """
+    if not Path(path).is_file():
+        raise InvalidArgumentError("path", str(path), "there is no such file.")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling foreign bytes raises whatever it likes
+        raise InvalidArgumentError(
+            "path",
+            str(path),
+            "the file is damaged, or is not a checkpoint that PPO.save wrote "
+            f"({type(error).__name__}).",
+        ) from error
+    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
+        raise InvalidArgumentError(
+            "path", str(path), f"the file is not a checkpoint of the format {_FORMAT!r}."
+        )
+    return contents
+
+
+def describe_model(model: PreTrainedModel) -> dict[str, str]:
+    """A language model's architecture, in plain values."""
+    config = model.config
+    return {
+        "config": json.dumps(json.loads(config.to_json_string(use_diff=False))),
+        "attn_implementation": str(config._attn_implementation),
+    }
+
+
+def model_from_description(description: dict[str, str]) -> PreTrainedModel:
+    """A language model of this architecture in float32; its weights are still to be loaded."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = json.loads(description["config"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    # Initialisation draws from the global generator, which is not ours to move.
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=torch.float32,
+            attn_implementation=description["attn_implementation"],
+        )
+    return model.eval()

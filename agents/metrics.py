@@ -1,0 +1,119 @@
+"""Where the numbers of a training run go: JSON lines, TensorBoard, the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["MetricsLog", "TrainingProgress", "fresh_log_dir"]
+
+
+def fresh_log_dir(root: str | Path = "runs") -> Path:
+    """A path below ``root``, named after the time, that does not exist yet."""
+    name = time.strftime("ppo-%Y%m%d-%H%M%S")
+    path, number = Path(root) / name, 1
+    while path.exists():
+        number += 1
+        path = Path(root) / f"{name}-{number}"
+    return path
+
+
+class MetricsLog(AbstractContextManager["MetricsLog"]):
+    """Writes one row of scalars per iteration.
+
+    ``metrics.jsonl`` always equals the run's history: it is begun with the rows of a run that is
+    continued, and replaces what an earlier run left in the same folder. TensorBoard's event files
+    are written beside it if the package ``tensorboard`` is installed.
+
+    Args:
+        log_dir: The folder, made if it is missing.
+        settings: Written to ``config.json``.
+        history: Rows of the iterations done so far.
+    """
+
+    def __init__(
+        self, log_dir: Path, settings: dict[str, Any], history: list[dict[str, float]]
+    ) -> None:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        (log_dir / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        self._file = (log_dir / "metrics.jsonl").open("w")
+        for row in history:
+            self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._tensorboard = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(log_dir))
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append one row; TensorBoard's horizontal axis is the number of tokens."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in row.items():
+                self._tensorboard.add_scalar(name, value, int(row["time/total_timesteps"]))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+class TrainingProgress(AbstractContextManager["TrainingProgress"]):
+    """A progress bar with the score and the KL of the last iteration.
+
+    Args:
+        total_timesteps: Tokens to be stepped.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, total_timesteps: int, enabled: bool) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("PPO"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("tokens · score {task.fields[score]} · KL {task.fields[kl]}"),
+            TimeRemainingColumn(),
+            disable=not enabled,
+        )
+        self._task = self._progress.add_task("", total=total_timesteps, score="–", kl="–")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def update(self, completed: int, row: dict[str, float]) -> None:
+        """Show what has been reached."""
+        self._progress.update(
+            self._task,
+            completed=completed,
+            score=f"{row['rollout/score_mean']:+.3f}",
+            kl=f"{row['rollout/kl']:.2f}",
+        )
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()

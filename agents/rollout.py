@@ -1,0 +1,341 @@
+"""Whole episodes from an environment, sampled with a key-value cache.
+
+Layout of a rollout. Prompts are padded on the left and completions on the right, so that every
+completion starts in the same column. Two episodes, "a b" → "c d" and "e" → "f g h", five columns::
+
+    input_ids        a b | c d .        attention_mask   1 1 | 1 1 0
+                     . e | f g h                         0 1 | 1 1 1
+
+    completion_mask        1 1 0        rewards                0 R 0
+                           1 1 1                               0 0 R
+
+``num_tokens`` counts all columns (5), ``num_steps`` those of the completions (3): step t of an
+episode is column t of the per-step arrays and column ``num_tokens - num_steps + t`` of the ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textgym.errors import InvalidArgumentError
+
+from .policy import ActionRules
+
+if TYPE_CHECKING:
+    from .policy import LanguageModelPolicy
+
+__all__ = [
+    "Rollout",
+    "action_rules",
+    "as_vector_env",
+    "check_num_episodes",
+    "collect_episodes",
+    "left_padded",
+]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Finished episodes of one policy; the module's page draws the layout."""
+
+    input_ids: Tensor  # (num_episodes, num_tokens) int64, prompts then completions
+    attention_mask: Tensor  # (num_episodes, num_tokens) bool, True at tokens
+    completion_mask: Tensor  # (num_episodes, num_steps) bool, True at generated tokens
+    rewards: Tensor  # (num_episodes, num_steps) float32, what step paid
+    credit: Tensor  # (num_episodes, num_steps) float32, info["credit"], else the rewards
+    logprobs: Tensor  # (num_episodes, num_steps) float32, of the chosen tokens, at sampling
+    scores: Tensor  # (num_episodes,) float32, unshaped: what the completion is worth
+    truncated: Tensor  # (num_episodes,) bool, cut off from outside, so the last state has a value
+    prompts: list[str]  # (num_episodes,) text, empty if the environment does not tell
+    completions: list[str]  # (num_episodes,) text, empty if the environment does not tell
+
+    @property
+    def env_returns(self) -> Tensor:
+        """Undiscounted sum of what step paid in each episode, float32 (num_episodes,)."""
+        return self.rewards.sum(dim=1)
+
+    @property
+    def episode_lengths(self) -> Tensor:
+        """Number of generated tokens of each episode, int64 (num_episodes,)."""
+        return self.completion_mask.sum(dim=1)
+
+
+@dataclass
+class _Episode:
+    """One episode while it is being played."""
+
+    prompt_ids: NDArray[np.int64]  # (num_prompt_tokens,)
+    actions: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    unshaped_rewards: list[float] = field(default_factory=list)
+    credit: NDArray[np.float32] | None = None
+    score: float = 0.0
+    truncated: bool = False
+    prompt: str = ""
+    completion: str = ""
+
+
+def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
+    """The environment in the form that whole-episode rollouts need.
+
+    A single environment becomes a vector of one. A vector environment must let the rows that have
+    finished wait for the others, which is what its autoreset mode ``DISABLED`` says.
+
+    Raises:
+        InvalidArgumentError: If the environment resets rows by itself, cannot let them wait, or
+            does not observe tokens.
+    """
+    if isinstance(env, gym.Env):
+        single_env = env
+        env = SyncVectorEnv([lambda: single_env], autoreset_mode=AutoresetMode.DISABLED)
+    if not isinstance(env, VectorEnv):
+        raise InvalidArgumentError(
+            "env", env, "pass a gymnasium.Env or a gymnasium.vector.VectorEnv."
+        )
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.DISABLED:
+        raise InvalidArgumentError(
+            "env",
+            env,
+            f"its autoreset mode is {getattr(mode, 'name', mode)}, but a rollout of whole episodes "
+            "needs finished rows to wait: make it with "
+            "gym.make_vec(..., autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED).",
+        )
+    if env.num_envs > 1 and isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+        raise InvalidArgumentError(
+            "env",
+            env,
+            f"{type(env.unwrapped).__name__} cannot let finished rows wait for the others: use "
+            "the native vector environment (gym.make_vec with vectorization_mode="
+            '"vector_entry_point"), or a single environment.',
+        )
+    space = env.single_observation_space
+    keys = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
+    if not {"input_ids", "attention_mask"} <= keys:
+        raise InvalidArgumentError(
+            "env", env, "its observations must be a Dict with input_ids and attention_mask."
+        )
+    if not isinstance(env.single_action_space, gym.spaces.Discrete):
+        raise InvalidArgumentError("env", env, "its action space must be Discrete(vocabulary).")
+    return env
+
+
+def action_rules(env: VectorEnv) -> ActionRules:
+    """Read from an environment which actions are legal.
+
+    Taken from the attributes ``tokenizer`` and ``min_new_tokens`` of the unwrapped environment; one
+    without them has no EOS, and all its actions are always legal.
+
+    Args:
+        env: What :func:`as_vector_env` returned.
+    """
+    base: Any = env.unwrapped
+    if isinstance(base, SyncVectorEnv):
+        base = base.envs[0].unwrapped
+    tokenizer = getattr(base, "tokenizer", None)
+    pad_token_id = getattr(tokenizer, "pad_token_id", None)
+    return ActionRules(
+        num_actions=int(env.single_action_space.n),  # type: ignore[attr-defined]
+        eos_token_id=getattr(tokenizer, "eos_token_id", None),
+        min_new_tokens=getattr(base, "min_new_tokens", 0),
+        pad_token_id=0 if pad_token_id is None else pad_token_id,
+    )
+
+
+def check_num_episodes(argument: str, num_episodes: int, num_envs: int) -> None:
+    """Raise InvalidArgumentError unless the episodes fill whole rounds of the environment."""
+    if num_episodes < 1 or num_episodes % num_envs:
+        raise InvalidArgumentError(
+            argument,
+            num_episodes,
+            f"must be a positive multiple of the environment's num_envs={num_envs}, because all "
+            "rows play the same number of episodes.",
+        )
+
+
+def left_padded(
+    observations: dict[str, NDArray[Any]], pad_token_id: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Move the padding of batched observations to the left, and cut what no row uses.
+
+    Args:
+        observations: ``input_ids`` and ``attention_mask``, both (num_envs, max_length).
+        pad_token_id: Fills the padding.
+
+    Returns:
+        Ids int64 and mask bool, both (num_envs, length of the longest row).
+
+    Raises:
+        InvalidArgumentError: If a row is empty: a causal model needs a token to start from.
+    """
+    valid = np.asarray(observations["attention_mask"]).astype(bool)
+    lengths = valid.sum(axis=1)  # (num_envs,)
+    if not lengths.all():
+        raise InvalidArgumentError(
+            "attention_mask", lengths, "an observation has no token: prompts need at least one."
+        )
+    width = int(lengths.max())
+    mask = np.arange(width) >= width - lengths[:, None]  # (num_envs, width)
+    ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
+    # Both selections run row by row, and a row has as many tokens on either side.
+    ids[mask] = np.asarray(observations["input_ids"])[valid]
+    return ids, mask
+
+
+def collect_episodes(
+    policy: LanguageModelPolicy,
+    env: gym.Env | VectorEnv,
+    num_episodes: int,
+    generator: torch.Generator,
+    seed_generator: torch.Generator | None = None,
+) -> Rollout:
+    """Play whole episodes and return them in one batch.
+
+    Every round resets all rows with one explicit seed each. The rollout thus depends on the
+    generators and the policy alone, not on what the environment went through before, and a run
+    that continues from a checkpoint sees the episodes that it would have seen without the stop.
+
+    Args:
+        policy: Chooses the tokens; its rules and its temperature shape the distribution.
+        env: A single environment, or a vector environment in autoreset mode ``DISABLED``.
+        num_episodes: A multiple of the number of rows.
+        generator: Draws the tokens; a generator of the CPU, wherever the policy lives.
+        seed_generator: Draws the seeds of the resets; by default the same generator. With a
+            stream of their own, two agents that sample differently still see the same prompts.
+
+    Raises:
+        InvalidArgumentError: If the environment or the number of episodes does not fit.
+    """
+    env = as_vector_env(env)
+    check_num_episodes("num_episodes", num_episodes, env.num_envs)
+    episodes: list[_Episode] = []
+    while len(episodes) < num_episodes:
+        episodes += _play_round(policy, env, generator, seed_generator or generator)
+    return _to_rollout(episodes, policy.rules.pad_token_id)
+
+
+def _play_round(
+    policy: LanguageModelPolicy,
+    env: VectorEnv,
+    generator: torch.Generator,
+    seed_generator: torch.Generator,
+) -> list[_Episode]:
+    """One episode in every row."""
+    device = policy.value_head.weight.device
+    seeds = torch.randint(2**31 - 1, (env.num_envs,), generator=seed_generator)
+    observations, _ = env.reset(seed=seeds.tolist())  # type: ignore[arg-type]
+    prompt_ids, prompt_mask = left_padded(observations, policy.rules.pad_token_id)
+    episodes = [_Episode(ids[mask]) for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
+
+    new_ids = torch.from_numpy(prompt_ids)  # (num_envs, num_new): not yet in the cache
+    mask = torch.from_numpy(prompt_mask)  # (num_envs, num_columns): cached and new
+    running = np.ones(env.num_envs, dtype=bool)
+    cache, num_generated = None, 0
+    while running.any():
+        logits, cache = policy.decode(new_ids.to(device), mask.to(device), cache)
+        logprobs = policy.next_token_logprobs(logits.cpu(), num_generated)  # (num_envs, vocab)
+        actions = torch.multinomial(logprobs.exp(), 1, generator=generator)  # (num_envs, 1)
+        chosen = logprobs.gather(1, actions).squeeze(1).tolist()
+        tokens = actions.squeeze(1).numpy()
+        observations, rewards, terminated, truncated, infos = env.step(tokens)
+        num_generated += 1
+        for row in np.flatnonzero(running).tolist():
+            episode, info = episodes[row], _info_of_row(infos, row)
+            episode.actions.append(int(tokens[row]))
+            episode.logprobs.append(chosen[row])
+            episode.rewards.append(float(rewards[row]))
+            episode.unshaped_rewards.append(float(info.get("unshaped_reward", rewards[row])))
+            if terminated[row] or truncated[row]:
+                _finish(episode, info, truncated=bool(truncated[row] and not terminated[row]))
+        running &= ~(terminated | truncated)
+        _check_appended(env, observations, tokens, episodes, running)
+        new_ids = actions
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return episodes
+
+
+def _info_of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
+    """The entries of a vector environment's infos that its masks give to this row."""
+    return {
+        key: values[row]
+        for key, values in infos.items()
+        if not key.startswith("_") and f"_{key}" in infos and infos[f"_{key}"][row]
+    }
+
+
+def _finish(episode: _Episode, info: dict[str, Any], truncated: bool) -> None:
+    """Keep what the environment tells at the end of an episode."""
+    episode.truncated = truncated
+    episode.score = float(info.get("score", sum(episode.unshaped_rewards)))
+    episode.prompt = str(info.get("prompt", ""))
+    episode.completion = str(info.get("completion", ""))
+    if "credit" in info:
+        episode.credit = np.asarray(info["credit"], dtype=np.float32)
+        if episode.credit.shape != (len(episode.actions),):
+            raise InvalidArgumentError(
+                'info["credit"]',
+                episode.credit,
+                f"the episode had {len(episode.actions)} steps: hand over one number per step.",
+            )
+
+
+def _check_appended(
+    env: VectorEnv,
+    observations: dict[str, NDArray[Any]],
+    tokens: NDArray[np.int64],
+    episodes: list[_Episode],
+    running: NDArray[np.bool_],
+) -> None:
+    """Make sure that the environment did what the cache assumes: append the action."""
+    for row in np.flatnonzero(running).tolist():
+        seen = observations["input_ids"][row][observations["attention_mask"][row].astype(bool)]
+        num_expected = len(episodes[row].prompt_ids) + len(episodes[row].actions)
+        if len(seen) != num_expected or seen[-1] != tokens[row]:
+            raise InvalidArgumentError(
+                "env",
+                env,
+                "a step must append the chosen token to the observation, and nothing else: "
+                "remove wrappers that change actions or observations.",
+            )
+
+
+def _to_rollout(episodes: list[_Episode], pad_token_id: int) -> Rollout:
+    """Lay out episodes as the module's page draws them."""
+    num_prompt = max(len(episode.prompt_ids) for episode in episodes)
+    num_steps = max(len(episode.actions) for episode in episodes)
+    shape = (len(episodes), num_prompt + num_steps)
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.int64)
+    attention_mask = torch.zeros(shape, dtype=torch.bool)
+    rewards, credit, logprobs = torch.zeros(3, len(episodes), num_steps)
+    for row, episode in enumerate(episodes):
+        length = len(episode.actions)
+        start, end = num_prompt - len(episode.prompt_ids), num_prompt + length
+        input_ids[row, start:num_prompt] = torch.from_numpy(episode.prompt_ids)
+        input_ids[row, num_prompt:end] = torch.tensor(episode.actions)
+        attention_mask[row, start:end] = True
+        rewards[row, :length] = torch.tensor(episode.rewards)
+        credit[row, :length] = (
+            rewards[row, :length] if episode.credit is None else torch.from_numpy(episode.credit)
+        )
+        logprobs[row, :length] = torch.tensor(episode.logprobs)
+    return Rollout(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        completion_mask=attention_mask[:, num_prompt:].clone(),
+        rewards=rewards,
+        credit=credit,
+        logprobs=logprobs,
+        scores=torch.tensor([episode.score for episode in episodes]),
+        truncated=torch.tensor([episode.truncated for episode in episodes]),
+        prompts=[episode.prompt for episode in episodes],
+        completions=[episode.completion for episode in episodes],
+    )

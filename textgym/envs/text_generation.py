@@ -1,0 +1,289 @@
+"""Text generation as a Gymnasium environment: one step emits one token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.envs.task import TextGenerationTask
+from textgym.errors import InvalidArgumentError
+from textgym.models import Completions, RewardModel, ScoredCompletions
+from textgym.prompts import PromptSource
+from textgym.rendering import credit_text, to_ansi
+
+__all__ = ["TextGenerationEnv"]
+
+
+class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
+    r"""Write a completion of a prompt, token by token; a reward model scores it at the end.
+
+    ## Description
+
+    The agent sees a prompt and what it has written so far, and chooses the next token. When the
+    completion ends, a transformer reward model scores the text; all rewards before are 0. It is
+    the token-level decision process of reinforcement learning from human feedback, with nothing
+    taken out: the transition appends the token and is deterministic.
+
+    ## Observation Space
+
+    A `Dict` of two arrays, right-padded: the prompt, then the completion so far.
+
+    | key              | shape           | dtype | values                                   |
+    |------------------|-----------------|-------|------------------------------------------|
+    | `input_ids`      | `(max_length,)` | int64 | token ids, 0 … vocab_size - 1            |
+    | `attention_mask` | `(max_length,)` | int8  | 1 at tokens, 0 at padding                |
+
+    `max_length` is the longest prompt plus `max_new_tokens`.
+
+    ## Action Space
+
+    `Discrete(vocab_size)`: the next token. The end token (EOS) is illegal while fewer than
+    `min_new_tokens` tokens have been generated. An agent that takes it all the same is not
+    stopped: the episode ends and is scored.
+
+    ## Rewards
+
+    0 until the episode ends, then the score: logit(positive) - logit(negative) of the reward
+    model for prompt and completion together, minus its mean and divided by its standard deviation
+    over reference completions (`normalize_score`).
+
+    ## Starting State
+
+    A prompt from the prompt source and a budget of new tokens, uniform on `min_new_tokens` …
+    `max_new_tokens`. Both are drawn from the generator that `reset(seed=)` seeds.
+    `reset(options={"prompt": "...", "max_new_tokens": 12})` sets one or both.
+
+    ## Episode End
+
+    `terminated` when the agent takes EOS or has used up the budget: both are part of the task, and
+    both are scored. `truncated` is never set here; it is left to limits from outside. The budget
+    is a hidden part of the state unless `min_new_tokens == max_new_tokens`; `info` tells it.
+
+    ## Information
+
+    | key                 | when             | type                 | meaning                        |
+    |---------------------|------------------|----------------------|--------------------------------|
+    | `token_budget`      | reset            | int                  | most tokens of this completion |
+    | `action_mask`       | reset, step \*   | int8 (vocab_size,)   | 1 at the legal actions         |
+    | `prompt`            | end              | str                  | text of the prompt             |
+    | `completion`        | end              | str                  | text of the completion         |
+    | `score`             | end              | float                | the score, as in the reward    |
+    | `prompt_tokens`     | end              | int                  | tokens of the prompt           |
+    | `completion_tokens` | end              | int                  | tokens generated, EOS included |
+
+    \* with `action_mask_in_info=True`.
+
+    ## Arguments
+
+    ```python
+    import gymnasium as gym
+    import textgym
+
+    env = gym.make("ABC-RLHF-v0", prompts=["This film", "I was"], max_new_tokens=20)
+    ```
+
+    ## Version History
+
+    * v0: Initial version.
+
+    Args:
+        tokenizer: Tokenizer of the policy: `"embedded"`, a local folder, a hub id, or a loaded one.
+        reward_model: `"embedded"`, a local folder, a hub id, a loaded sequence classifier, or a
+            :class:`textgym.models.RewardModel`. It must share the tokenizer.
+        prompts: See :func:`textgym.prompts.load_prompts`.
+        prompt_column: Column of the prompts in a dataset or file.
+        min_new_tokens: Smallest budget; EOS before that many tokens is illegal.
+        max_new_tokens: Largest budget.
+        normalize_score: Whether to centre and scale the score.
+        device: Where the reward model runs, if it is loaded by name.
+        dtype: Its dtype, if it is loaded by name; None for float32.
+        action_mask_in_info: Whether `info` holds the action mask.
+        render_mode: `"ansi"` (`render()` returns a string), `"human"` (the text is printed as it is
+            written), or None.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used; the message names the remedy.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 10}
+
+    def __init__(
+        self,
+        tokenizer: str | Path | PreTrainedTokenizerBase = "embedded",
+        reward_model: str | Path | PreTrainedModel | RewardModel = "embedded",
+        prompts: str | Path | Sequence[str] | PromptSource | Any = "embedded",
+        *,
+        prompt_column: str | None = None,
+        min_new_tokens: int = 8,
+        max_new_tokens: int = 16,
+        normalize_score: bool = True,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        action_mask_in_info: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise InvalidArgumentError("render_mode", render_mode, 'choose "ansi", "human" or None')
+        self.task = TextGenerationTask(
+            tokenizer,
+            reward_model,
+            prompts,
+            prompt_column,
+            min_new_tokens,
+            max_new_tokens,
+            normalize_score,
+            device,
+            dtype,
+        )
+        self.observation_space = self.task.observation_space
+        self.action_space = self.task.action_space
+        self.action_mask_in_info = action_mask_in_info
+        self.render_mode = render_mode
+        self.rendered_credit: CreditAssigner = AttentionCredit()
+        """What :meth:`render` shows; a credit wrapper puts its own assigner here."""
+        self.scored: ScoredCompletions | None = None
+        """The last finished completion with its read-outs; a batch of one."""
+        self._readouts: frozenset[str] = frozenset()
+        self._prompt_ids: list[int] = []
+        self._completion_ids: list[int] = []
+        self._budget = 0
+        self._console = Console(highlight=False, soft_wrap=True) if render_mode == "human" else None
+        if render_mode is not None:
+            self.request_readouts(self.rendered_credit.readouts)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of observations and actions."""
+        return self.task.tokenizer
+
+    @property
+    def reward_model(self) -> RewardModel:
+        """The reward model."""
+        return self.task.reward_model
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Smallest token budget."""
+        return self.task.min_new_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Largest token budget."""
+        return self.task.max_new_tokens
+
+    @property
+    def max_length(self) -> int:
+        """Length of the observation arrays."""
+        return self.task.max_length
+
+    @property
+    def completions(self) -> Completions:
+        """The text so far, a batch of one without padding."""
+        return Completions.from_lists(
+            [self._prompt_ids], [self._completion_ids], self.task.pad_token_id
+        )
+
+    def request_readouts(self, readouts: Collection[str]) -> None:
+        """Have these read-outs computed whenever a completion is scored.
+
+        Args:
+            readouts: Any of :data:`textgym.models.READOUTS`.
+        """
+        self._readouts |= frozenset(readouts)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; see the class for the options."""
+        super().reset(seed=seed)
+        self._prompt_ids, self._budget = self.task.draw(self.np_random, options)
+        self._completion_ids = []
+        self.scored = None
+        if self._console is not None:
+            self._console.print(credit_text(self.task.decode(self._prompt_ids), []), end="")
+        return self._observation(), {"token_budget": self._budget, **self._mask_info()}
+
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Append one token.
+
+        Raises:
+            ResetNeeded: If no episode is under way.
+            InvalidArgumentError: If the action is not a token id.
+        """
+        if not self._prompt_ids or self.scored is not None:
+            raise ResetNeeded("the episode has ended (or never began): call reset() before step()")
+        if not self.action_space.contains(action):
+            raise InvalidArgumentError(
+                "action", action, f"must be a token id from 0 to {self.task.vocab_size - 1}"
+            )
+        token = int(action)
+        self._completion_ids.append(token)
+        terminated = token == self.task.eos_token_id or len(self._completion_ids) == self._budget
+        reward, info = 0.0, self._mask_info()
+        if terminated:
+            self.scored = self.task.score(
+                [self._prompt_ids], [self._completion_ids], self._readouts
+            )
+            reward = float(self.scored.score[0])
+            info |= self.task.final_info(self._prompt_ids, self._completion_ids, reward)
+        if self._console is not None:
+            self._print_step(token)
+        return self._observation(), reward, terminated, False, info
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Show the episode.
+
+        Returns:
+            With `render_mode="ansi"`, the prompt (dim) and the tokens so far, and after the end
+            the tokens coloured by their credit and the score, as a string with ANSI codes. With
+            `"human"`, None: `reset` and `step` print as they go.
+        """
+        if self.render_mode is None:
+            gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or "human"')
+            return None
+        if self.render_mode == "human":
+            return None
+        return self._render_text()
+
+    def _render_text(self) -> str:
+        prompt = self.task.decode(self._prompt_ids)
+        pieces = self.task.pieces(self._completion_ids)
+        if self.scored is None:
+            return to_ansi(credit_text(prompt, pieces))
+        credit = self.rendered_credit(self.scored)[self.scored.completion_mask].tolist()
+        return to_ansi(
+            credit_text(prompt, pieces, credit).append(
+                f"  (score {float(self.scored.score[0]):+.2f})", style="not dim"
+            )
+        )
+
+    def _print_step(self, token: int) -> None:
+        assert self._console is not None
+        self._console.print(credit_text("", self.task.pieces([token])), end="")
+        if self.scored is not None:
+            self._console.print()
+            self._console.file.write(self._render_text() + "\n")
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        ids = [*self._prompt_ids, *self._completion_ids]
+        input_ids = np.full(self.task.max_length, self.task.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros(self.task.max_length, dtype=np.int8)
+        input_ids[: len(ids)] = ids
+        attention_mask[: len(ids)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _mask_info(self) -> dict[str, Any]:
+        if not self.action_mask_in_info:
+            return {}
+        return {"action_mask": self.task.action_mask(len(self._completion_ids))}

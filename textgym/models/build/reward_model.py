@@ -1,0 +1,388 @@
+"""Training and evaluation of the embedded reward model, a sentiment classifier."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3ForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.reviews import Review
+
+__all__ = [
+    "RewardModelRecipe",
+    "Window",
+    "batch_by_length",
+    "draw_windows",
+    "evaluate_reward_model",
+    "score_sequences",
+    "train_reward_model",
+]
+
+BANDS = ((8, 24), (24, 64), (120, 128))
+"""Lengths in tokens, both ends included, for which the accuracy is reported."""
+
+_SAVE_STEPS = 150
+_SENTENCE_END = re.compile(r"[.!?] ")
+
+
+@dataclass(frozen=True)
+class RewardModelRecipe:
+    """Training of the embedded reward model; its size is the language model's."""
+
+    min_tokens: int = 8
+    """Shortest window, in tokens of text; also the shortest prefix with a loss of its own."""
+    max_tokens: int = 128
+    """Longest window, in tokens of text."""
+    start_share: float = 0.5
+    """Share of the windows that begin where the review begins; the others begin at a sentence."""
+    end_share: float = 1 / 3
+    """Share of the windows with an end token, so that the score does not hang on its presence."""
+    prefix_weight: float = 1.0
+    """Weight of the mean loss over all prefixes, next to the loss at the window's last token."""
+    passes: int = 3
+    """Passes over the training texts; each draws one new window from every text."""
+    batch_size: int = 64
+    """Windows per optimizer step."""
+    pad_multiple: int = 16
+    """Batches are padded to a multiple of this, to keep the number of distinct shapes low."""
+    warmup_steps: int = 50
+    muon_lr: float = 3e-3
+    muon_weight_decay: float = 0.1
+    adamw_lr: float = 3e-4
+    seed: int = 0
+
+
+class Window(NamedTuple):
+    """A labelled piece of a text.
+
+    Attributes:
+        input_ids: Token ids, start token first, with or without an end token.
+        label: 1 for positive, 0 for negative.
+    """
+
+    input_ids: list[int]
+    label: int
+
+
+def draw_windows(
+    reviews: Sequence[Review],
+    tokenizer: PreTrainedTokenizerBase,
+    min_tokens: int,
+    max_tokens: int,
+    rng: np.random.Generator,
+    start_share: float = 0.5,
+    end_share: float = 0.0,
+) -> list[Window]:
+    """Draw one window from every text.
+
+    Lengths are log-uniform between the two bounds, so short windows dominate; a text that ends
+    before its window is long enough gives a shorter one, or none if it falls below the minimum.
+
+    Args:
+        reviews: The labelled texts.
+        tokenizer: The embedded tokenizer.
+        min_tokens: Shortest window, start and end tokens not counted.
+        max_tokens: Longest window, start and end tokens not counted.
+        rng: Source of all the draws.
+        start_share: Probability that a window begins where its text begins; otherwise it begins
+            at a random sentence.
+        end_share: Probability that an end token is appended.
+
+    Returns:
+        The windows, in the order of the texts.
+    """
+    texts = []
+    for review in reviews:
+        sentences = [match.end() for match in _SENTENCE_END.finditer(review.text)]
+        from_start = not sentences or rng.random() < start_share
+        texts.append(review.text[0 if from_start else rng.choice(sentences) :])
+    bounds = math.log(min_tokens), math.log(max_tokens + 1)
+    lengths = np.exp(rng.uniform(*bounds, size=len(texts))).astype(int).clip(min_tokens, max_tokens)
+    ended = rng.random(len(texts)) < end_share
+    windows = []
+    for ids, length, end, review in zip(
+        _encode(tokenizer, texts, max_tokens), lengths, ended, reviews, strict=True
+    ):
+        ids = ids[: length + 1]
+        if len(ids) > min_tokens:
+            windows.append(Window([*ids, tokenizer.eos_token_id] if end else ids, review.label))
+    return windows
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
+) -> list[list[int]]:
+    if not texts:
+        return []
+    return tokenizer(texts, truncation=True, max_length=max_tokens + 1)["input_ids"]
+
+
+def batch_by_length(
+    windows: Sequence[Window], batch_size: int, rng: np.random.Generator
+) -> list[Window]:
+    """Order windows so that consecutive batches hold windows of similar length.
+
+    Args:
+        windows: The windows.
+        batch_size: Windows per batch; the last, incomplete batch is left out.
+        rng: Shuffles windows of equal length and the order of the batches.
+
+    Returns:
+        The windows of the first batch, then those of the second, and so on.
+    """
+    shuffled = rng.permutation(len(windows))
+    ordered = sorted(shuffled, key=lambda i: len(windows[i].input_ids))
+    batches = [
+        ordered[first : first + batch_size]
+        for first in range(0, len(ordered) - batch_size + 1, batch_size)
+    ]
+    return [windows[i] for batch in rng.permutation(len(batches)) for i in batches[batch]]
+
+
+class _Windows(Dataset):
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Window:
+        return self.windows[index]
+
+
+class _PadRight:
+    """Makes a batch of windows; padding on the right needs no mask in a causal model."""
+
+    def __init__(self, pad_token_id: int, multiple: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.multiple = multiple
+
+    def __call__(self, windows: list[Window]) -> dict[str, Tensor]:
+        lengths = [len(window.input_ids) for window in windows]
+        width = -(-max(lengths) // self.multiple) * self.multiple
+        input_ids = torch.full((len(windows), width), self.pad_token_id)
+        for row, window in zip(input_ids, windows, strict=True):
+            row[: len(window.input_ids)] = torch.tensor(window.input_ids)
+        return {
+            "input_ids": input_ids,  # (batch, width)
+            "lengths": torch.tensor(lengths),  # (batch,)
+            "labels": torch.tensor([window.label for window in windows]),  # (batch,)
+        }
+
+
+class _PrefixSupervision(nn.Module):
+    """The training loss: cross-entropy at the last token, and at every long enough prefix.
+
+    In a causal model the logits at a position depend on the text up to there alone, so one
+    forward classifies all prefixes. This multiplies the training signal, and makes the scores of
+    prefixes, which attention shaping uses, meaningful in themselves.
+    """
+
+    def __init__(
+        self, reward_model: Qwen3ForSequenceClassification, min_tokens: int, prefix_weight: float
+    ) -> None:
+        super().__init__()
+        self.reward_model = reward_model
+        self.min_tokens = min_tokens
+        self.prefix_weight = prefix_weight
+
+    def forward(self, input_ids: Tensor, lengths: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        hidden = self.reward_model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        logits = self.reward_model.score(hidden).float()  # (batch, width, 2)
+        losses = F.cross_entropy(
+            logits.transpose(1, 2), labels[:, None].expand_as(input_ids), reduction="none"
+        )  # (batch, width)
+        # With min_tokens = 2, "<s> a b c </s> <pad>" has losses at b, c and </s>.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        supervised = (positions >= self.min_tokens) & (positions < lengths[:, None])
+        prefixes = (losses * supervised).sum(1) / supervised.sum(1)
+        last = losses.gather(1, lengths[:, None] - 1).squeeze(1)
+        return {"loss": (last + self.prefix_weight * prefixes).mean() / (1 + self.prefix_weight)}
+
+
+def train_reward_model(
+    language_model: PreTrainedModel,
+    reviews: Sequence[Review],
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: RewardModelRecipe,
+    work_folder: Path,
+    device: str = "cpu",
+    compile_model: bool = False,
+) -> PreTrainedModel:
+    """Train the reward model, continuing from the last checkpoint if there is one.
+
+    Args:
+        language_model: The trained language model, whose blocks the reward model starts from.
+        reviews: The labelled training texts.
+        tokenizer: The embedded tokenizer.
+        recipe: How to train.
+        work_folder: Holds the checkpoints and the log while training runs.
+        device: ``"cpu"`` or ``"cuda"``.
+        compile_model: Whether to train through ``torch.compile``.
+
+    Returns:
+        The trained model, float32.
+    """
+    torch.manual_seed(recipe.seed)
+    config = copy.deepcopy(language_model.config)
+    config.num_labels = 2
+    config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    config.label2id = {"NEGATIVE": 0, "POSITIVE": 1}
+    config.use_cache = False
+    model = Qwen3ForSequenceClassification(config)
+    model.model.load_state_dict(language_model.base_model.state_dict())
+
+    rng = np.random.default_rng(recipe.seed)
+    windows: list[Window] = []
+    for _ in range(recipe.passes):
+        drawn = draw_windows(
+            reviews,
+            tokenizer,
+            recipe.min_tokens,
+            recipe.max_tokens,
+            rng,
+            recipe.start_share,
+            recipe.end_share,
+        )
+        windows += batch_by_length(drawn, recipe.batch_size, rng)
+    arguments = TrainingArguments(
+        output_dir=str(work_folder),
+        max_steps=len(windows) // recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size,
+        train_sampling_strategy="sequential",  # batch_by_length has decided the order
+        remove_unused_columns=False,
+        lr_scheduler_type="linear",
+        warmup_steps=recipe.warmup_steps,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=device == "cpu",
+        torch_compile=compile_model,
+        logging_steps=50,
+        save_steps=_SAVE_STEPS,
+        save_total_limit=1,
+        seed=recipe.seed,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=_PrefixSupervision(model, recipe.min_tokens, recipe.prefix_weight),
+        args=arguments,
+        train_dataset=_Windows(windows),
+        data_collator=_PadRight(tokenizer.pad_token_id, recipe.pad_multiple),
+        optimizer_cls_and_kwargs=(
+            MuonWithAdamWFactory,  # type: ignore[arg-type]
+            {
+                "muon_lr": recipe.muon_lr,
+                "muon_weight_decay": recipe.muon_weight_decay,
+                "adamw_lr": recipe.adamw_lr,
+            },
+        ),
+    )
+    checkpoint = get_last_checkpoint(str(work_folder)) if work_folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return model
+
+
+@torch.no_grad()
+def score_sequences(
+    model: PreTrainedModel, sequences: Sequence[list[int]], batch_size: int = 128
+) -> Tensor:
+    """Score token sequences through the model's own forward, with its own pooling.
+
+    Args:
+        model: A sequence classifier with the labels negative and positive.
+        sequences: Token ids of each text, start token included.
+        batch_size: Texts per forward pass.
+
+    Returns:
+        float32 tensor (num_sequences,): logit(positive) − logit(negative).
+    """
+    model.eval()
+    pad = _PadRight(model.config.pad_token_id, multiple=1)
+    scores = [torch.empty(0)]
+    for first in range(0, len(sequences), batch_size):
+        batch = pad([Window(ids, 0) for ids in sequences[first : first + batch_size]])
+        mask = torch.arange(batch["input_ids"].shape[1]) < batch["lengths"][:, None]
+        logits = model(
+            input_ids=batch["input_ids"].to(model.device), attention_mask=mask.to(model.device)
+        ).logits.float()  # (batch, 2)
+        scores.append((logits[:, 1] - logits[:, 0]).cpu())
+    return torch.cat(scores)
+
+
+def evaluate_reward_model(
+    model: PreTrainedModel,
+    reviews: Sequence[Review],
+    tokenizer: PreTrainedTokenizerBase,
+    bands: Iterable[tuple[int, int]] = BANDS,
+    draws: int = 4,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Accuracy on held-out texts.
+
+    Args:
+        model: A sequence classifier with the labels negative and positive.
+        reviews: The held-out texts: windows are drawn from the IMDb reviews, half of them from
+            the start and half from a random sentence; Rotten Tomatoes sentences are taken whole.
+        tokenizer: The embedded tokenizer.
+        bands: Shortest and longest window, in tokens, of each row of the result.
+        draws: Windows per review and band.
+        seed: Seed of the draws.
+
+    Returns:
+        For each set of texts (``"imdb 8-24"``, ..., ``"rotten_tomatoes"``): ``accuracy``,
+        ``accuracy_with_end`` (the same with an end token behind the text), ``margin`` (mean score
+        towards the right label) and ``windows`` (their number). Sets without a window are left out.
+    """
+    sets: dict[str, list[Window]] = {}
+    imdb = [review for review in reviews if review.source == "imdb"]
+    for shortest, longest in bands:
+        rng = np.random.default_rng(seed)
+        sets[f"imdb {shortest}-{longest}"] = [
+            window
+            for _ in range(draws)
+            for window in draw_windows(imdb, tokenizer, shortest, longest, rng)
+        ]
+    sentences = [review for review in reviews if review.source == "rotten_tomatoes"]
+    encoded = _encode(tokenizer, [sentence.text for sentence in sentences], 128)
+    sets["rotten_tomatoes"] = [
+        Window(ids, sentence.label) for ids, sentence in zip(encoded, sentences, strict=True)
+    ]
+    return {
+        name: _accuracy(model, windows, tokenizer.eos_token_id)
+        for name, windows in sets.items()
+        if windows
+    }
+
+
+def _accuracy(
+    model: PreTrainedModel, windows: Sequence[Window], eos_token_id: int
+) -> dict[str, Any]:
+    sign = torch.tensor([2 * window.label - 1 for window in windows])
+    margin = sign * score_sequences(model, [window.input_ids for window in windows])
+    ended = sign * score_sequences(model, [[*w.input_ids, eos_token_id] for w in windows])
+    return {
+        "accuracy": (margin > 0).float().mean().item(),
+        "accuracy_with_end": (ended > 0).float().mean().item(),
+        "margin": margin.mean().item(),
+        "windows": len(windows),
+    }

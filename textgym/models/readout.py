@@ -1,0 +1,229 @@
+"""Attention read-out: the last layer's attention, without materialising attention maps.
+
+``output_attentions=True`` makes transformers fall back to the eager kernel and build the map of
+every layer. Here the model keeps PyTorch's fused kernel; an attention function that is registered
+with transformers' attention interface only remembers the queries and keys that pass through it.
+After the forward pass, those of the last layer give the wanted row by one product and one softmax.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+__all__ = ["AttentionRecorder", "attention_rows"]
+
+_IMPLEMENTATION = "textgym_recording_sdpa"
+
+
+@dataclass
+class _LastCall:
+    """The tensors of the latest attention call of a forward pass; references, not copies."""
+
+    query: Tensor | None = None  # (batch, num_heads, num_tokens, head_dim)
+    key: Tensor | None = None  # (batch, num_key_value_heads, num_tokens, head_dim)
+    mask: Tensor | None = None  # (batch or 1, heads or 1, num_tokens, num_tokens)
+    scaling: float | None = None
+    is_causal: bool = True
+
+
+_last_call: ContextVar[_LastCall | None] = ContextVar("textgym_last_attention_call", default=None)
+
+
+def _recording_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    record = _last_call.get()
+    if record is not None:
+        if kwargs.get("position_bias") is not None:
+            raise NotImplementedError("attention with a position bias is not recorded")
+        record.query, record.key, record.mask = query, key, attention_mask
+        record.scaling = kwargs.get("scaling")
+        is_causal = kwargs.get("is_causal")
+        record.is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(_IMPLEMENTATION, _recording_sdpa)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_IMPLEMENTATION, sdpa_mask)
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    is_causal: bool,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Attention weights, averaged over the heads.
+
+    The formula is softmax(q·k / sqrt(d)) (Vaswani et al., 2017, equation 1), for the chosen query
+    positions only. Key heads that serve several query heads (grouped-query attention) are read in
+    groups, not copied.
+
+    Args:
+        query: Queries after rotary embedding, shape (batch, num_heads, num_tokens, head_dim).
+        key: Keys, shape (batch, num_key_value_heads, num_tokens, head_dim).
+        mask: None, or what the attention kernel received: shape (batch or 1, num_heads or 1,
+            num_tokens, num_tokens), boolean (True may attend) or additive.
+        scaling: Factor on the products; None for 1 / sqrt(head_dim).
+        is_causal: Whether ``mask=None`` means that a token attends to itself and earlier ones.
+        positions: One query position per sequence, shape (batch,), int64; None for all of them.
+
+    Returns:
+        float32 weights, shape (batch, num_tokens), or (batch, num_tokens, num_tokens) for all
+        positions.
+    """
+    batch, num_heads, num_tokens, head_dim = query.shape
+    if positions is None:
+        at = torch.arange(num_tokens, device=query.device).expand(batch, -1)
+    else:
+        at = positions[:, None]  # (batch, 1)
+    rows = torch.arange(batch, device=query.device)[:, None]
+    chosen = query[rows, :, at].float()  # (batch, num_positions, num_heads, head_dim)
+    key_heads = key.shape[1]
+    grouped = chosen.unflatten(2, (key_heads, num_heads // key_heads))
+    logits = torch.einsum("bpkgd,bktd->bpkgt", grouped, key.float()).flatten(2, 3)
+    logits = logits * (head_dim**-0.5 if scaling is None else scaling)
+    if mask is not None:
+        chosen_mask = mask.expand(batch, -1, -1, -1)[rows, :, at][..., : key.shape[2]]
+        if mask.dtype == torch.bool:
+            logits = logits.masked_fill(~chosen_mask, -torch.inf)
+        else:
+            logits = logits + chosen_mask
+    elif is_causal:
+        later = torch.arange(key.shape[2], device=query.device) > at[..., None]
+        logits = logits.masked_fill(later[:, :, None], -torch.inf)
+    # A query in the padding may attend to nothing at all: its row is zero, not NaN.
+    weights = logits.softmax(dim=-1).nan_to_num(0.0).mean(dim=2)
+    return weights if positions is None else weights[:, 0]
+
+
+class AttentionRecorder:
+    """Reads the last layer's attention of a model while it runs.
+
+    The model's own choice of attention kernel is put back after each use, so a model that the
+    caller owns is left as it was. Models outside transformers' attention interface fall back to
+    ``output_attentions=True``, with one warning.
+
+    Args:
+        model: The model whose attention is wanted.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._recording = self._switch_plan(_IMPLEMENTATION) if self._can_record() else None
+        self._eager = self._switch_plan("eager") if self._recording is None else None
+        if self._recording is None:
+            warnings.warn(
+                f"{type(model).__name__} is not on transformers' attention interface; its attention "
+                "is read with output_attentions=True, which is slower and takes more memory",
+                stacklevel=2,
+            )
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the model keeps its fused kernel; False where the eager maps are read."""
+        return self._recording is not None
+
+    def _can_record(self) -> bool:
+        if not self._model._can_set_attn_implementation():
+            return False
+        try:
+            plan = self._switch_plan(_IMPLEMENTATION)
+        except (ValueError, ImportError):  # The model's class does not support sdpa.
+            return False
+        probe = torch.zeros((1, 2), dtype=torch.int64, device=self._model.device)
+        record = _LastCall()
+        with torch.no_grad(), self._switched(plan), self._recorded(record):
+            try:
+                self._model.base_model(input_ids=probe, attention_mask=torch.ones_like(probe))
+            except (NotImplementedError, ValueError):  # A bias or soft cap the kernel cannot take.
+                return False
+        return record.query is not None
+
+    def _switch_plan(self, implementation: str) -> list[tuple[Any, str]]:
+        """Which configs of the model must be changed to run on this kernel, and to what."""
+        configs = {id(m.config): m.config for m in self._model.modules() if hasattr(m, "config")}
+        before = [(config, config._attn_implementation_internal) for config in configs.values()]
+        try:
+            if self._model._can_set_attn_implementation():
+                self._model.set_attn_implementation(implementation)
+            return [(config, config._attn_implementation_internal) for config, _ in before]
+        finally:
+            for config, value in before:
+                config._attn_implementation_internal = value
+
+    @staticmethod
+    @contextmanager
+    def _switched(plan: list[tuple[Any, str]]) -> Iterator[None]:
+        before = [(config, config._attn_implementation_internal) for config, _ in plan]
+        for config, value in plan:
+            config._attn_implementation_internal = value
+        try:
+            yield
+        finally:
+            for config, value in before:
+                config._attn_implementation_internal = value
+
+    @staticmethod
+    @contextmanager
+    def _recorded(record: _LastCall) -> Iterator[None]:
+        token = _last_call.set(record)
+        try:
+            yield
+        finally:
+            _last_call.reset(token)
+
+    def run(
+        self,
+        module: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor | None,
+    ) -> tuple[Any, Tensor]:
+        """Run a forward pass and return its output with the attention of the last layer.
+
+        Args:
+            module: The model itself or its base model.
+            input_ids: Shape (batch, num_tokens), int64.
+            attention_mask: Shape (batch, num_tokens), bool.
+            positions: As for :func:`attention_rows`.
+
+        Returns:
+            The module's output, and the weights as :func:`attention_rows` gives them.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+        if self._eager is not None:
+            with self._switched(self._eager):
+                output = module(**inputs, output_attentions=True)
+            weights = output.attentions[-1].float().mean(dim=1)  # (batch, num_tokens, num_tokens)
+            if positions is not None:
+                weights = weights[torch.arange(len(weights), device=weights.device), positions]
+            return output, weights
+        assert self._recording is not None
+        record = _LastCall()
+        with self._switched(self._recording), self._recorded(record):
+            output = module(**inputs)
+        assert record.query is not None
+        assert record.key is not None
+        weights = attention_rows(
+            record.query, record.key, record.mask, record.scaling, record.is_causal, positions
+        )
+        return output, weights

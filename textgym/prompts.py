@@ -1,0 +1,231 @@
+"""Prompt sources: where the first tokens of an episode come from."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from textgym.errors import InvalidArgumentError
+from textgym.reviews import load_reviews
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["FixedPrompts", "PrefixPrompts", "PromptSource", "encode_prompts", "load_prompts"]
+
+_EMBEDDED_PROMPTS = Path(__file__).parent / "models" / "embedded" / "prompts.json"
+_READERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".txt": "text",
+    ".parquet": "parquet",
+}
+_USUAL_COLUMNS = ("prompt", "text")
+
+
+class PromptSource(ABC):
+    """Draws prompts as token ids.
+
+    Attributes:
+        max_length: Length of the longest prompt that it can draw, in tokens.
+    """
+
+    max_length: int
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> list[int]:
+        """Draw one prompt.
+
+        Args:
+            rng: The only source of randomness.
+
+        Returns:
+            Token ids, at least one.
+        """
+
+
+class FixedPrompts(PromptSource):
+    """Draws one of the given prompts, each with the same probability.
+
+    Args:
+        prompt_ids: Token ids of the prompts.
+
+    Raises:
+        InvalidArgumentError: If there is no prompt or one of them is empty.
+    """
+
+    def __init__(self, prompt_ids: Sequence[Sequence[int]]) -> None:
+        self.prompt_ids = _checked(prompt_ids)
+        self.max_length = max(map(len, self.prompt_ids))
+
+    def sample(self, rng: np.random.Generator) -> list[int]:
+        """See :class:`PromptSource`."""
+        return self.prompt_ids[int(rng.integers(len(self.prompt_ids)))]
+
+
+class PrefixPrompts(PromptSource):
+    """Draws a document, then how many of its first tokens are the prompt.
+
+    Args:
+        document_ids: Token ids of the documents; the ``num_special`` first of each are kept in
+            every prompt and not counted.
+        min_tokens: Fewest tokens of a prompt.
+        max_tokens: Most tokens of a prompt; documents with fewer tokens than this are left out.
+        num_special: Number of special tokens that encoding puts in front of a text.
+
+    Raises:
+        InvalidArgumentError: If the lengths are not in order, or no document is long enough.
+    """
+
+    def __init__(
+        self,
+        document_ids: Iterable[Sequence[int]],
+        min_tokens: int = 2,
+        max_tokens: int = 8,
+        num_special: int = 0,
+    ) -> None:
+        if not 1 <= min_tokens <= max_tokens:
+            raise InvalidArgumentError(
+                "min_tokens", min_tokens, f"must lie between 1 and max_tokens={max_tokens}"
+            )
+        self.min_tokens, self.max_tokens, self.num_special = min_tokens, max_tokens, num_special
+        self.max_length = num_special + max_tokens
+        enough = [ids[: self.max_length] for ids in document_ids if len(ids) >= self.max_length]
+        self._documents = _checked(enough)
+
+    def sample(self, rng: np.random.Generator) -> list[int]:
+        """See :class:`PromptSource`."""
+        document = self._documents[int(rng.integers(len(self._documents)))]
+        length = int(rng.integers(self.min_tokens, self.max_tokens, endpoint=True))
+        return document[: self.num_special + length]
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Encode prompts as the tokenizer does by default, special tokens in front included.
+
+    Args:
+        texts: The prompts.
+        tokenizer: The environment's tokenizer.
+
+    Returns:
+        Token ids of each prompt.
+
+    Raises:
+        InvalidArgumentError: If the tokenizer puts an end token behind a text.
+    """
+    encoded = tokenizer(list(texts), verbose=False)["input_ids"]
+    enders = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+    bare = tokenizer(texts[0], add_special_tokens=False, verbose=False)["input_ids"]
+    if encoded[0] and encoded[0][-1] in enders and encoded[0][-1:] != bare[-1:]:
+        raise InvalidArgumentError(
+            "tokenizer",
+            type(tokenizer).__name__,
+            f"encoding ends a text with {tokenizer.decode(encoded[0][-1:])!r}, so nothing could "
+            "follow a prompt; use the tokenizer of a causal language model, without add_eos_token",
+        )
+    return [list(map(int, ids)) for ids in encoded]
+
+
+def load_prompts(
+    prompts: Any, tokenizer: PreTrainedTokenizerBase, column: str | None = None
+) -> PromptSource:
+    """Build a prompt source from what a user has.
+
+    Args:
+        prompts: One of
+
+            - ``"embedded"``: short review beginnings that ship with textgym;
+            - ``"imdb"``: the first 2 to 8 tokens of the IMDb training reviews (extra
+              ``textgym[imdb]``);
+            - strings, each of them one prompt;
+            - a ``datasets.Dataset``, a JSONL, CSV, Parquet or text file, or a hub dataset id
+              (its split ``train``), each row one prompt;
+            - a :class:`PromptSource`, which is returned as it is.
+        tokenizer: The environment's tokenizer.
+        column: Column of the prompts in a dataset or file; None for the column ``prompt`` or
+            ``text``, or the only one that there is.
+
+    Raises:
+        InvalidArgumentError: If the prompts cannot be read, or there is none, or one is empty.
+    """
+    if isinstance(prompts, PromptSource):
+        return prompts
+    if isinstance(prompts, str) and prompts == "embedded":
+        prompts = json.loads(_EMBEDDED_PROMPTS.read_text(encoding="utf-8"))
+    elif isinstance(prompts, str) and prompts == "imdb":
+        return _review_prefixes(tokenizer)
+    elif isinstance(prompts, (str, Path)):
+        prompts = _column(_read(prompts), column)
+    elif hasattr(prompts, "column_names"):
+        prompts = _column(prompts, column)
+    texts = list(prompts) if isinstance(prompts, Iterable) else None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise InvalidArgumentError(
+            "prompts",
+            prompts,
+            'pass "embedded", "imdb", strings, a datasets.Dataset, a file or a hub dataset id',
+        )
+    if not texts:
+        raise InvalidArgumentError("prompts", prompts, "there must be at least one prompt")
+    return FixedPrompts(encode_prompts(texts, tokenizer))
+
+
+def _review_prefixes(tokenizer: PreTrainedTokenizerBase) -> PrefixPrompts:
+    # A hundred characters hold more than eight tokens of any subword tokenizer.
+    texts = [review.text[:100] for review in load_reviews("train", "imdb")]
+    encoded = encode_prompts(texts, tokenizer)
+    bare = tokenizer(texts[0], add_special_tokens=False)["input_ids"]
+    return PrefixPrompts(encoded, num_special=len(encoded[0]) - len(bare))
+
+
+def _read(name: str | Path) -> Any:
+    import datasets
+
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise InvalidArgumentError(
+                "prompts", str(name), f"unknown file type; use one of {', '.join(_READERS)}"
+            )
+        return datasets.load_dataset(
+            _READERS[path.suffix], data_files=str(path.resolve()), split="train"
+        )
+    if path.suffix in _READERS or isinstance(name, Path):
+        raise InvalidArgumentError("prompts", str(name), "no such file")
+    try:
+        return datasets.load_dataset(str(name), split="train")
+    except Exception as error:  # the hub client raises many kinds, some of them private
+        raise InvalidArgumentError(
+            "prompts",
+            str(name),
+            f"neither a file nor a dataset that can be loaded ({str(error).splitlines()[0]})",
+        ) from None
+
+
+def _column(dataset: Any, column: str | None) -> list[Any]:
+    names = list(dataset.column_names)
+    if column is None:
+        usual = [name for name in _USUAL_COLUMNS if name in names]
+        column = usual[0] if usual else names[0] if len(names) == 1 else None
+    if column not in names:
+        raise InvalidArgumentError(
+            "prompt_column", column, f"choose one of the columns {', '.join(map(repr, names))}"
+        )
+    return list(dataset[column])
+
+
+def _checked(prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    if len(prompt_ids) == 0:
+        raise InvalidArgumentError("prompts", prompt_ids, "there must be at least one prompt")
+    for index, ids in enumerate(prompt_ids):
+        if len(ids) == 0:
+            raise InvalidArgumentError(
+                "prompts", f"[{index}]", "the prompt is empty; every prompt needs a token or more"
+            )
+    return [list(ids) for ids in prompt_ids]

@@ -1,0 +1,22 @@
+"""The registered environment ids, as data; importing this loads no model and no torch."""
+
+from __future__ import annotations
+
+from gymnasium.envs.registration import register, registry
+
+__all__ = ["ENVIRONMENTS", "register_environments"]
+
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "ABC-RLHF-v0": {
+        "entry_point": "textgym.envs:TextGenerationEnv",
+        "vector_entry_point": "textgym.envs:TextGenerationVectorEnv",
+    },
+}
+"""Keyword arguments of :func:`gymnasium.register` by id."""
+
+
+def register_environments() -> None:
+    """Register every id with Gymnasium; ids that are registered already are left alone."""
+    for env_id, arguments in ENVIRONMENTS.items():
+        if env_id not in registry:
+            register(id=env_id, **arguments)

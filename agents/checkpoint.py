@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InvalidArgumentError("path", str(path), "there is no such file.")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes raises whatever it likes
         raise InvalidArgumentError(

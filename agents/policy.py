@@ -139,7 +139,8 @@ class LanguageModelPolicy(nn.Module):
         super().__init__()
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape
         self.model = model
-        self.value_head = nn.Linear(hidden_size, 1, device=model.device)
+        # Without the usual initialisation, which would move torch's global generator.
+        self.value_head = nn.utils.skip_init(nn.Linear, hidden_size, 1, device=model.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.rules = rules or ActionRules(num_actions=vocab_size)

@@ -1,4 +1,4 @@
-"""Tiny models on real words: everything that the tests run on, made in a second, without network."""
+"""Tiny models on real words, made in a second, without network."""
 
 from __future__ import annotations
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gymnasium.envs.registration import register, registry
 
 __all__ = ["ENVIRONMENTS", "register_environments"]
 
-ENVIRONMENTS: dict[str, dict[str, str]] = {
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "ABC-RLHF-v0": {
         "entry_point": "textgym.envs:TextGenerationEnv",
         "vector_entry_point": "textgym.envs:TextGenerationVectorEnv",

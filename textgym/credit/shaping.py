@@ -62,7 +62,9 @@ class ShapingCredit(CreditAssigner):
     ) -> None:
         self.potential = AttentionWeightedPrefixScore() if potential is None else potential
         if not isinstance(self.potential, Potential):
-            raise InvalidArgumentError("potential", potential, "pass a textgym.potentials.Potential")
+            raise InvalidArgumentError(
+                "potential", potential, "pass a textgym.potentials.Potential"
+            )
         if not abs(beta) < float("inf"):
             raise InvalidArgumentError("beta", beta, "must be a finite number")
         self.beta = float(beta)

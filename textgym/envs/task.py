@@ -180,8 +180,8 @@ class TextGenerationTask:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, special ones shown."""
-        return [self.tokenizer.decode([i]) for i in ids]
+        return [str(self.tokenizer.decode([i])) for i in ids]

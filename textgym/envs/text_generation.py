@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -70,15 +70,15 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
 
     ## Information
 
-    | key                 | when             | type                 | meaning                        |
-    |---------------------|------------------|----------------------|--------------------------------|
-    | `token_budget`      | reset            | int                  | most tokens of this completion |
-    | `action_mask`       | reset, step \*   | int8 (vocab_size,)   | 1 at the legal actions         |
-    | `prompt`            | end              | str                  | text of the prompt             |
-    | `completion`        | end              | str                  | text of the completion         |
-    | `score`             | end              | float                | the score, as in the reward    |
-    | `prompt_tokens`     | end              | int                  | tokens of the prompt           |
-    | `completion_tokens` | end              | int                  | tokens generated, EOS included |
+    | key                 | when           | type               | meaning                        |
+    |---------------------|----------------|--------------------|--------------------------------|
+    | `token_budget`      | reset          | int                | most tokens of this completion |
+    | `action_mask`       | reset, step \* | int8 (vocab_size,) | 1 at the legal actions         |
+    | `prompt`            | end            | str                | text of the prompt             |
+    | `completion`        | end            | str                | text of the completion         |
+    | `score`             | end            | float              | the score, as in the reward    |
+    | `prompt_tokens`     | end            | int                | tokens of the prompt           |
+    | `completion_tokens` | end            | int                | tokens generated, with EOS     |
 
     \* with `action_mask_in_info=True`.
 
@@ -114,7 +114,10 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
         InvalidArgumentError: If an argument cannot be used; the message names the remedy.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 10}
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it without ClassVar)
+        "render_modes": ["ansi", "human"],
+        "render_fps": 10,
+    }
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
             device,
             dtype,
         )
-        self.observation_space = self.task.observation_space
+        self.observation_space = self.task.observation_space  # type: ignore[assignment]
         self.action_space = self.task.action_space
         self.action_mask_in_info = action_mask_in_info
         self.render_mode = render_mode

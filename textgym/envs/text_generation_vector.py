@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -65,7 +65,7 @@ class TextGenerationVectorEnv(VectorEnv):
         InvalidArgumentError: If an argument cannot be used; the message names the remedy.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
         self,
@@ -200,10 +200,10 @@ class TextGenerationVectorEnv(VectorEnv):
         options = dict(options or {})
         mask = self._reset_mask(options.pop("reset_mask", None))
         infos: dict[str, Any] = {}
-        for row in np.flatnonzero(mask):
+        for row in np.flatnonzero(mask).tolist():
             if seeds[row] is not None:
                 self._generators[row] = seeding.np_random(seeds[row])[0]
-            infos = self._add_info(infos, self._start(int(row), options), int(row))
+            infos = self._add_info(infos, self._start(row, options), row)
         self._started = True
         self.scored, self.scored_rows = None, np.zeros(0, dtype=np.int64)
         return self._observation(), infos
@@ -241,9 +241,9 @@ class TextGenerationVectorEnv(VectorEnv):
         infos: dict[str, Any] = {}
         waiting = self._ended.copy()
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            for row in np.flatnonzero(waiting):
-                infos = self._add_info(infos, self._start(int(row)), int(row))
-        acting = np.flatnonzero(~waiting)
+            for row in np.flatnonzero(waiting).tolist():
+                infos = self._add_info(infos, self._start(row), row)
+        acting: list[int] = np.flatnonzero(~waiting).tolist()
         for row in acting:
             self._append(row, int(tokens[row]))
         finished = [row for row in acting if self._ended[row]]

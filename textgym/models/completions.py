@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -78,9 +79,9 @@ class Completions:
         """True at the tokens of the prompt, shape (batch, num_tokens), bool."""
         return self.attention_mask & ~self.completion_mask
 
-    def select(self, rows: Tensor | slice) -> Completions:
+    def select(self, rows: Tensor | slice) -> Self:
         """The same kind of batch with only these rows."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**{k: v if v is None else v[rows] for k, v in values.items()})
 
 

@@ -58,7 +58,7 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     Raises:
         InvalidArgumentError: If it is not a floating-point dtype.
     """
-    parsed = torch.float32 if dtype is None else dtype
+    parsed: Any = torch.float32 if dtype is None else dtype
     if isinstance(parsed, str):
         parsed = getattr(torch, parsed.removeprefix("torch."), None)
     if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:

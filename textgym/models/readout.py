@@ -132,8 +132,9 @@ class AttentionRecorder:
         self._eager = self._switch_plan("eager") if self._recording is None else None
         if self._recording is None:
             warnings.warn(
-                f"{type(model).__name__} is not on transformers' attention interface; its attention "
-                "is read with output_attentions=True, which is slower and takes more memory",
+                f"{type(model).__name__} is not on transformers' attention interface; its "
+                "attention is read with output_attentions=True, which is slower and takes more "
+                "memory",
                 stacklevel=2,
             )
 
@@ -160,7 +161,11 @@ class AttentionRecorder:
 
     def _switch_plan(self, implementation: str) -> list[tuple[Any, str]]:
         """Which configs of the model must be changed to run on this kernel, and to what."""
-        configs = {id(m.config): m.config for m in self._model.modules() if hasattr(m, "config")}
+        configs: dict[int, Any] = {
+            id(module.config): module.config
+            for module in self._model.modules()
+            if hasattr(module, "config")
+        }
         before = [(config, config._attn_implementation_internal) for config in configs.values()]
         try:
             if self._model._can_set_attn_implementation():

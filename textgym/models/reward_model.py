@@ -62,7 +62,9 @@ class RewardModel:
             )
         if getattr(config, "is_encoder_decoder", False):
             raise InvalidArgumentError(
-                "reward_model", type(model).__name__, "pass a decoder or an encoder, not both in one"
+                "reward_model",
+                type(model).__name__,
+                "pass a decoder or an encoder, not both in one",
             )
         self.model = model.eval()
         self.tokenizer = tokenizer

@@ -9,7 +9,7 @@ from textgym.errors import InvalidArgumentError
 __all__ = ["find_text_env"]
 
 
-def find_text_env(env: Any, env_type: type, needs_causal_reward_model: bool) -> Any:
+def find_text_env(env: Any, env_type: type[Any], needs_causal_reward_model: bool) -> Any:
     """The text environment that a wrapper reads from.
 
     Args:
@@ -20,7 +20,7 @@ def find_text_env(env: Any, env_type: type, needs_causal_reward_model: bool) -> 
     Raises:
         InvalidArgumentError: If the base environment or its reward model cannot serve.
     """
-    base = env.unwrapped
+    base: Any = env.unwrapped
     if not isinstance(base, env_type):
         raise InvalidArgumentError(
             "env",

@@ -74,11 +74,11 @@ class AttentionShaping(
         gamma: float = 1.0,
     ) -> None:
         RecordConstructorArgs.__init__(self, beta=beta, potential=potential, gamma=gamma)
-        super().__init__(env)
         self.beta, self.potential, self.gamma = check_shaping(beta, potential, gamma)
         self._text_env: TextGenerationEnv = find_text_env(
             env, TextGenerationEnv, self.potential.needs_causal_reward_model
         )
+        super().__init__(env)
         self._phi = self._unshaped_return = self._shaped_return = 0.0
 
     def reset(

@@ -66,11 +66,11 @@ class CreditAssignment(
 
     def __init__(self, env: gym.Env, credit: str | CreditAssigner = "attention") -> None:
         RecordConstructorArgs.__init__(self, credit=credit)
-        super().__init__(env)
         self.assigner = get_credit_assigner(credit)
         self._text_env: TextGenerationEnv = find_text_env(
             env, TextGenerationEnv, self.assigner.needs_causal_reward_model
         )
+        super().__init__(env)
         self._text_env.request_readouts(self.assigner.readouts)
         self._text_env.rendered_credit = self.assigner
         self._rewards: list[float] = []

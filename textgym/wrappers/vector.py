@@ -21,10 +21,10 @@ class _EpisodeWrapper(VectorWrapper):
     """Knows which rows act in a step, and where the infos of a finished episode belong."""
 
     def __init__(self, env: VectorEnv, needs_causal_reward_model: bool) -> None:
-        super().__init__(env)
         self._text_env: TextGenerationVectorEnv = find_text_env(
             env, TextGenerationVectorEnv, needs_causal_reward_model
         )
+        super().__init__(env)
 
     def _rows_to_reset(self, options: dict[str, Any] | None) -> np.ndarray:
         mask = (options or {}).get("reset_mask")

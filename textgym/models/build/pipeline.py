@@ -291,7 +291,7 @@ class _Stages:
                 "work",
                 str(self.work),
                 f"the folder holds a {name} of another recipe, see {path.name}: choose another "
-                "folder, or remove the model",
+                f"folder, or remove {name}* and result from this one",
             )
 
     def _documents(self, reviews: Sequence[Review]) -> list[np.ndarray]:

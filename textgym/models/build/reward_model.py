@@ -67,7 +67,7 @@ class RewardModelRecipe:
     warmup_steps: int = 50
     muon_lr: float = 3e-3
     muon_weight_decay: float = 0.1
-    adamw_lr: float = 3e-4
+    adamw_lr: float = 5e-4
     seed: int = 0
 
 
@@ -334,7 +334,7 @@ def evaluate_reward_model(
     reviews: Sequence[Review],
     tokenizer: PreTrainedTokenizerBase,
     bands: Iterable[tuple[int, int]] = BANDS,
-    draws: int = 4,
+    draws: int = 2,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Accuracy on held-out texts.

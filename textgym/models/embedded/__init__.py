@@ -1,0 +1,1 @@
+"""The models and prompts that ship with textgym: data, no code."""

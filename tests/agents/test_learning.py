@@ -1,0 +1,48 @@
+"""Does it learn? A planted task, solved in seconds: the score is the share of one token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium.vector import VectorWrapper
+from textgym.agents import PPO
+
+
+class ShuffledRewards(VectorWrapper):
+    """Pays each row another row's reward; what the infos tell as the score stays the true one.
+
+    All episodes have the same length, so that all rows are paid in the same step.
+    """
+
+    def __init__(self, env) -> None:
+        super().__init__(env)
+        self._rng = np.random.default_rng(0)
+
+    def step(self, actions):
+        observations, rewards, *rest = self.env.step(actions)
+        return observations, self._rng.permutation(rewards), *rest
+
+
+@pytest.fixture
+def mean_scores(make_model, make_vector_env, tmp_path):
+    """Mean score of the first and of the last five iterations."""
+
+    def run(wrapper=lambda env: env) -> tuple[float, float]:
+        env = wrapper(make_vector_env(16, min_new_tokens=6, max_new_tokens=6))
+        agent = PPO(make_model(), env, learning_rate=3e-3, kl_coef=0.01, log_dir=tmp_path)
+        agent.learn(30 * 16 * 6)
+        scores = [row["rollout/score_mean"] for row in agent.history]
+        return float(np.mean(scores[:5])), float(np.mean(scores[-5:]))
+
+    return run
+
+
+def test_the_score_rises(mean_scores) -> None:
+    first, last = mean_scores()
+    assert first < 0.2
+    assert last > 0.6
+
+
+def test_the_score_does_not_rise_when_rewards_are_shuffled(mean_scores) -> None:
+    first, last = mean_scores(ShuffledRewards)
+    assert last < first + 0.15

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import VectorWrapper
+from textgym.agents import PPO, PPOConfig
+
+from textgym.errors import InvalidArgumentError
+
+MANY = 10**9
+
+
+@pytest.fixture
+def make_agent(make_model, make_vector_env, tmp_path):
+    def make(env=None, model=None, **hyperparameters) -> PPO:
+        settings = {
+            "episodes_per_iteration": 8,
+            "learning_rate": 3e-3,
+            "num_epochs": 2,
+            "log_dir": tmp_path / "run",
+        }
+        return PPO(model or make_model(), env or make_vector_env(4), **settings | hyperparameters)
+
+    return make
+
+
+def train(agent: PPO, num_iterations: int) -> PPO:
+    stop = len(agent.history) + num_iterations
+    return agent.learn(MANY, callback=lambda row: row["time/iteration"] < stop)
+
+
+def parameters(agent: PPO) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+
+def without_time(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "time/seconds"} for row in history]
+
+
+# --- Training
+
+
+def test_kl_to_the_reference_starts_at_zero_and_leaves_it(make_agent) -> None:
+    agent = train(make_agent(), 3)
+    assert agent.history[0]["rollout/kl"] == 0.0
+    assert agent.history[2]["rollout/kl"] > 0.01
+
+
+def test_the_reference_stays_where_it_was(make_agent) -> None:
+    agent = make_agent()
+    before = {k: v.clone() for k, v in agent.ref_policy.state_dict().items()}
+    train(agent, 2)
+    after = agent.ref_policy.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_callers_model_is_untouched(make_agent, make_model) -> None:
+    model = make_model().bfloat16().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    agent = train(make_agent(model=model), 1)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert parameters(agent).dtype == torch.float32
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(make_agent) -> None:
+    first, second, other = (train(make_agent(seed=seed), 2) for seed in (1, 1, 2))
+    assert torch.equal(parameters(first), parameters(second))
+    assert without_time(first.history) == without_time(second.history)
+    assert not torch.equal(parameters(first), parameters(other))
+
+
+def test_the_global_generators_neither_matter_nor_move(make_agent) -> None:
+    runs = []
+    for seed in (0, 1):
+        agent = make_agent()
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        before = torch.get_rng_state()
+        runs.append(parameters(train(agent, 1)))
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(*runs)
+
+
+def test_learn_counts_tokens_and_goes_on(make_agent) -> None:
+    agent = make_agent().learn(1)
+    assert len(agent.history) == 1
+    first = agent.num_timesteps
+    assert 8 * 3 <= first <= 8 * 6
+    agent.learn(first + 1)
+    assert len(agent.history) >= 2
+    assert agent.num_timesteps == agent.history[-1]["time/total_timesteps"] >= 2 * first + 1
+
+
+def test_minibatches_without_their_common_padding_say_the_same(make_agent) -> None:
+    from textgym.agents.rollout import collect_episodes
+
+    agent = make_agent()
+    torch.nn.init.normal_(agent.policy.value_head.weight)
+    generator = torch.Generator().manual_seed(0)
+    batch, _ = agent._label(collect_episodes(agent.policy, agent.env, 16, generator))
+    widths = set()
+    for indices in torch.arange(16).split(2):
+        part = batch.minibatch(indices)
+        new = agent.policy.evaluate(part.input_ids, part.attention_mask, part.completion_mask)
+        torch.testing.assert_close(new.logprobs, part.logprobs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(new.values, part.values, atol=1e-5, rtol=1e-5)
+        assert part.completion_mask.sum() == batch.completion_mask[indices].sum()
+        widths.add(tuple(part.input_ids.shape))
+    assert len(widths) > 1
+
+
+def test_the_first_ratios_are_one(make_agent) -> None:
+    agent = make_agent(num_epochs=1, minibatch_size=8)  # a single gradient step
+    row = train(agent, 1).history[0]
+    assert row["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert row["train/clip_fraction"] == 0
+
+
+def test_each_token_is_paid_credit_minus_kl(make_agent) -> None:
+    from textgym.agents.rollout import collect_episodes
+
+    agent = make_agent(kl_coef=0.7, gae_lambda=1.0, whiten_advantages=False)
+    with torch.no_grad():  # a reference that differs
+        agent.ref_policy.model.lm_head.weight.mul_(0.5)
+    rollout = collect_episodes(agent.policy, agent.env, 8, torch.Generator().manual_seed(0))
+    batch, kl = agent._label(rollout)
+    with torch.no_grad():
+        ref = agent.ref_policy.evaluate(
+            rollout.input_ids, rollout.attention_mask, rollout.completion_mask
+        )
+    penalty = 0.7 * (rollout.logprobs - ref.logprobs)
+    # gamma = lambda = 1: the return of the first token is the sum of all rewards.
+    torch.testing.assert_close(batch.returns[:, 0], rollout.scores - penalty.sum(1))
+    assert kl == pytest.approx(penalty.sum(1).mean().item() / 0.7, rel=1e-4)
+
+
+def test_a_truncated_episode_is_bootstrapped(make_agent, make_env) -> None:
+    from textgym.agents.rollout import collect_episodes
+
+    env = gym.wrappers.TimeLimit(make_env(min_new_tokens=5, max_new_tokens=6), 2)
+    agent = make_agent(env=env, gamma=0.9, gae_lambda=1.0, whiten_advantages=False)
+    torch.nn.init.normal_(agent.policy.value_head.weight)
+    rollout = collect_episodes(agent.policy, env, 4, torch.Generator().manual_seed(0))
+    assert rollout.truncated.all()
+    batch, _ = agent._label(rollout)
+    with torch.no_grad():
+        _, values = agent.policy(rollout.input_ids, rollout.attention_mask)
+    torch.testing.assert_close(batch.returns[:, -1], 0.9 * values[:, -1])
+
+
+def test_rows_of_wrapped_environments_play(make_agent, make_vector_env) -> None:
+    agent = train(make_agent(env=VectorWrapper(make_vector_env(4))), 1)
+    assert agent.policy.rules.eos_token_id == agent.env.unwrapped.tokenizer.eos_token_id == 2
+    assert agent.policy.rules.min_new_tokens == 3
+
+
+def test_autocast_trains(make_agent) -> None:
+    agent = train(make_agent(dtype="bfloat16"), 2)
+    assert agent.history[0]["rollout/kl"] == 0.0
+    assert parameters(agent).isfinite().all()
+
+
+# --- Logs
+
+
+def test_every_iteration_writes_one_row(make_agent, tmp_path) -> None:
+    agent = train(make_agent(), 3)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == agent.history
+    assert [row["time/iteration"] for row in agent.history] == [1, 2, 3]
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert PPOConfig(**settings) == agent.config
+
+
+def test_every_scalar_is_documented(make_agent) -> None:
+    for name in train(make_agent(), 1).history[0]:
+        assert f"    {name} " in PPO.__doc__
+
+
+def test_tensorboard_shows_the_scalars(make_agent, tmp_path) -> None:
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    agent = train(make_agent(), 2)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run")).Reload()
+    assert set(events.Tags()["scalars"]) == set(agent.history[0])
+    shown = [event.value for event in events.Scalars("rollout/score_mean")]
+    assert shown == pytest.approx([row["rollout/score_mean"] for row in agent.history])
+
+
+def test_building_an_agent_writes_nothing(make_agent, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent = make_agent(log_dir=None)
+    assert agent.log_dir.parent == Path("runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_progress_bar_shows_score_and_kl(make_agent, capsys) -> None:
+    make_agent().learn(1, progress_bar=True)
+    shown = capsys.readouterr().out
+    assert "score" in shown
+    assert "KL" in shown
+    make_agent().learn(1)
+    assert capsys.readouterr().out == ""
+
+
+# --- Prediction
+
+
+def test_predict_takes_single_and_batched_observations(make_agent, make_vector_env) -> None:
+    agent = make_agent()
+    observations, _ = make_vector_env(4).reset(seed=[0, 1, 2, 3])
+    actions, state = agent.predict(observations, deterministic=True)
+    assert state is None
+    assert actions.shape == (4,)
+    assert actions.dtype == np.int64
+    for row in range(4):
+        single = {name: values[row] for name, values in observations.items()}
+        action, _ = agent.predict(single, deterministic=True)
+        assert action.shape == ()
+        assert action == actions[row]
+
+
+def test_predict_obeys_action_masks(make_agent, make_vector_env) -> None:
+    agent = make_agent()
+    observations, _ = make_vector_env(4).reset(seed=[0, 1, 2, 3])
+    only = np.zeros((4, agent.policy.rules.num_actions), dtype=np.int8)
+    only[np.arange(4), [5, 6, 7, 8]] = 1
+    for deterministic in (True, False):
+        actions, _ = agent.predict(observations, deterministic=deterministic, action_masks=only)
+        assert actions.tolist() == [5, 6, 7, 8]
+
+
+def test_predict_samples_from_the_policy(make_agent, make_vector_env) -> None:
+    agent = make_agent(temperature=2.0)
+    observations, _ = make_vector_env(1).reset(seed=[0])
+    many = {name: np.repeat(values, 20_000, axis=0) for name, values in observations.items()}
+    actions, _ = agent.predict(many)
+    text = torch.tensor(observations["input_ids"][:, observations["attention_mask"][0] == 1])
+    with torch.no_grad():
+        expected = (agent.policy.model(text).logits[0, -1] / 2.0).softmax(-1)
+    shares = np.bincount(actions, minlength=agent.policy.rules.num_actions) / len(actions)
+    np.testing.assert_allclose(shares, expected, atol=0.02)
+
+
+def test_predict_does_not_disturb_training(make_agent, make_vector_env) -> None:
+    quiet, busy = make_agent(), make_agent()
+    busy.predict(make_vector_env(1).reset(seed=[0])[0])
+    assert torch.equal(parameters(train(quiet, 1)), parameters(train(busy, 1)))
+
+
+# --- Checkpoints
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
+def test_a_stop_in_between_changes_nothing(
+    make_agent, make_model, make_vector_env, tmp_path, architecture: str
+) -> None:
+    model = make_model(architecture)
+    whole = train(make_agent(model=model), 4)
+    half = train(make_agent(model=model), 2)
+    half.predict(make_vector_env(1).reset(seed=[0])[0])
+    half.save(tmp_path / "half.pt")
+    resumed = train(PPO.load(tmp_path / "half.pt", make_vector_env(4)), 2)
+    assert torch.equal(parameters(whole), parameters(resumed))
+    assert without_time(whole.history) == without_time(resumed.history)
+    assert whole.kl_controller.coef == resumed.kl_controller.coef
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == resumed.history
+
+
+def test_a_loaded_agent_without_environment_predicts_only(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    agent = train(make_agent(), 1)
+    agent.save(tmp_path / "agent.pt")
+    loaded = PPO.load(tmp_path / "agent.pt", device="cpu", log_dir=tmp_path / "other")
+    observations, _ = make_vector_env(4).reset(seed=[0, 1, 2, 3])
+    np.testing.assert_array_equal(agent.predict(observations)[0], loaded.predict(observations)[0])
+    assert loaded.log_dir == tmp_path / "other"
+    with pytest.raises(InvalidArgumentError, match=r"PPO\.load\(path, env=\.\.\.\)"):
+        loaded.learn(1)
+
+
+def test_loading_leaves_the_global_generator_alone(make_agent, tmp_path) -> None:
+    make_agent().save(tmp_path / "agent.pt")
+    before = torch.get_rng_state()
+    PPO.load(tmp_path / "agent.pt")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "foreign"])
+def test_a_bad_checkpoint_gives_one_clear_error(make_agent, tmp_path, damage: str) -> None:
+    path = tmp_path / "agent.pt"
+    make_agent().save(path)
+    contents = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(contents[: len(contents) // 2])
+    elif damage == "flipped":
+        middle = len(contents) // 2
+        contents[middle : middle + 64] = bytes(
+            byte ^ 255 for byte in contents[middle : middle + 64]
+        )
+        path.write_bytes(contents)
+    else:
+        torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(InvalidArgumentError, match="path="):
+        PPO.load(path)
+
+
+def test_an_environment_with_other_actions_is_refused(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    make_agent().save(tmp_path / "agent.pt")
+    env = make_vector_env(4)
+    env.tokenizer = None
+    with pytest.raises(InvalidArgumentError, match="trained on"):
+        PPO.load(tmp_path / "agent.pt", env)
+
+
+# --- Errors
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("episodes_per_iteration", 0), ("episodes_per_iteration", 2.5), ("learning_rate", 0),
+        ("learning_rate", "fast"), ("learning_rate", float("nan")), ("num_epochs", True),
+        ("minibatch_size", 17), ("gamma", 1.1), ("gae_lambda", -0.1), ("clip_coef", 0.0),
+        ("vf_coef", -1.0), ("vf_clip_coef", 0.0), ("ent_coef", float("inf")), ("kl_coef", -0.1),
+        ("kl_target", 0), ("kl_horizon", 0), ("max_grad_norm", 0), ("temperature", 0),
+        ("whiten_advantages", 1), ("seed", -1), ("device", "abacus"), ("dtype", "float16"),
+    ],
+)  # fmt: skip
+def test_a_hyperparameter_out_of_range_is_named(name: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{name}="):
+        PPOConfig(**{name: value})
+
+
+def test_an_unknown_hyperparameter_is_answered_with_its_neighbours(make_agent) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"did you mean.*learning_rate"):
+        make_agent(learning_rat=1e-3)
+
+
+def test_episodes_that_do_not_fill_the_rows_are_refused_at_once(make_agent) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"episodes_per_iteration=10.*num_envs=4"):
+        make_agent(episodes_per_iteration=10)

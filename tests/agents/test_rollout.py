@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+from textgym.agents.policy import LanguageModelPolicy
+from textgym.agents.rollout import (
+    Rollout,
+    action_rules,
+    as_vector_env,
+    collect_episodes,
+    left_padded,
+)
+
+from textgym.errors import InvalidArgumentError
+
+
+@pytest.fixture
+def make_policy(make_model, make_env):
+    def make(architecture: str = "qwen3", temperature: float = 1.0) -> LanguageModelPolicy:
+        rules = action_rules(as_vector_env(make_env()))
+        return LanguageModelPolicy(make_model(architecture), rules, temperature)
+
+    return make
+
+
+class Shaping(VectorWrapper):
+    """Pays 1 more in every step, and tells what it was without."""
+
+    def step(self, actions):
+        waiting = np.array([env.ended for env in self.env.unwrapped.envs])
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        infos["unshaped_reward"], infos["_unshaped_reward"] = rewards, ~waiting
+        return observations, rewards + ~waiting, terminated, truncated, infos
+
+
+class Credit(VectorWrapper):
+    """Hands over 0, 1, 2, … as credit, ``excess`` entries too many."""
+
+    excess = 0
+
+    def step(self, actions):
+        *rest, infos = self.env.step(actions)
+        if "_score" in infos:
+            infos["credit"] = np.full(self.num_envs, None, dtype=object)
+            infos["_credit"] = infos["_score"]
+            for row in np.flatnonzero(infos["_score"]):
+                length = len(self.env.unwrapped.envs[row].completion)
+                infos["credit"][row] = np.arange(length + self.excess, dtype=np.float32)
+        return *rest, infos
+
+
+def rows_of(rollout: Rollout) -> list[tuple[list[int], list[int]]]:
+    """Prompt and completion of each episode, read off the layout."""
+    num_prompt = rollout.input_ids.shape[1] - rollout.completion_mask.shape[1]
+    return [
+        (ids[:num_prompt][mask[:num_prompt]].tolist(), ids[num_prompt:][mask[num_prompt:]].tolist())
+        for ids, mask in zip(rollout.input_ids, rollout.attention_mask, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
+def test_cached_sampling_and_whole_forward_agree(
+    make_policy, make_vector_env, generator, architecture: str
+) -> None:
+    policy = make_policy(architecture, temperature=0.8)
+    rollout = collect_episodes(policy, make_vector_env(8), 16, generator)
+    lengths = rollout.attention_mask.sum(1) - rollout.episode_lengths
+    assert len(set(lengths.tolist())) > 1  # prompts are ragged
+    assert len(set(rollout.episode_lengths.tolist())) > 1  # completions too
+    with torch.no_grad():
+        evaluation = policy.evaluate(
+            rollout.input_ids, rollout.attention_mask, rollout.completion_mask
+        )
+    torch.testing.assert_close(evaluation.logprobs, rollout.logprobs, atol=1e-5, rtol=1e-5)
+    assert (rollout.logprobs[rollout.completion_mask] < 0).all()
+
+
+def test_layout_holds_what_the_environment_saw(make_policy, make_vector_env, generator) -> None:
+    rollout = collect_episodes(make_policy(), make_vector_env(4), 8, generator)
+    for row, (prompt, completion) in enumerate(rows_of(rollout)):
+        assert " ".join(map(str, prompt)) == rollout.prompts[row]
+        assert " ".join(map(str, completion)) == rollout.completions[row]
+
+
+def test_eos_is_not_sampled_too_early(make_model, make_vector_env, generator) -> None:
+    env = make_vector_env(8)
+    eos = env.tokenizer.eos_token_id
+    model = make_model()
+    with torch.no_grad():  # a model that wants to end at once
+        model.lm_head.weight.zero_()
+        model.lm_head = torch.nn.Linear(16, 20)
+        model.lm_head.bias[eos] = 20.0
+    rollout = collect_episodes(LanguageModelPolicy(model, action_rules(env)), env, 32, generator)
+    for _, completion in rows_of(rollout):
+        assert completion.index(eos) == 3 if eos in completion else len(completion) == 3
+    assert any(eos in completion for _, completion in rows_of(rollout))
+
+
+def test_rewards_lie_at_the_token_that_was_paid(
+    make_policy, make_env, make_vector_env, generator
+) -> None:
+    rollout = collect_episodes(make_policy(), make_vector_env(8), 8, generator)
+    for row, (_, completion) in enumerate(rows_of(rollout)):
+        share = completion.count(make_env.TARGET) / len(completion)
+        expected = torch.zeros_like(rollout.rewards[row])
+        expected[len(completion) - 1] = share
+        torch.testing.assert_close(rollout.rewards[row], expected)
+        torch.testing.assert_close(rollout.scores[row].item(), share, rtol=1e-6, atol=1e-6)
+    assert torch.equal(rollout.credit, rollout.rewards)
+
+
+def test_credit_of_the_infos_is_used(make_policy, make_vector_env, generator) -> None:
+    rollout = collect_episodes(make_policy(), Credit(make_vector_env(4)), 8, generator)
+    for row, length in enumerate(rollout.episode_lengths.tolist()):
+        assert rollout.credit[row, :length].tolist() == list(range(length))
+        assert (rollout.credit[row, length:] == 0).all()
+    assert torch.equal(rollout.env_returns, rollout.scores)
+
+
+def test_credit_of_another_length_is_refused(make_policy, make_vector_env, generator) -> None:
+    env = Credit(make_vector_env(4))
+    env.excess = 1
+    with pytest.raises(InvalidArgumentError, match="one number per step"):
+        collect_episodes(make_policy(), env, 4, generator)
+
+
+def test_score_stays_unshaped_where_step_pays_shaping(
+    make_policy, make_vector_env, generator
+) -> None:
+    rollout = collect_episodes(make_policy(), Shaping(make_vector_env(4)), 8, generator)
+    torch.testing.assert_close(rollout.env_returns, rollout.scores + rollout.episode_lengths)
+
+
+def test_score_falls_back_to_the_unshaped_rewards(make_policy, make_vector_env, generator) -> None:
+    class Silent(VectorWrapper):
+        def step(self, actions):
+            *rest, infos = self.env.step(actions)
+            return *rest, {key: value for key, value in infos.items() if "score" not in key}
+
+    policy = make_policy()
+    told = collect_episodes(policy, make_vector_env(4), 4, torch.Generator().manual_seed(3))
+    env = Shaping(make_vector_env(4))
+    env = Silent(env)
+    untold = collect_episodes(policy, env, 4, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(untold.scores, told.scores)
+
+
+def test_a_rollout_does_not_depend_on_the_past_of_the_environment(
+    make_policy, make_vector_env
+) -> None:
+    policy, used = make_policy(), make_vector_env(4)
+    collect_episodes(policy, used, 4, torch.Generator().manual_seed(1))
+    first, second = (
+        collect_episodes(policy, env, 8, torch.Generator().manual_seed(2))
+        for env in (used, make_vector_env(4))
+    )
+    for entry in fields(Rollout):
+        a, b = getattr(first, entry.name), getattr(second, entry.name)
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_equal_seed_streams_give_equal_prompts(make_policy, make_vector_env) -> None:
+    first, second = (
+        collect_episodes(
+            make_policy(),
+            make_vector_env(4),
+            8,
+            generator=torch.Generator().manual_seed(stream),
+            seed_generator=torch.Generator().manual_seed(9),
+        )
+        for stream in (0, 1)
+    )
+    assert first.prompts == second.prompts
+    assert first.completions != second.completions
+
+
+def test_a_single_environment_plays_one_episode_after_the_other(
+    make_policy, make_env, generator
+) -> None:
+    rollout = collect_episodes(make_policy(), make_env(), 3, generator)
+    assert len(rollout.scores) == 3
+    assert len(set(rollout.prompts)) == 3
+
+
+def test_truncated_episodes_are_marked(make_policy, make_env, generator) -> None:
+    env = gym.wrappers.TimeLimit(make_env(min_new_tokens=3, max_new_tokens=6), 4)
+    rollout = collect_episodes(make_policy(), env, 12, generator)
+    ended = torch.tensor([completion != "" for completion in rollout.completions])
+    assert torch.equal(rollout.truncated, ~ended)
+    assert 0 < rollout.truncated.sum() < 12
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_environments_that_reset_by_themselves_are_refused(
+    make_policy, make_vector_env, generator, mode: AutoresetMode
+) -> None:
+    env = make_vector_env(2)
+    env.metadata = {"autoreset_mode": mode}
+    with pytest.raises(InvalidArgumentError, match=r"AutoresetMode\.DISABLED"):
+        collect_episodes(make_policy(), env, 2, generator)
+
+
+def test_environments_whose_rows_cannot_wait_are_refused(make_policy, make_env, generator) -> None:
+    env = SyncVectorEnv([make_env] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(InvalidArgumentError, match="native vector environment"):
+        collect_episodes(make_policy(), env, 2, generator)
+
+
+def test_environments_without_tokens_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="input_ids and attention_mask"):
+        as_vector_env(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("num_episodes", [0, 6])
+def test_episodes_must_fill_the_rows(
+    make_policy, make_vector_env, generator, num_episodes: int
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="num_envs=4"):
+        collect_episodes(make_policy(), make_vector_env(4), num_episodes, generator)
+
+
+def test_an_environment_that_changes_the_token_is_refused(make_policy, make_env, generator) -> None:
+    env = gym.wrappers.TransformAction(make_env(), lambda action: (action + 1) % 20, None)
+    with pytest.raises(InvalidArgumentError, match="append the chosen token"):
+        collect_episodes(make_policy(), env, 1, generator)
+
+
+def test_padding_moves_to_the_left_and_shrinks() -> None:
+    observations = {
+        "input_ids": np.array([[5, 6, 0, 0], [4, 3, 2, 0]]),
+        "attention_mask": np.array([[1, 1, 0, 0], [1, 1, 1, 0]], dtype=np.int8),
+    }
+    ids, mask = left_padded(observations, pad_token_id=9)
+    assert ids.tolist() == [[9, 5, 6], [4, 3, 2]]
+    assert mask.tolist() == [[False, True, True], [True, True, True]]
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    observations = {"input_ids": np.zeros((2, 3)), "attention_mask": np.array([[1, 0, 0], [0] * 3])}
+    with pytest.raises(InvalidArgumentError, match="at least one"):
+        left_padded(observations, pad_token_id=0)

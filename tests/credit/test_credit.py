@@ -1,0 +1,267 @@
+"""Credit as arithmetic: sums, discounts, edge cases, invariances. Read-outs are made up here."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textgym.credit import (
+    CREDIT_ASSIGNERS,
+    AttentionCredit,
+    CreditAssigner,
+    ShapingCredit,
+    SparseCredit,
+    UniformCredit,
+    get_credit_assigner,
+)
+from textgym.credit.shaping import shape
+from textgym.errors import InvalidArgumentError
+from textgym.models import Completions, ScoredCompletions
+from textgym.potentials import AttentionWeightedPrefixScore, PrefixScore
+
+
+def scored_batch(lengths, seed=0, score_scale=1.0):
+    """Completions of these (prompt, completion) lengths with random read-outs."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = Completions.from_lists(
+        [[3] * prompt for prompt, _ in lengths], [[4] * length for _, length in lengths]
+    )
+    size, num_tokens = batch.input_ids.shape
+    mask = batch.attention_mask
+    logits = torch.randn(size, num_tokens, num_tokens, generator=generator)
+    allowed = mask[:, None, :] & torch.ones(num_tokens, num_tokens).tril().bool()
+    attention_map = logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0)
+    attention_map = attention_map * mask[:, :, None]
+    last = mask.sum(1) - 1
+    prefix_scores = torch.randn(size, num_tokens, generator=generator) * score_scale * mask
+    return ScoredCompletions(
+        batch.input_ids,
+        mask,
+        batch.completion_mask,
+        score=prefix_scores.gather(1, last[:, None])[:, 0],
+        prefix_scores=prefix_scores,
+        attention=attention_map[torch.arange(size), last],
+        attention_map=attention_map,
+    )
+
+
+def discounted_sum(credit, mask, gamma):
+    """Σ_t γ^(t-1) credit_t by a plain loop, in float64."""
+    return torch.tensor(
+        [
+            sum(gamma**t * c for t, c in enumerate(row[m].double().tolist()))
+            for row, m in zip(credit, mask, strict=True)
+        ]
+    )
+
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=5)
+GAMMAS = st.sampled_from([1.0, 0.99, 0.9, 0.5])
+BETAS = st.sampled_from([0.0, 0.3, 0.8, 1.0])
+
+
+def assigners(beta, gamma):
+    return [
+        UniformCredit(beta, gamma),
+        AttentionCredit(beta, gamma),
+        ShapingCredit(beta=beta, gamma=gamma),
+        ShapingCredit(PrefixScore(), beta=beta, gamma=gamma),
+        SparseCredit(),
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(lengths=LENGTHS, gamma=GAMMAS, beta=BETAS, seed=st.integers(0, 99))
+def test_every_trajectory_keeps_its_discounted_return(lengths, gamma, beta, seed):
+    scored = scored_batch(lengths, seed)
+    steps = scored.completion_mask.sum(1)
+    expected = scored.score.double() * torch.tensor(gamma, dtype=torch.float64) ** (steps - 1)
+    for assigner in assigners(beta, gamma):
+        credit = assigner(scored)
+        total = discounted_sum(credit, scored.completion_mask, gamma)
+        torch.testing.assert_close(total, expected.to(total.dtype), atol=1e-4, rtol=1e-4)
+        assert credit[~scored.completion_mask].eq(0).all()
+        assert credit.dtype == torch.float32
+
+
+@settings(deadline=None, max_examples=30)
+@given(lengths=LENGTHS, seed=st.integers(0, 99), extra=st.integers(1, 4))
+def test_padding_and_batch_order_change_nothing(lengths, seed, extra):
+    scored = scored_batch(lengths, seed)
+
+    def pad_left(value):
+        if value is None or value.ndim == 1:
+            return value
+        if value.ndim == 3:
+            return torch.nn.functional.pad(value, (extra, 0, extra, 0))
+        return torch.nn.functional.pad(value, (extra, 0))
+
+    fields = {f.name: getattr(scored, f.name) for f in dataclasses.fields(scored)}
+    padded = ScoredCompletions(**{name: pad_left(value) for name, value in fields.items()})
+    backwards = torch.arange(len(lengths)).flip(0)
+    for assigner in assigners(0.8, 0.9):
+        credit = assigner(scored)
+        torch.testing.assert_close(assigner(padded)[:, extra:], credit)
+        torch.testing.assert_close(assigner(scored.select(backwards)), credit[backwards])
+        for row in range(len(lengths)):
+            alone = assigner(scored.select(slice(row, row + 1)))
+            torch.testing.assert_close(alone, credit[row : row + 1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), gamma=GAMMAS, beta=BETAS)
+def test_a_single_token_gets_the_score(seed, gamma, beta):
+    scored = scored_batch([(2, 1)], seed)
+    for assigner in assigners(beta, gamma):
+        torch.testing.assert_close(assigner(scored)[0, 2], scored.score[0])
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_all_attention_on_the_prompt_leaves_the_score_at_the_end(gamma):
+    scored = scored_batch([(2, 3)])
+    on_prompt = torch.tensor([[0.5, 0.5, 0.0, 0.0, 0.0]])
+    scored = dataclasses.replace(scored, attention=on_prompt)
+    expected = torch.tensor([0.0, 0.0, 0.0, 0.0, scored.score.item()])
+    torch.testing.assert_close(AttentionCredit(0.8, gamma)(scored)[0], expected)
+
+
+def test_attention_credit_of_five_tokens_by_hand():
+    scored = scored_batch([(2, 5)])
+    attention = torch.tensor([[0.25, 0.25, 0.05, 0.2, 0.05, 0.1, 0.1]])
+    scored = dataclasses.replace(scored, attention=attention, score=torch.tensor([2.0]))
+    # Half of the attention is on the prompt: the weights are .1, .4, .1, .2, .2.
+    torch.testing.assert_close(
+        AttentionCredit(beta=0.5)(scored)[0, 2:], torch.tensor([0.1, 0.4, 0.1, 0.2, 1.2])
+    )
+    torch.testing.assert_close(
+        AttentionCredit(beta=1.0, gamma=0.5)(scored)[0, 2:],
+        torch.tensor([0.2 / 16, 0.8 / 8, 0.2 / 4, 0.4 / 2, 0.4]),
+    )
+
+
+def test_uniform_and_sparse_credit_by_hand():
+    scored = dataclasses.replace(scored_batch([(1, 5)]), score=torch.tensor([2.0]))
+    torch.testing.assert_close(
+        UniformCredit(beta=0.5)(scored)[0, 1:], torch.tensor([0.2, 0.2, 0.2, 0.2, 1.2])
+    )
+    torch.testing.assert_close(
+        SparseCredit()(scored)[0, 1:], torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0])
+    )
+
+
+def test_shaping_by_hand():
+    mask = torch.tensor([[False, True, True, True]])
+    potential = torch.tensor([[9.0, 1.0, 3.0, 2.0]])
+    torch.testing.assert_close(
+        shape(potential, torch.tensor([2.0]), mask, gamma=1.0),
+        torch.tensor([[0.0, 1.0, 2.0, -1.0]]),
+    )
+    torch.testing.assert_close(
+        shape(potential, torch.tensor([2.0]), mask, gamma=0.5),
+        torch.tensor([[0.0, 0.5, 0.5, -1.0]]),
+    )
+
+
+def test_prefix_score_potential_by_hand():
+    scored = dataclasses.replace(
+        scored_batch([(2, 3)]), prefix_scores=torch.tensor([[5.0, 1.0, 2.0, 4.0, 3.0]])
+    )
+    torch.testing.assert_close(PrefixScore()(scored), torch.tensor([[0.0, 0.0, 1.0, 3.0, 2.0]]))
+
+
+def test_attention_weighted_potential_by_hand():
+    attention_map = torch.zeros(1, 5, 5)
+    attention_map[0, 2] = torch.tensor([0.5, 0.3, 0.2, 0.0, 0.0])  # on itself: weight 1
+    attention_map[0, 3] = torch.tensor([0.4, 0.4, 0.05, 0.15, 0.0])  # weights 1/4, 3/4
+    attention_map[0, 4] = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0])  # all on the prompt
+    scored = dataclasses.replace(
+        scored_batch([(2, 3)]),
+        prefix_scores=torch.tensor([[5.0, 1.0, 2.0, 4.0, 3.0]]),
+        attention_map=attention_map,
+    )
+    torch.testing.assert_close(
+        AttentionWeightedPrefixScore()(scored), torch.tensor([[0.0, 0.0, 1.0, 2.5, 2.0]])
+    )
+
+
+@pytest.mark.parametrize("potential", [PrefixScore(), AttentionWeightedPrefixScore()])
+def test_potentials_do_not_look_ahead(reward_model, potential):
+    """Φ after t tokens must be the same whatever is written afterwards."""
+    prompt, start = [1, 40, 41], [50, 60, 70]
+    whole = Completions.from_lists([prompt, prompt], [[*start, 80, 90], [*start, 5, 2]])
+    cut = Completions.from_lists([prompt], [start])
+    after = potential(reward_model.read(whole, potential.readouts))
+    before = potential(reward_model.read(cut, potential.readouts))
+    torch.testing.assert_close(after[0, :6], after[1, :6], atol=1e-5, rtol=0)
+    torch.testing.assert_close(after[0, :6], before[0], atol=1e-5, rtol=0)
+    assert before[0, 3:].abs().max() > 1e-3
+
+
+def test_hindsight_credit_biases_the_reward_to_go_as_the_theory_says():
+    """Last step: a pays 1 with attention (.9, .1), b pays .5 with (.1, .9).
+
+    What remains to be paid at the last step is 1 - .9β for a and .5 - .05β for b, so beyond
+    β = .5/.85 the worse choice looks better, although each return is unchanged.
+    """
+    scored = dataclasses.replace(
+        scored_batch([(1, 2), (1, 2)]),
+        score=torch.tensor([1.0, 0.5]),
+        attention=torch.tensor([[0.0, 0.9, 0.1], [0.0, 0.1, 0.9]]),
+    )
+    threshold = 0.5 / 0.85
+    for beta, prefers_b in ((threshold - 0.01, False), (threshold + 0.01, True)):
+        credit = AttentionCredit(beta)(scored)
+        assert (credit[1, 2] > credit[0, 2]).item() == prefers_b
+        torch.testing.assert_close(credit.sum(1), scored.score)
+
+
+def test_an_offset_of_the_score_changes_hindsight_credit_but_not_shaping():
+    scored = scored_batch([(2, 4)])
+    assert scored.prefix_scores is not None
+    moved = dataclasses.replace(
+        scored, score=scored.score + 3, prefix_scores=scored.prefix_scores + 3
+    )
+    early = slice(2, 5)
+    attention = AttentionCredit()
+    assert (attention(moved)[0, early] - attention(scored)[0, early]).abs().min() > 1e-3
+    shaping = ShapingCredit()
+    torch.testing.assert_close(shaping(moved)[0, early], shaping(scored)[0, early])
+
+
+def test_names_are_unique_and_find_their_assigner():
+    assert set(CREDIT_ASSIGNERS) == {"sparse", "uniform", "attention", "shaping"}
+    for name, assigner in CREDIT_ASSIGNERS.items():
+        assert type(get_credit_assigner(name)) is assigner
+    mine = UniformCredit()
+    assert get_credit_assigner(mine) is mine
+    assert isinstance(mine, CreditAssigner)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: AttentionCredit(beta=1.5),
+        lambda: UniformCredit(beta=float("nan")),
+        lambda: AttentionCredit(gamma=0.0),
+        lambda: ShapingCredit(gamma=1.1),
+        lambda: ShapingCredit(beta=float("inf")),
+        lambda: ShapingCredit(potential="prefix-score"),
+        lambda: get_credit_assigner("atention"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(build):
+    with pytest.raises(InvalidArgumentError):
+        build()
+
+
+def test_an_empty_completion_is_refused():
+    batch = Completions.from_lists([[1, 2]], [[]])
+    scored = ScoredCompletions(
+        batch.input_ids, batch.attention_mask, batch.completion_mask, score=torch.ones(1)
+    )
+    with pytest.raises(InvalidArgumentError, match="at least one token"):
+        UniformCredit()(scored)

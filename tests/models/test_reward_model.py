@@ -1,0 +1,107 @@
+"""Scores: statistics, labels, batches and bad input."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import Qwen3ForSequenceClassification, Qwen3Model
+
+from tests.conftest import tiny_config
+from textgym.errors import InvalidArgumentError
+from textgym.models import Completions, RewardModel
+from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
+
+BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
+
+
+def test_shipped_statistics_centre_and_scale_every_score(classifier, tokenizer):
+    model = copy.deepcopy(classifier)
+    model.config.score_mean, model.config.score_std = 0.75, 2.5
+    raw = RewardModel(model, tokenizer, normalize_score=False).read(BATCH, {"prefix_scores"})
+    scored = RewardModel(model, tokenizer).read(BATCH, {"prefix_scores"})
+    torch.testing.assert_close(scored.score, (raw.score - 0.75) / 2.5)
+    real = BATCH.attention_mask
+    torch.testing.assert_close(scored.prefix_scores[real], (raw.prefix_scores[real] - 0.75) / 2.5)
+
+
+def test_the_positive_label_is_found_by_its_name(classifier, tokenizer):
+    model = copy.deepcopy(classifier)
+    plain = RewardModel(model, tokenizer).read(BATCH).score
+    model.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
+    torch.testing.assert_close(RewardModel(model, tokenizer).read(BATCH).score, -plain)
+
+
+def test_one_label_is_the_score_itself(tokenizer):
+    model = Qwen3ForSequenceClassification(tiny_config(tokenizer, num_labels=1)).eval()
+    with torch.no_grad():
+        expected = model(
+            input_ids=BATCH.input_ids, attention_mask=BATCH.attention_mask.long()
+        ).logits[:, 0]
+    torch.testing.assert_close(RewardModel(model, tokenizer).read(BATCH).score, expected)
+
+
+def test_batch_order_and_size_change_nothing(reward_model):
+    whole = reward_model.read(BATCH, {"attention"})
+    swapped = reward_model.read(BATCH.select(torch.tensor([1, 0])), {"attention"})
+    alone = reward_model.read(BATCH.select(slice(1, 2)), {"attention"})
+    torch.testing.assert_close(swapped.score, whole.score.flip(0))
+    torch.testing.assert_close(swapped.attention, whole.attention.flip(0))
+    torch.testing.assert_close(alone.score, whole.score[1:])
+
+
+@pytest.mark.parametrize("labels", [3, 5])
+def test_other_numbers_of_labels_are_refused(tokenizer, labels):
+    model = Qwen3ForSequenceClassification(tiny_config(tokenizer, num_labels=labels))
+    with pytest.raises(InvalidArgumentError, match="one label"):
+        RewardModel(model, tokenizer)
+
+
+def test_a_model_without_a_head_is_refused(tokenizer):
+    with pytest.raises(InvalidArgumentError, match="sequence classifier"):
+        RewardModel(Qwen3Model(tiny_config(tokenizer)), tokenizer)
+
+
+def test_unknown_readouts_are_refused(reward_model):
+    with pytest.raises(InvalidArgumentError, match="attentions"):
+        reward_model.read(BATCH, {"attentions"})
+
+
+@pytest.fixture
+def folder(tmp_path, classifier, tokenizer):
+    classifier.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_gives_the_model_that_was_saved(folder, reward_model):
+    loaded = load_reward_model(folder)
+    torch.testing.assert_close(loaded.read(BATCH).score, reward_model.read(BATCH).score)
+
+
+def test_a_folder_is_loaded_once_per_process(folder):
+    assert load_reward_model(folder).model is load_reward_model(str(folder)).model
+    assert load_tokenizer(folder) is load_tokenizer(folder)
+
+
+def test_weights_that_are_not_safetensors_are_refused(folder, classifier):
+    (folder / "model.safetensors").unlink()
+    torch.save(classifier.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InvalidArgumentError, match="reward_model"):
+        load_reward_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("load", "argument"),
+    [(load_tokenizer, "tokenizer"), (load_language_model, "model"), (load_reward_model, "reward")],
+)
+def test_a_missing_folder_is_named(load, argument):
+    with pytest.raises(InvalidArgumentError, match=rf"{argument}.*no such folder"):
+        load("./no/such/folder")
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda:99", None), ("gpu", None), ("cpu", "int8")])
+def test_unusable_devices_and_dtypes_are_refused(folder, device, dtype):
+    with pytest.raises(InvalidArgumentError, match=r"device|dtype"):
+        load_reward_model(folder, device=device, dtype=dtype)

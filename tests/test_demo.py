@@ -1,0 +1,155 @@
+import io
+import json
+import statistics
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from textgym.demo import METHODS, run_demo, summarize, summary_table
+from textgym.errors import InvalidArgumentError
+from textgym.plotting import trailing_mean
+
+ITERATIONS = 2
+
+
+@pytest.fixture(scope="module")
+def demo(tiny, language_model, tmp_path_factory):
+    """The output folder of a short demo, and what it printed."""
+    out = io.StringIO()
+    folder = run_demo(
+        tmp_path_factory.mktemp("demo") / "out",
+        iterations=ITERATIONS,
+        seed=7,
+        policy=language_model,
+        console=Console(file=out, width=160, highlight=False),
+        num_epochs=1,
+        **{**tiny, "max_new_tokens": 4},
+    )
+    return folder, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def rows(demo):
+    return [json.loads(line) for line in (demo[0] / "results.jsonl").read_text().splitlines()]
+
+
+def test_results_hold_every_run_and_iteration(demo, rows):
+    assert [(row["method"], row["time/iteration"]) for row in rows] == [
+        (method.name, i + 1) for method in METHODS for i in range(ITERATIONS)
+    ]
+    for method in METHODS:
+        log = (demo[0] / method.name / "metrics.jsonl").read_text().splitlines()
+        mine = [row for row in rows if row["method"] == method.name]
+        assert [{**json.loads(line), "method": method.name, "seed": 7} for line in log] == mine
+
+
+def test_all_methods_start_from_the_same_episodes(rows):
+    first = [row for row in rows if row["time/iteration"] == 1]
+    for metric in ("rollout/score_mean", "rollout/episode_length", "rollout/kl"):
+        assert len({row[metric] for row in first}) == 1
+    second = {row["rollout/score_mean"] for row in rows if row["time/iteration"] == 2}
+    assert len(second) == len(METHODS)  # but they do not learn from the same rewards
+
+
+def test_meta_says_how_the_results_came_about(demo):
+    meta = json.loads((demo[0] / "meta.json").read_text())
+    assert (meta["seed"], meta["iterations"]) == (7, ITERATIONS)
+    assert meta["hyperparameters"]["num_epochs"] == 1
+    assert {"textgym", "torch", "transformers", "gymnasium", "python"} <= set(meta["versions"])
+
+
+def test_the_picture_opens(demo):
+    with Image.open(demo[0] / "learning_curves.png") as picture:
+        picture.load()
+        assert picture.width > 1_000
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_the_table_shows_the_results(demo, rows):
+    printed = demo[1]
+    assert "one seed (7)" in printed
+    for method in METHODS:
+        mine = [row for row in rows if row["method"] == method.name]
+        cells = next(
+            [cell.strip() for cell in line.strip("│").split("│")]
+            for line in printed.splitlines()
+            if line.startswith(f"│ {method.label} ")
+        )
+        score = statistics.fmean(row["rollout/score_mean"] for row in mine)
+        kl = statistics.fmean(row["rollout/kl"] for row in mine)
+        # Two iterations: the first and the last ten are both of them.
+        assert cells[1:4] == [f"{score:+.2f}", f"{score:+.2f}", f"{kl:.2f}"]
+        assert cells[5] == f"{mine[-1]['time/seconds']:.0f}"
+
+
+def test_samples_are_of_the_same_prompts(demo):
+    blocks = (demo[0] / "samples.txt").read_text().split("\n\n")[1:]
+    assert len(blocks) == 2 * len(METHODS)
+    prompts = []
+    for block in blocks:
+        lines = block.strip().splitlines()[1:]
+        prompts.append([line.split(" |")[0].split("  ", 1)[1] for line in lines])
+    assert all(block == prompts[0] for block in prompts)
+
+
+def test_credits_of_the_samples_sum_to_the_score(demo):
+    for line in (demo[0] / "samples.txt").read_text().splitlines():
+        if "|" in line and "[" in line:
+            credits = [float(piece.split("]")[0]) for piece in line.split("[")[1:]]
+            assert sum(credits) == pytest.approx(float(line.split()[0]), abs=0.006 * len(credits))
+
+
+def test_plain_output_without_a_terminal(demo):
+    folder, printed = demo
+    assert "\x1b" not in printed
+    assert "iteration   2/2" in printed
+    assert str(folder) in printed
+
+
+def test_output_of_another_run_is_left_alone(demo, tiny, language_model):
+    with pytest.raises(InvalidArgumentError, match="output"):
+        run_demo(demo[0], policy=language_model, **tiny)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("iterations", 0), ("policy", "/nowhere"), ("prompts", [])]
+)
+def test_bad_arguments_leave_no_folder(argument, value, tiny, language_model, tmp_path):
+    arguments = {**tiny, "policy": language_model, argument: value}
+    with pytest.raises(InvalidArgumentError):
+        run_demo(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def run_with(scores, kl=1.0):
+    return [
+        {"rollout/score_mean": float(s), "rollout/kl": kl, "time/seconds": float(i)}
+        for i, s in enumerate(scores)
+    ]
+
+
+def test_iterations_until_the_best_of_sparse():
+    # Trailing means over five: sparse reaches 4 at iteration 14; the second run 4 at iteration 7.
+    sparse = run_with([0] * 9 + [4] * 5 + [0] * 6)
+    early = run_with([0] * 2 + [4] * 18)
+    never = run_with([3.9] * 20, kl=2.0)
+    summaries = summarize({"a": sparse, "b": early, "c": never})
+    assert [row.iterations_to_best for row in summaries] == [14, 7, None]
+    assert [row.first_score for row in summaries] == pytest.approx([0.4, 3.2, 3.9])
+    assert [row.last_score for row in summaries] == pytest.approx([1.6, 4.0, 3.9])
+    assert summaries[2].last_kl == 2.0
+    assert summaries[0].seconds == 19.0
+    console = Console(file=io.StringIO(), width=160)
+    console.print(summary_table(summaries, 20, 0))
+    assert "not reached" in console.file.getvalue()
+
+
+def test_trailing_mean_is_a_mean_of_the_last_values():
+    values = np.arange(9.0) ** 2
+    expected = [values[i - 2 : i + 1].mean() for i in range(2, 9)]
+    np.testing.assert_allclose(trailing_mean(values, 3), expected)
+    np.testing.assert_allclose(trailing_mean([1.0, 2.0], 5), [1.5])
+    with pytest.raises(InvalidArgumentError, match="values"):
+        trailing_mean([], 5)

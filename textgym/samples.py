@@ -1,0 +1,75 @@
+"""Sample completions with the credit of each token, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from textgym.rendering import credit_text, visible
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from textgym.agents import Rollout
+
+__all__ = ["Sample", "samples_of"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished completion.
+
+    Attributes:
+        prompt: Text of the prompt.
+        pieces: Text of each generated token.
+        credit: Credit of each generated token.
+        score: Score of the completion.
+    """
+
+    prompt: str
+    pieces: tuple[str, ...]
+    credit: tuple[float, ...]
+    score: float
+
+    def to_text(self) -> Text:
+        """The completion on one line, its score in front and its tokens coloured by credit."""
+        prompt = visible(self.prompt, newlines=True)
+        pieces = [visible(piece, newlines=True) for piece in self.pieces]
+        return Text(f"{self.score:+6.2f}  ").append(credit_text(prompt, pieces, self.credit))
+
+    def to_plain(self) -> str:
+        """The completion on one line, the credit of each token in brackets behind it."""
+        tokens = (
+            f"{visible(piece, newlines=True)}[{credit:+.2f}]"
+            for piece, credit in zip(self.pieces, self.credit, strict=True)
+        )
+        return f"{self.score:+6.2f}  {visible(self.prompt, newlines=True)} |{''.join(tokens)}"
+
+
+def samples_of(
+    rollout: Rollout, tokenizer: PreTrainedTokenizerBase, rows: Iterable[int]
+) -> list[Sample]:
+    """Take episodes out of a rollout.
+
+    Args:
+        rollout: Finished episodes, from an environment that tells the credit.
+        tokenizer: The environment's tokenizer.
+        rows: Which episodes.
+    """
+    num_steps = rollout.completion_mask.shape[1]
+    samples = []
+    for row in rows:
+        mask = rollout.completion_mask[row]
+        ids = rollout.input_ids[row, -num_steps:][mask].tolist()
+        samples.append(
+            Sample(
+                prompt=rollout.prompts[row],
+                pieces=tuple(tokenizer.decode([i]) for i in ids),
+                credit=tuple(rollout.credit[row][mask].tolist()),
+                score=rollout.scores[row].item(),
+            )
+        )
+    return samples

@@ -1,8 +1,4 @@
-"""Agents that come with textgym.
-
->>> agent = PPO("embedded", envs, seed=0)  # doctest: +SKIP
->>> agent.learn(total_timesteps=20_000, progress_bar=True)  # doctest: +SKIP
-"""
+"""Agents that come with textgym: a token-level PPO, with its policy and its rollout."""
 
 from .policy import ActionRules, LanguageModelPolicy
 from .ppo import PPO, PPOConfig

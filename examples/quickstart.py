@@ -18,12 +18,12 @@ def main(episodes: int) -> None:
     env = CreditAssignment(env, "attention")  # adds info["credit"] when an episode ends
     env.action_space.seed(0)
     for seed in range(episodes):
-        observation, info = env.reset(seed=seed)
+        _, info = env.reset(seed=seed)
         terminated = truncated = False
         while not (terminated or truncated):
             # A random agent. The mask keeps it from ending the text too early.
             action = env.action_space.sample(mask=info["action_mask"])
-            observation, reward, terminated, truncated, info = env.step(action)
+            _, _, terminated, truncated, info = env.step(action)
         print(env.render())
         print(f"score {info['score']:+.3f} = sum of credit {info['credit'].sum():+.3f}")
 

@@ -6,9 +6,9 @@ import sys
 from typing import get_args
 
 import pytest
-from textgym.agents import PPO, PPOConfig
 
 from textgym import cli
+from textgym.agents import PPO, PPOConfig
 from textgym.cli import main
 from textgym.credit import CREDIT_ASSIGNERS
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from textgym.agents.policy import (
     ActionRules,
     LanguageModelPolicy,
@@ -9,7 +10,6 @@ from textgym.agents.policy import (
     masked_logprobs,
     position_ids_from_mask,
 )
-
 from textgym.errors import InvalidArgumentError
 
 ARCHITECTURES = ["qwen3", "gpt2"]

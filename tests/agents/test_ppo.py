@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorWrapper
-from textgym.agents import PPO, PPOConfig
 
+from textgym.agents import PPO, PPOConfig
 from textgym.errors import InvalidArgumentError
 
 MANY = 10**9

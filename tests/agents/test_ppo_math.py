@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from textgym.agents.ppo import (
     AdaptiveKLController,
     gae,

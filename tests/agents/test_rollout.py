@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+
 from textgym.agents.policy import LanguageModelPolicy
 from textgym.agents.rollout import (
     Rollout,
@@ -15,7 +16,6 @@ from textgym.agents.rollout import (
     collect_episodes,
     left_padded,
 )
-
 from textgym.errors import InvalidArgumentError
 
 

@@ -60,7 +60,8 @@ def test_the_recorded_loss_is_the_loss_of_the_shipped_weights():
     tokenizer = load_tokenizer("embedded")
     texts = [review.text for review in load_reviews("held_out", "imdb")][:120]
     documents = [
-        np.array([*ids, tokenizer.eos_token_id]) for ids in tokenizer(texts, verbose=False).input_ids
+        np.array([*ids, tokenizer.eos_token_id])
+        for ids in tokenizer(texts, verbose=False).input_ids
     ]
     loss = evaluate_language_model(load_language_model("embedded"), documents, 256)
     recorded = evaluation("language_model")["nats_per_token"]["256"]

@@ -40,7 +40,7 @@ class LanguageModelRecipe:
     """Longest sequence, and the length of a training row, in tokens."""
     batch_size: int = 32
     """Rows per optimizer step."""
-    passes: float = 2.75
+    passes: float = 2.0
     """Passes over the training reviews; each shuffles them anew and cuts other rows."""
     warmup_steps: int = 60
     decay_fraction: float = 0.4

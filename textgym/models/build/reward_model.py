@@ -58,7 +58,7 @@ class RewardModelRecipe:
     """Share of the windows with an end token, so that the score does not hang on its presence."""
     prefix_weight: float = 1.0
     """Weight of the mean loss over all prefixes, next to the loss at the window's last token."""
-    passes: int = 3
+    passes: int = 4
     """Passes over the training texts; each draws one new window from every text."""
     batch_size: int = 64
     """Windows per optimizer step."""

@@ -1,0 +1,194 @@
+"""Does dense reward help the bundled PPO on the embedded task? Several seeds, with controls.
+
+python benchmarks/learning.py --seeds 3 --output benchmarks/results/learning
+
+Trains PPO on ABC-RLHF-v0 with its default hyperparameters once per condition and seed, and writes
+
+- ``runs.csv``: a row per condition, seed and iteration;
+- ``meta.json``: command, commit, versions, machine, hyperparameters;
+- ``table.md`` and ``learning_curves.png``, made from ``runs.csv`` alone.
+
+Conditions that are in ``runs.csv`` already are not run again, so a stopped run can be continued;
+``--tables-only`` makes table and figure anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import pandas as pd
+from gymnasium.vector import AutoresetMode
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import textgym  # noqa: F401  (registers the environments)
+from textgym.agents import PPO
+from textgym.plotting import trailing_mean
+from textgym.wrappers.vector import CreditAssignment
+
+CONDITIONS: dict[str, tuple[str, dict[str, float]]] = {
+    "sparse": ("sparse", {}),
+    "sparse, λ = 1": ("sparse", {"gae_lambda": 1.0}),
+    "uniform credit": ("uniform", {}),
+    "ABC": ("attention", {}),
+    "causal attention shaping": ("shaping", {}),
+}
+COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#009E73")
+ENDS, SMOOTHING, NUM_ENVS = 10, 5, 16
+
+
+def train(condition: str, seed: int, iterations: int) -> tuple[pd.DataFrame, dict]:
+    """One run: a row per iteration, and the hyperparameters."""
+    credit, changes = CONDITIONS[condition]
+    envs = gym.make_vec("ABC-RLHF-v0", num_envs=NUM_ENVS, autoreset_mode=AutoresetMode.DISABLED)
+    with tempfile.TemporaryDirectory() as log_dir:
+        agent = PPO(
+            "embedded", CreditAssignment(envs, credit), seed=seed, log_dir=log_dir, **changes
+        )
+        agent.learn(
+            iterations * NUM_ENVS * envs.unwrapped.max_new_tokens,
+            callback=lambda row: row["time/iteration"] < iterations,
+        )
+    rows = pd.DataFrame(agent.history).rename(
+        columns={
+            "time/iteration": "iteration",
+            "time/total_timesteps": "timesteps",
+            "time/seconds": "seconds",
+            "rollout/score_mean": "score",
+            "rollout/kl": "kl",
+            "rollout/episode_length": "episode_length",
+        }
+    )
+    columns = ["iteration", "timesteps", "seconds", "score", "kl", "episode_length"]
+    rows = rows[columns].round(5)
+    rows.insert(0, "seed", seed)
+    rows.insert(0, "condition", condition)
+    return rows, dataclasses.asdict(agent.config)
+
+
+def describe(hyperparameters: dict) -> dict:
+    """Circumstances of the runs."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
+        "versions": {
+            "python": platform.python_version(),
+            **{p: version(p) for p in ("textgym", "torch", "transformers", "gymnasium", "numpy")},
+        },
+        "finished": time.strftime("%Y-%m-%d"),
+        "hyperparameters": {
+            k: v for k, v in hyperparameters.items() if k not in ("log_dir", "seed", "gae_lambda")
+        },
+        "conditions": {name: {"credit": c, **more} for name, (c, more) in CONDITIONS.items()},
+    }
+
+
+def make_table(runs: pd.DataFrame) -> str:
+    """A Markdown table with every seed's number."""
+    goals = {
+        seed: trailing_mean(rows["score"].tolist(), SMOOTHING).max()
+        for seed, rows in runs[runs["condition"] == "sparse"].groupby("seed")
+    }
+    lines = [
+        f"Mean score of the first and the last {ENDS} iterations, KL to the reference policy over "
+        f"the last {ENDS} (nats per episode), and the first iteration whose trailing mean score "
+        f"over {SMOOTHING} iterations reaches the best of sparse reward under the same seed. "
+        "Each cell lists the seeds in order; – means not reached.",
+        "",
+        "| condition | first | last | mean of last | KL | iterations to sparse's best |",
+        "|---|---|---|---|---|---|",
+    ]
+    for condition in CONDITIONS:
+        cells: dict[str, list[str]] = {"first": [], "last": [], "kl": [], "reached": []}
+        lasts = []
+        for seed, rows in runs[runs["condition"] == condition].groupby("seed"):
+            scores = rows["score"].tolist()
+            lasts.append(sum(scores[-ENDS:]) / ENDS)
+            smooth = trailing_mean(scores, SMOOTHING)
+            reached = (smooth >= goals[seed]).nonzero()[0]
+            cells["first"].append(f"{sum(scores[:ENDS]) / ENDS:+.2f}")
+            cells["last"].append(f"{lasts[-1]:+.2f}")
+            cells["kl"].append(f"{rows['kl'].tail(ENDS).mean():.1f}")
+            cells["reached"].append(str(reached[0] + SMOOTHING) if len(reached) else "–")
+        if lasts:
+            first, last, kl, reached_at = (", ".join(values) for values in cells.values())
+            mean = sum(lasts) / len(lasts)
+            lines.append(f"| {condition} | {first} | {last} | {mean:+.2f} | {kl} | {reached_at} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: pd.DataFrame, path: Path) -> None:
+    """Every run as a thin line, the mean over the seeds as a strong one."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (column, label) in zip(
+        figure.subplots(1, 2),
+        {"score": "mean score", "kl": "KL to the reference policy (nats per episode)"}.items(),
+        strict=True,
+    ):
+        for condition, color in zip(CONDITIONS, COLORS, strict=True):
+            rows = runs[runs["condition"] == condition]
+            if rows.empty:
+                continue
+            wide = rows.pivot(index="iteration", columns="seed", values=column)
+            smooth = wide.rolling(SMOOTHING).mean()
+            axes.plot(smooth.index, smooth, color=color, alpha=0.3, linewidth=0.9)
+            axes.plot(
+                smooth.index, smooth.mean(axis=1), color=color, linewidth=2.2, label=condition
+            )
+        axes.set_xlabel(f"iteration of {NUM_ENVS} episodes")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    figure.suptitle(
+        f"Bundled PPO on ABC-RLHF-v0, {runs['seed'].nunique()} seeds "
+        f"(thin: each seed, strong: their mean; trailing means over {SMOOTHING})"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def main(seeds: int, iterations: int, output: Path, tables_only: bool) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "runs.csv"
+    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["condition", "seed"])
+    for seed in range(0 if tables_only else seeds):
+        for condition in CONDITIONS:
+            if ((runs["condition"] == condition) & (runs["seed"] == seed)).any():
+                continue
+            rows, hyperparameters = train(condition, seed, iterations)
+            runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
+            runs.to_csv(path, index=False)
+            (output / "meta.json").write_text(
+                json.dumps(describe(hyperparameters), indent=2, ensure_ascii=False) + "\n"
+            )
+            print(f"{condition}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
+    table = make_table(runs)
+    (output / "table.md").write_text(table)
+    draw(runs, output / "learning_curves.png")
+    print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/learning"))
+    parser.add_argument("--tables-only", action="store_true")
+    arguments = parser.parse_args()
+    main(arguments.seeds, arguments.iterations, arguments.output, arguments.tables_only)

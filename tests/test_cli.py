@@ -120,13 +120,27 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, part, capsys, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        "╭─ Unrecognized options ──────╮\n│ Unrecognized options: --sed │\n"
+        "│ ─────────────────────────── │\n│ Perhaps you meant:          │\n"
+        "│     --seed INT              │\n╰─────────────────────────────╯\n",
+        " Unrecognized options        \n ----------------------------\n"
+        "  \x1b[1mUnrecognized options: --sed\x1b[0m \n  -------------------------- \n"
+        "  Perhaps you meant:         \n      --seed INT             \n",
+    ],
+)
+def test_boxes_with_and_without_unicode_become_one_line(box):
+    assert cli._one_line(box) == "Unrecognized options: --sed; did you mean --seed?"
+
+
 def test_bad_prompts_and_folders_are_one_line(models, trained, capsys, tmp_path):
     a_file = tmp_path / "file"
     a_file.touch()
     for changed, part in (
         ({"--prompts": "missing.jsonl"}, "missing.jsonl"),
         ({"--prompt-column": "nothing"}, "prompt_column='nothing'"),
-        ({"--reward-model": models["--policy"]}, "reward_model"),
         ({"--output": str(trained)}, "output="),
         ({"--output": str(a_file)}, str(a_file)),
         ({"--min-new-tokens": "9"}, "min_new_tokens=9"),

@@ -49,8 +49,8 @@ def test_all_methods_start_from_the_same_episodes(rows):
     first = [row for row in rows if row["time/iteration"] == 1]
     for metric in ("rollout/score_mean", "rollout/episode_length", "rollout/kl"):
         assert len({row[metric] for row in first}) == 1
-    second = {row["rollout/score_mean"] for row in rows if row["time/iteration"] == 2}
-    assert len(second) == len(METHODS)  # but they do not learn from the same rewards
+    # But they do not learn from the same rewards.
+    assert len({row["train/policy_loss"] for row in first}) == len(METHODS)
 
 
 def test_meta_says_how_the_results_came_about(demo):
@@ -75,7 +75,7 @@ def test_the_table_shows_the_results(demo, rows):
         cells = next(
             [cell.strip() for cell in line.strip("│").split("│")]
             for line in printed.splitlines()
-            if line.startswith(f"│ {method.label} ")
+            if method.label in line and "│" in line
         )
         score = statistics.fmean(row["rollout/score_mean"] for row in mine)
         kl = statistics.fmean(row["rollout/kl"] for row in mine)

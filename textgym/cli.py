@@ -11,9 +11,11 @@ import dataclasses
 import functools
 import inspect
 import io
+import itertools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -519,13 +521,18 @@ def _one_line(box: str) -> str:
         │ For full helptext, run textgym -h   │
         ╰─────────────────────────────────────╯
     """
-    title, *lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    end = lines.index("") if "" in lines else len(lines)  # a rule is empty without its dashes
-    said = " ".join(lines[:end])
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│╭╮╰╯─| ") for line in box.splitlines()]
+    # Without its dashes, of either kind, a rule is empty.
+    title, *lines = [line if line.strip("-") else "" for line in lines]
+    sections = [list(group) for filled, group in itertools.groupby(lines, bool) if filled]
+    message, *rest = sections or [[title]]
+    said = " ".join(message)
     if title != "Unrecognized options":
         return said
-    close = dict.fromkeys(line.split()[0].strip(",") for line in lines[end:] if line[:2] == "--")
-    commands = [line for line in lines[end:] if line.startswith("Available subcommands")]
+    hints = [line for section in rest for line in section]
+    close = dict.fromkeys(line.split()[0].strip(",") for line in hints if line[:2] == "--")
+    commands = [line for line in hints if line.startswith("Available subcommands")]
     hints = [f"did you mean {' or '.join(close)}?"] if close else commands
     return "; ".join([said, *hints])
 

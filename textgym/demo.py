@@ -60,8 +60,8 @@ class Method:
 
 METHODS = (
     Method("sparse", "sparse reward", "sparse"),
-    Method("abc", "ABC (attention-based credit)", "attention"),
-    Method("shaping", "causal attention shaping", "shaping"),
+    Method("abc", "ABC", "attention"),
+    Method("shaping", "attention shaping", "shaping"),
 )
 
 
@@ -143,19 +143,21 @@ def summary_table(summaries: Sequence[Summary], iterations: int, seed: int) -> T
     table = Table(
         title=f"Measured in this run: one seed ({seed}), {iterations} iterations "
         f"of {NUM_ENVS} episodes",
-        caption=f"Sparse's best: the highest mean score over {smoothing} consecutive iterations of "
-        f"the sparse reward; reached by the first iteration whose mean over the last {smoothing} "
-        "is as high. One seed shows that it learns, not which method is better.",
+        caption=f"first {ends}, last {ends}: means over the first and the last {ends} iterations. "
+        "KL: to the reference policy, in nats per episode. Sparse's best: the highest mean score "
+        f"over {smoothing} consecutive iterations of the sparse reward, reached by the first "
+        f"iteration whose mean over the last {smoothing} is as high. One seed cannot tell which "
+        "method is better.",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for header in (
-        f"score, first {ends} iterations",
-        f"score, last {ends} iterations",
-        f"KL to reference, last {ends} (nats)",
-        "iterations until sparse's best",
-        "seconds of training",
+        f"score,\nfirst {ends}",
+        f"score,\nlast {ends}",
+        f"KL,\nlast {ends}",
+        "iterations to\nsparse's best",
+        "training\nseconds",
     ):
         table.add_column(header, justify="right")
     for row in summaries:
@@ -190,7 +192,7 @@ class _Progress:
         )
         self._tasks = {
             method: self.bars.add_task(
-                f"{method.label:<28}", start=False, total=iterations, score="    –", kl="   –"
+                f"{method.label:<17}", start=False, total=iterations, score="    –", kl="   –"
             )
             for method in METHODS
         }
@@ -206,7 +208,7 @@ class _Progress:
         self.bars.update(self._tasks[method], completed=done, score=score, kl=kl)
         if not self.console.is_terminal and (done % 10 == 0 or done == self.iterations):
             place = f"iteration {done:>3}/{self.iterations}"
-            self.console.print(f"{method.label:<28}  {place}  score {score}  KL {kl}")
+            self.console.print(f"{method.label:<17}  {place}  score {score}  KL {kl}")
 
 
 def _make_env(method: Method, num_envs: int, env_arguments: Mapping[str, Any]) -> VectorEnv:
@@ -255,9 +257,9 @@ def _train(
 
 def _print_samples(console: Console, runs: Sequence[_Run]) -> None:
     console.print(
-        "\nCompletions before and after training: the prompt, then each token coloured by its "
-        "credit\n(green positive, red and underlined negative; full colour: the largest credit of "
-        "that completion).\nIn front, the score.\n"
+        "\nCompletions before and after training: score, prompt, tokens coloured by their credit "
+        "(green: positive; red and underlined: negative; full colour: the largest credit of that "
+        "completion).\n"
     )
     abc = next(run for run in runs if run.method.name == "abc")
     for i, sample in enumerate(abc.before):

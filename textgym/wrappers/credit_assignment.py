@@ -42,7 +42,8 @@ class CreditAssignment(
     so an agent that collects whole episodes learns from it in place of the rewards. An episode
     that a limit from outside cut short has no score: its credit is what its steps paid.
 
-    The vector form is :class:`textgym.wrappers.vector.CreditAssignment`.
+    The vector form is :class:`textgym.wrappers.vector.CreditAssignment`. Gymnasium's own
+    ``SyncVectorEnv`` cannot batch infos of unequal length, so batches need that form.
 
     Args:
         env: A text environment, with any wrappers.

@@ -69,7 +69,7 @@ class PPOConfig:
 
     episodes_per_iteration: int = 16
     """Episodes sampled between two updates; a multiple of the environment's rows."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     """Learning rate of AdamW, constant."""
     num_epochs: int = 4
     """Passes over the episodes of an iteration."""

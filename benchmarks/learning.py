@@ -1,6 +1,6 @@
 """Does dense reward help the bundled PPO on the embedded task? Several seeds, with controls.
 
-python benchmarks/learning.py --seeds 3 --output benchmarks/results/learning
+python benchmarks/learning.py --seeds 3 --jobs 2
 
 Trains PPO on ABC-RLHF-v0 with its default hyperparameters once per condition and seed, and writes
 
@@ -23,11 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import gymnasium as gym
 import pandas as pd
+import torch
 from gymnasium.vector import AutoresetMode
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -50,6 +53,7 @@ ENDS, SMOOTHING, NUM_ENVS = 10, 5, 16
 
 def train(condition: str, seed: int, iterations: int) -> tuple[pd.DataFrame, dict]:
     """One run: a row per iteration, and the hyperparameters."""
+    torch.set_num_threads(1)  # of each of the processes that run side by side
     credit, changes = CONDITIONS[condition]
     envs = gym.make_vec("ABC-RLHF-v0", num_envs=NUM_ENVS, autoreset_mode=AutoresetMode.DISABLED)
     with tempfile.TemporaryDirectory() as log_dir:
@@ -163,21 +167,24 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(seeds: int, iterations: int, output: Path, tables_only: bool) -> None:
+def main(seeds: int, iterations: int, jobs: int, output: Path, tables_only: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / "runs.csv"
     runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["condition", "seed"])
-    for seed in range(0 if tables_only else seeds):
-        for condition in CONDITIONS:
-            if ((runs["condition"] == condition) & (runs["seed"] == seed)).any():
-                continue
-            rows, hyperparameters = train(condition, seed, iterations)
+    done = set(zip(runs["condition"], runs["seed"], strict=True))
+    todo = [(c, s) for s in range(0 if tables_only else seeds) for c in CONDITIONS]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(train, c, s, iterations) for c, s in todo if (c, s) not in done]
+        for future in as_completed(futures):
+            rows, hyperparameters = future.result()
             runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
+            runs = runs.sort_values(["condition", "seed", "iteration"])
             runs.to_csv(path, index=False)
             (output / "meta.json").write_text(
                 json.dumps(describe(hyperparameters), indent=2, ensure_ascii=False) + "\n"
             )
-            print(f"{condition}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
+            name, seed = rows["condition"][0], rows["seed"][0]
+            print(f"{name}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
     table = make_table(runs)
     (output / "table.md").write_text(table)
     draw(runs, output / "learning_curves.png")
@@ -188,7 +195,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/learning"))
     parser.add_argument("--tables-only", action="store_true")
     arguments = parser.parse_args()
-    main(arguments.seeds, arguments.iterations, arguments.output, arguments.tables_only)
+    main(**vars(arguments))

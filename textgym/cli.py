@@ -285,10 +285,10 @@ class EvaluateCommand:
         console.print(
             f"KL      {_mean_with_interval(kl)} nats per episode, to the reference policy"
         )
-        console.print(f"length  {_mean_with_interval(lengths)} tokens")
+        console.print(f"length  {_mean_with_interval(lengths, sign='')} tokens")
         console.print(
-            f"(means over {self.episodes} episodes, seed {self.seed}; ±: 95% interval of the mean, "
-            "normal approximation)",
+            f"means over {self.episodes} episodes, seed {self.seed}; ±: 95% interval, "
+            "normal approximation",
             style="dim",
         )
         shown = range(min(self.samples, self.episodes))
@@ -363,11 +363,11 @@ def _episode_kl(agent: PPO, rollout: Rollout) -> torch.Tensor:
     return torch.cat(kl)
 
 
-def _mean_with_interval(values: torch.Tensor) -> str:
-    mean = values.mean().item()
+def _mean_with_interval(values: torch.Tensor, sign: str = "+") -> str:
+    mean = f"{values.mean().item():{sign}.3f}"
     if len(values) < 2:
-        return f"{mean:+.3f}"
-    return f"{mean:+.3f} ± {1.96 * values.std().item() / math.sqrt(len(values)):.3f}"
+        return mean
+    return f"{mean} ± {1.96 * values.std().item() / math.sqrt(len(values)):.3f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,11 +408,12 @@ class CreditCommand:
         batch = Completions.from_lists([prompt_ids], [completion_ids])
         scored = reward_model.read(batch, assigner.readouts)
         credit = assigner(scored)[scored.completion_mask].tolist()
-        pieces = [tokenizer.decode([i]) for i in completion_ids]
+        pieces = [str(tokenizer.decode([i])) for i in completion_ids]
         console = _console()
-        prompt = tokenizer.decode(prompt_ids, skip_special_tokens=True)
+        prompt = str(tokenizer.decode(prompt_ids, skip_special_tokens=True))
         console.print(credit_text(prompt, pieces, credit))
-        table = Table("token", title=f"{assigner!r}", title_justify="left")
+        console.print(f"\n{assigner!r}")
+        table = Table("token")
         table.add_column("credit", justify="right")
         for piece, value in zip(pieces, credit, strict=True):
             table.add_row(credit_text("", [visible(piece, newlines=True)]), f"{value:+.4f}")
@@ -485,7 +486,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = tyro.extras.SubcommandApp()
     for name, command in _COMMANDS.items():
-        commands.command(command, name=name)
+        commands.command(name=name)(command)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

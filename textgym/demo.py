@@ -266,7 +266,7 @@ def _print_samples(console: Console, runs: Sequence[_Run]) -> None:
         lines = [("before, credit of ABC", sample)]
         lines += [(f"after {run.method.name}", run.after[i]) for run in runs]
         for label, shown in lines:
-            console.print(Text(f"{label:<22}", style="bold").append(shown.to_text()))
+            console.print(Text().append(f"{label:<22}", "bold").append(shown.to_text()))
         console.print()
 
 

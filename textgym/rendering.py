@@ -73,7 +73,11 @@ def _style(strength: float, is_negative: bool) -> Style:
     full = _NEGATIVE if is_negative else _POSITIVE
     red, green, blue = (round(n + strength * (f - n)) for n, f in zip(_NEUTRAL, full, strict=True))
     # The underline tells the sign to those who do not see the colours, or switched them off.
-    return Style(bgcolor=f"rgb({red},{green},{blue})", color="white", underline=is_negative or None)
+    return Style(
+        bgcolor=f"rgb({red},{green},{blue})",
+        color="rgb(255,255,255)",
+        underline=is_negative or None,
+    )
 
 
 def to_ansi(text: Text) -> str:

@@ -67,7 +67,7 @@ def samples_of(
         samples.append(
             Sample(
                 prompt=rollout.prompts[row],
-                pieces=tuple(tokenizer.decode([i]) for i in ids),
+                pieces=tuple(str(tokenizer.decode([i])) for i in ids),
                 credit=tuple(rollout.credit[row][mask].tolist()),
                 score=rollout.scores[row].item(),
             )

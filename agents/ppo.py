@@ -401,7 +401,10 @@ class PPO:
         vector_env = as_vector_env(env)
         # The parameters, and their gradients, are float32 even if the weights come in bfloat16:
         # a small step would be lost in rounding.
-        model = copy.deepcopy(load_language_model(policy)).float()
+        try:
+            model = copy.deepcopy(load_language_model(policy)).float()
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError("policy", policy, error.remedy) from None
         self._set_up(model, action_rules(vector_env), vector_env, config)
 
     def _set_up(

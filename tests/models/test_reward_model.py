@@ -92,6 +92,14 @@ def test_weights_that_are_not_safetensors_are_refused(folder, classifier):
         load_reward_model(folder)
 
 
+def test_a_language_model_is_no_reward_model(tmp_path, language_model, tokenizer):
+    """Its score head would be drawn at random."""
+    language_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InvalidArgumentError, match=r"score\.weight are missing"):
+        load_reward_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("load", "argument"),
     [(load_tokenizer, "tokenizer"), (load_language_model, "model"), (load_reward_model, "reward")],

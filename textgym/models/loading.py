@@ -7,6 +7,8 @@ Weights come from safetensors alone, and no code that ships with a model is run.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from textgym.errors import InvalidArgumentError
 from textgym.models.reward_model import RewardModel
@@ -188,15 +191,41 @@ def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
         raise _cannot_load("tokenizer", place, error) from None
 
 
+@contextmanager
+def _quiet_if(is_small: bool) -> Iterator[None]:
+    """No progress bar for what loads in an instant; others are shown as the user has them."""
+    if not is_small or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 @functools.cache
 def _load_model(
     argument: str, place: str, kind: str, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
-        model = auto.from_pretrained(
-            place, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        with _quiet_if(Path(place).parent == EMBEDDED_FOLDER):
+            model, report = auto.from_pretrained(
+                place,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load(argument, place, error) from None
+    if report["missing_keys"]:
+        # The library would draw these weights at random, and the model would rate by chance.
+        raise InvalidArgumentError(
+            argument,
+            place,
+            f"the weights of {', '.join(sorted(report['missing_keys'])[:3])} are missing; pass a "
+            f"trained {'causal language model' if kind == 'causal' else 'sequence classifier'}",
+        )
     return model.to(device).eval()

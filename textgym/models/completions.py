@@ -81,8 +81,11 @@ class Completions:
 
     def select(self, rows: Tensor | slice) -> Self:
         """The same kind of batch with only these rows."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(**{k: v if v is None else v[rows] for k, v in values.items()})
+        chosen: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            chosen[field.name] = None if value is None else value[rows]
+        return type(self)(**chosen)
 
 
 @dataclass(frozen=True)

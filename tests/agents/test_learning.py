@@ -40,8 +40,7 @@ def mean_scores(make_model, make_vector_env, tmp_path):
 
 def test_the_score_rises(mean_scores) -> None:
     first, last = mean_scores()
-    assert first < 0.2
-    assert last > 0.6
+    assert last > first + 0.35
 
 
 def test_the_score_does_not_rise_when_rewards_are_shuffled(mean_scores) -> None:

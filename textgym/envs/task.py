@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.credit import AttentionCredit, CreditAssigner
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,
@@ -20,8 +21,9 @@ from textgym.models import (
     load_tokenizer,
 )
 from textgym.prompts import PromptSource, encode_prompts, load_prompts
+from textgym.rendering import credit_text, to_ansi
 
-__all__ = ["TextGenerationTask"]
+__all__ = ["TextEnvironment", "TextGenerationTask"]
 
 
 class TextGenerationTask:
@@ -185,3 +187,71 @@ class TextGenerationTask:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, special ones shown."""
         return [str(self.tokenizer.decode([i])) for i in ids]
+
+    def render(
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        credit: Sequence[float] | None = None,
+        score: float | None = None,
+    ) -> str:
+        """An episode as text with ANSI codes; with credit and score once it has ended."""
+        text = credit_text(self.decode(prompt_ids), self.pieces(completion_ids), credit)
+        if score is not None:
+            text.append(f"  (score {score:+.2f})", style="not dim")
+        return to_ansi(text)
+
+
+class TextEnvironment:
+    """What the single and the batched environment expose of their task.
+
+    Attributes:
+        task: The decision process.
+        rendered_credit: What ``render`` shows; a credit wrapper puts its own assigner here.
+        scored: The completions that the last step finished, with their read-outs; None if it
+            finished none.
+    """
+
+    task: TextGenerationTask
+    rendered_credit: CreditAssigner
+    scored: ScoredCompletions | None
+    _readouts: frozenset[str]
+
+    def _set_task(self, task: TextGenerationTask, renders: bool) -> None:
+        self.task = task
+        self.rendered_credit = AttentionCredit()
+        self.scored = None
+        self._readouts = self.rendered_credit.readouts if renders else frozenset()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of observations and actions."""
+        return self.task.tokenizer
+
+    @property
+    def reward_model(self) -> RewardModel:
+        """The reward model."""
+        return self.task.reward_model
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Smallest token budget."""
+        return self.task.min_new_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Largest token budget."""
+        return self.task.max_new_tokens
+
+    @property
+    def max_length(self) -> int:
+        """Length of the observation arrays."""
+        return self.task.max_length
+
+    def request_readouts(self, readouts: Collection[str]) -> None:
+        """Have these read-outs computed whenever completions are scored.
+
+        Args:
+            readouts: Any of :data:`textgym.models.READOUTS`.
+        """
+        self._readouts |= frozenset(readouts)

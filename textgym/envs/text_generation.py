@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,16 @@ from gymnasium.error import ResetNeeded
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.credit import AttentionCredit, CreditAssigner
-from textgym.envs.task import TextGenerationTask
+from textgym.envs.task import TextEnvironment, TextGenerationTask
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, RewardModel, ScoredCompletions
+from textgym.models import Completions, RewardModel
 from textgym.prompts import PromptSource
-from textgym.rendering import credit_text, to_ansi
+from textgym.rendering import credit_text
 
 __all__ = ["TextGenerationEnv"]
 
 
-class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
+class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64]):
     r"""Write a completion of a prompt, token by token; a reward model scores it at the end.
 
     ## Description
@@ -136,7 +135,7 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InvalidArgumentError("render_mode", render_mode, 'choose "ansi", "human" or None')
-        self.task = TextGenerationTask(
+        task = TextGenerationTask(
             tokenizer,
             reward_model,
             prompts,
@@ -147,46 +146,15 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
             device,
             dtype,
         )
+        self._set_task(task, renders=render_mode is not None)
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
         self.action_space = self.task.action_space
         self.action_mask_in_info = action_mask_in_info
         self.render_mode = render_mode
-        self.rendered_credit: CreditAssigner = AttentionCredit()
-        """What :meth:`render` shows; a credit wrapper puts its own assigner here."""
-        self.scored: ScoredCompletions | None = None
-        """The last finished completion with its read-outs; a batch of one."""
-        self._readouts: frozenset[str] = frozenset()
         self._prompt_ids: list[int] = []
         self._completion_ids: list[int] = []
         self._budget = 0
         self._console = Console(highlight=False, soft_wrap=True) if render_mode == "human" else None
-        if render_mode is not None:
-            self.request_readouts(self.rendered_credit.readouts)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of observations and actions."""
-        return self.task.tokenizer
-
-    @property
-    def reward_model(self) -> RewardModel:
-        """The reward model."""
-        return self.task.reward_model
-
-    @property
-    def min_new_tokens(self) -> int:
-        """Smallest token budget."""
-        return self.task.min_new_tokens
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Largest token budget."""
-        return self.task.max_new_tokens
-
-    @property
-    def max_length(self) -> int:
-        """Length of the observation arrays."""
-        return self.task.max_length
 
     @property
     def completions(self) -> Completions:
@@ -194,14 +162,6 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
         return Completions.from_lists(
             [self._prompt_ids], [self._completion_ids], self.task.pad_token_id
         )
-
-    def request_readouts(self, readouts: Collection[str]) -> None:
-        """Have these read-outs computed whenever a completion is scored.
-
-        Args:
-            readouts: Any of :data:`textgym.models.READOUTS`.
-        """
-        self._readouts |= frozenset(readouts)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -260,16 +220,11 @@ class TextGenerationEnv(gym.Env[dict[str, np.ndarray], np.int64]):
         return self._render_text()
 
     def _render_text(self) -> str:
-        prompt = self.task.decode(self._prompt_ids)
-        pieces = self.task.pieces(self._completion_ids)
         if self.scored is None:
-            return to_ansi(credit_text(prompt, pieces))
+            return self.task.render(self._prompt_ids, self._completion_ids)
         credit = self.rendered_credit(self.scored)[self.scored.completion_mask].tolist()
-        return to_ansi(
-            credit_text(prompt, pieces, credit).append(
-                f"  (score {float(self.scored.score[0]):+.2f})", style="not dim"
-            )
-        )
+        score = float(self.scored.score[0])
+        return self.task.render(self._prompt_ids, self._completion_ids, credit, score)
 
     def _print_step(self, token: int) -> None:
         assert self._console is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.credit import AttentionCredit, CreditAssigner
-from textgym.envs.task import TextGenerationTask
+from textgym.envs.task import TextEnvironment, TextGenerationTask
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, RewardModel, ScoredCompletions
+from textgym.models import Completions, RewardModel
 from textgym.prompts import PromptSource
-from textgym.rendering import credit_text, to_ansi
 
 __all__ = ["TextGenerationVectorEnv"]
 
 
-class TextGenerationVectorEnv(VectorEnv):
+class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     """Several :class:`textgym.envs.TextGenerationEnv` in one, with one reward-model call per step.
 
     `gym.make_vec("ABC-RLHF-v0", num_envs=64)` returns it. Rules, observations, rewards and infos
@@ -96,7 +94,7 @@ class TextGenerationVectorEnv(VectorEnv):
                 autoreset_mode,
                 "choose AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED (gymnasium.vector)",
             ) from None
-        self.task = TextGenerationTask(
+        task = TextGenerationTask(
             tokenizer,
             reward_model,
             prompts,
@@ -107,6 +105,7 @@ class TextGenerationVectorEnv(VectorEnv):
             device,
             dtype,
         )
+        self._set_task(task, renders=render_mode is not None)
         self.num_envs = num_envs
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = self.task.observation_space
@@ -115,13 +114,8 @@ class TextGenerationVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.action_mask_in_info = action_mask_in_info
         self.render_mode = render_mode
-        self.rendered_credit: CreditAssigner = AttentionCredit()
-        """What :meth:`render` shows; a credit wrapper puts its own assigner here."""
-        self.scored: ScoredCompletions | None = None
-        """The completions that the last step finished, with their read-outs; None if none did."""
         self.scored_rows: np.ndarray = np.zeros(0, dtype=np.int64)
-        """The rows that they belong to, shape (number finished,)."""
-        self._readouts: frozenset[str] = frozenset()
+        """The rows that ``scored`` belongs to, shape (number finished,)."""
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._prompt_ids: list[list[int]] = [[] for _ in range(num_envs)]
         self._completion_ids: list[list[int]] = [[] for _ in range(num_envs)]
@@ -131,34 +125,7 @@ class TextGenerationVectorEnv(VectorEnv):
         shape = (num_envs, self.task.max_length)
         self._input_ids = np.full(shape, self.task.pad_token_id, dtype=np.int64)
         self._attention_mask = np.zeros(shape, dtype=np.int8)
-        if render_mode is not None:
-            self.request_readouts(self.rendered_credit.readouts)
         self._last_texts: list[str] = [""] * num_envs
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of observations and actions."""
-        return self.task.tokenizer
-
-    @property
-    def reward_model(self) -> RewardModel:
-        """The reward model."""
-        return self.task.reward_model
-
-    @property
-    def min_new_tokens(self) -> int:
-        """Smallest token budget."""
-        return self.task.min_new_tokens
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Largest token budget."""
-        return self.task.max_new_tokens
-
-    @property
-    def max_length(self) -> int:
-        """Length of the observation arrays."""
-        return self.task.max_length
 
     @property
     def completions(self) -> Completions:
@@ -171,14 +138,6 @@ class TextGenerationVectorEnv(VectorEnv):
     def ended(self) -> np.ndarray:
         """Rows whose episode has ended and that have not been reset, shape (num_envs,), bool."""
         return self._ended.copy()
-
-    def request_readouts(self, readouts: Collection[str]) -> None:
-        """Have these read-outs computed whenever completions are scored.
-
-        Args:
-            readouts: Any of :data:`textgym.models.READOUTS`.
-        """
-        self._readouts |= frozenset(readouts)
 
     def reset(
         self,
@@ -278,9 +237,7 @@ class TextGenerationVectorEnv(VectorEnv):
             if row in self.scored_rows or self._ended[row]:
                 texts.append(self._last_texts[row])
             else:
-                prompt = self.task.decode(self._prompt_ids[row])
-                pieces = self.task.pieces(self._completion_ids[row])
-                texts.append(to_ansi(credit_text(prompt, pieces)))
+                texts.append(self.task.render(self._prompt_ids[row], self._completion_ids[row]))
         return tuple(texts)
 
     def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
@@ -350,12 +307,10 @@ class TextGenerationVectorEnv(VectorEnv):
         if self.render_mode is not None:
             credit = self.rendered_credit(self.scored)
             for i, row in enumerate(rows):
-                text = credit_text(
-                    self.task.decode(prompts[i]),
-                    self.task.pieces(completions[i]),
-                    credit[i][self.scored.completion_mask[i]].tolist(),
-                ).append(f"  (score {scores[i]:+.2f})", style="not dim")
-                self._last_texts[row] = to_ansi(text)
+                shares = credit[i][self.scored.completion_mask[i]].tolist()
+                self._last_texts[row] = self.task.render(
+                    prompts[i], completions[i], shares, scores[i]
+                )
         return [
             self.task.final_info(prompt, completion, score)
             for prompt, completion, score in zip(prompts, completions, scores, strict=True)

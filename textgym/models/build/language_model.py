@@ -100,7 +100,7 @@ def train_language_model(
         recipe: Size and training.
         work_folder: Holds the checkpoints and the log while training runs.
         device: ``"cpu"`` or ``"cuda"``.
-        compile_model: Whether to train through ``torch.compile`` (30% faster on a CPU).
+        compile_model: Whether to train through ``torch.compile``.
 
     Returns:
         The trained model, float32.

@@ -88,7 +88,7 @@ class AttentionCredit(_WeightedCredit):
 
     The weights are the last layer's attention row at the position that the score is read from,
     averaged over the heads, cut to the completion and normalised (Chan et al., 2024, arXiv
-    2402.00782, section 3.2). A completion of five tokens with score 2 and attention
+    2402.00782). A completion of five tokens with score 2 and attention
     [.1, .4, .1, .2, .2] gets, at β = 0.5, [0.1, 0.4, 0.1, 0.2, 1.2]. Where all attention lies on
     the prompt, the score stays on the last token.
 

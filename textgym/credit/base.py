@@ -111,11 +111,11 @@ def redistribute(
 ) -> Tensor:
     """Share a part of the score out by weights and leave the rest on the last token.
 
-    The credit of token t is β·α_t·R·γ^(T-t) + (1-β)·R·1[t = T] (Chan et al., 2024, arXiv 2402.00782,
-    at γ = 1), with α the weights, cut to the completion and normalised. The factor γ^(T-t) keeps the
-    discounted return of every trajectory; without it a discount would reward early credit. What
-    rounding leaves, or all of β·R where the completion has no weight at all, goes to the last
-    token.
+    The credit of token t is β·α_t·R·γ^(T-t) + (1-β)·R·1[t = T], at γ = 1 that of Chan et al. (2024,
+    arXiv 2402.00782), with α the weights, cut to the completion and normalised. The factor γ^(T-t)
+    keeps the discounted return of every trajectory; without it a discount would reward early
+    credit. What rounding leaves, or all of β·R where the completion has no weight at all, goes to
+    the last token.
 
     Args:
         weights: Non-negative weights, shape (batch, num_tokens).

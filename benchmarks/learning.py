@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 
 import textgym  # noqa: F401  (registers the environments)
 from textgym.agents import PPO
-from textgym.plotting import trailing_mean
+from textgym.demo import ENDS, NUM_ENVS, SMOOTHING, Summary, summarize
 from textgym.wrappers.vector import CreditAssignment
 
 CONDITIONS: dict[str, tuple[str, dict[str, float]]] = {
@@ -48,7 +48,14 @@ CONDITIONS: dict[str, tuple[str, dict[str, float]]] = {
     "causal attention shaping": ("shaping", {}),
 }
 COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#009E73")
-ENDS, SMOOTHING, NUM_ENVS = 10, 5, 16
+COLUMNS = {
+    "time/iteration": "iteration",
+    "time/total_timesteps": "timesteps",
+    "time/seconds": "seconds",
+    "rollout/score_mean": "score",
+    "rollout/kl": "kl",
+    "rollout/episode_length": "episode_length",
+}
 
 
 def train(condition: str, seed: int, iterations: int) -> tuple[pd.DataFrame, dict]:
@@ -64,18 +71,7 @@ def train(condition: str, seed: int, iterations: int) -> tuple[pd.DataFrame, dic
             iterations * NUM_ENVS * envs.unwrapped.max_new_tokens,
             callback=lambda row: row["time/iteration"] < iterations,
         )
-    rows = pd.DataFrame(agent.history).rename(
-        columns={
-            "time/iteration": "iteration",
-            "time/total_timesteps": "timesteps",
-            "time/seconds": "seconds",
-            "rollout/score_mean": "score",
-            "rollout/kl": "kl",
-            "rollout/episode_length": "episode_length",
-        }
-    )
-    columns = ["iteration", "timesteps", "seconds", "score", "kl", "episode_length"]
-    rows = rows[columns].round(5)
+    rows = pd.DataFrame(agent.history)[list(COLUMNS)].rename(columns=COLUMNS).round(5)
     rows.insert(0, "seed", seed)
     rows.insert(0, "condition", condition)
     return rows, dataclasses.asdict(agent.config)
@@ -104,10 +100,13 @@ def describe(hyperparameters: dict) -> dict:
 
 def make_table(runs: pd.DataFrame) -> str:
     """A Markdown table with every seed's number."""
-    goals = {
-        seed: trailing_mean(rows["score"].tolist(), SMOOTHING).max()
-        for seed, rows in runs[runs["condition"] == "sparse"].groupby("seed")
-    }
+    scalars = runs.rename(columns={short: name for name, short in COLUMNS.items()})
+    summaries: dict[str, list[Summary]] = {condition: [] for condition in CONDITIONS}
+    for _, of_seed in scalars.groupby("seed"):
+        # In the order of CONDITIONS: the first one, sparse, is the one to be reached.
+        rows = {c: of_seed[of_seed["condition"] == c].to_dict("records") for c in CONDITIONS}
+        for summary in summarize({c: r for c, r in rows.items() if r}):
+            summaries[summary.label].append(summary)
     lines = [
         f"Mean score of the first and the last {ENDS} iterations, KL to the reference policy over "
         f"the last {ENDS} (nats per episode), and the first iteration whose trailing mean score "
@@ -117,22 +116,15 @@ def make_table(runs: pd.DataFrame) -> str:
         "| condition | first | last | mean of last | KL | iterations to sparse's best |",
         "|---|---|---|---|---|---|",
     ]
-    for condition in CONDITIONS:
-        cells: dict[str, list[str]] = {"first": [], "last": [], "kl": [], "reached": []}
-        lasts = []
-        for seed, rows in runs[runs["condition"] == condition].groupby("seed"):
-            scores = rows["score"].tolist()
-            lasts.append(sum(scores[-ENDS:]) / ENDS)
-            smooth = trailing_mean(scores, SMOOTHING)
-            reached = (smooth >= goals[seed]).nonzero()[0]
-            cells["first"].append(f"{sum(scores[:ENDS]) / ENDS:+.2f}")
-            cells["last"].append(f"{lasts[-1]:+.2f}")
-            cells["kl"].append(f"{rows['kl'].tail(ENDS).mean():.1f}")
-            cells["reached"].append(str(reached[0] + SMOOTHING) if len(reached) else "–")
-        if lasts:
-            first, last, kl, reached_at = (", ".join(values) for values in cells.values())
-            mean = sum(lasts) / len(lasts)
-            lines.append(f"| {condition} | {first} | {last} | {mean:+.2f} | {kl} | {reached_at} |")
+    for condition, seeds in summaries.items():
+        if not seeds:
+            continue
+        first = ", ".join(f"{seed.first_score:+.2f}" for seed in seeds)
+        last = ", ".join(f"{seed.last_score:+.2f}" for seed in seeds)
+        mean = sum(seed.last_score for seed in seeds) / len(seeds)
+        kl = ", ".join(f"{seed.last_kl:.1f}" for seed in seeds)
+        reached = ", ".join(str(seed.iterations_to_best or "–") for seed in seeds)
+        lines.append(f"| {condition} | {first} | {last} | {mean:+.2f} | {kl} | {reached} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from textgym.errors import InvalidArgumentError, TextgymError
-from textgym.rendering import credit_text, visible
+from textgym.rendering import credit_text, token_pieces, visible
 
 if TYPE_CHECKING:
     import torch
@@ -408,7 +408,7 @@ class CreditCommand:
         batch = Completions.from_lists([prompt_ids], [completion_ids])
         scored = reward_model.read(batch, assigner.readouts)
         credit = assigner(scored)[scored.completion_mask].tolist()
-        pieces = [str(tokenizer.decode([i])) for i in completion_ids]
+        pieces = token_pieces(tokenizer, completion_ids)
         console = _console()
         prompt = str(tokenizer.decode(prompt_ids, skip_special_tokens=True))
         console.print(credit_text(prompt, pieces, credit))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-__all__ = ["credit_text", "to_ansi", "visible"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["credit_text", "to_ansi", "token_pieces", "visible"]
 
 # Weak credit is grey, strong credit is green or red, all of about the same brightness, so that
 # white letters can be read on it whether the terminal itself is dark or light.
@@ -21,6 +25,16 @@ _VISIBLE = {
     0x7F: "\u2421",
     **{code: "\ufffd" for code in range(0x80, 0xA0)},
 }
+
+
+def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    """The text of each token by itself, special tokens shown.
+
+    Args:
+        tokenizer: The tokenizer.
+        ids: Token ids.
+    """
+    return [str(tokenizer.decode([i])) for i in ids]
 
 
 def visible(text: str, newlines: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from textgym.rendering import credit_text, visible
+from textgym.rendering import credit_text, token_pieces, visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ def samples_of(
         samples.append(
             Sample(
                 prompt=rollout.prompts[row],
-                pieces=tuple(str(tokenizer.decode([i])) for i in ids),
+                pieces=tuple(token_pieces(tokenizer, ids)),
                 credit=tuple(rollout.credit[row][mask].tolist()),
                 score=rollout.scores[row].item(),
             )

@@ -215,6 +215,23 @@ def test_batched_shaping_equals_batched_shaping_credit(tiny, mode, gamma):
     assert count > 10
 
 
+def test_shaping_reads_only_rows_whose_text_goes_on(tiny, monkeypatch):
+    envs = gym.make_vec("ABC-RLHF-v0", num_envs=N, autoreset_mode=AutoresetMode.DISABLED, **tiny)
+    envs = vector.AttentionShaping(envs)
+    envs.reset(seed=0, options={"max_new_tokens": 9})
+    sizes = []
+    read = envs.unwrapped.reward_model.read
+    monkeypatch.setattr(
+        envs.unwrapped.reward_model,
+        "read",
+        lambda batch, readouts: sizes.append(len(batch)) or read(batch, readouts),
+    )
+    envs.step(np.full(N, 40))
+    envs.step(np.array([EOS, 40, 40, 40]))  # one row is scored, three go on
+    envs.step(np.full(N, EOS))  # three are scored, none goes on
+    assert sizes == [N, 1, N - 1, N - 1]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_that_do_not_act_are_paid_nothing(tiny, mode):
     envs = gym.make_vec("ABC-RLHF-v0", num_envs=N, autoreset_mode=mode, **tiny)

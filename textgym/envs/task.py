@@ -21,7 +21,7 @@ from textgym.models import (
     load_tokenizer,
 )
 from textgym.prompts import PromptSource, encode_prompts, load_prompts
-from textgym.rendering import credit_text, to_ansi
+from textgym.rendering import credit_text, to_ansi, token_pieces
 
 __all__ = ["TextEnvironment", "TextGenerationTask"]
 
@@ -186,7 +186,7 @@ class TextGenerationTask:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, special ones shown."""
-        return [str(self.tokenizer.decode([i])) for i in ids]
+        return token_pieces(self.tokenizer, ids)
 
     def render(
         self,

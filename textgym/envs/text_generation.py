@@ -102,7 +102,8 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         prompt_column: Column of the prompts in a dataset or file.
         min_new_tokens: Smallest budget; EOS before that many tokens is illegal.
         max_new_tokens: Largest budget.
-        normalize_score: Whether to centre and scale the score.
+        normalize_score: Whether to centre and scale the score; a
+            :class:`textgym.models.RewardModel` brings its own setting.
         device: Where the reward model runs, if it is loaded by name.
         dtype: Its dtype, if it is loaded by name; None for float32.
         action_mask_in_info: Whether `info` holds the action mask.

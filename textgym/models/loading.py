@@ -130,7 +130,7 @@ def load_reward_model(
         reward_model: ``"embedded"``, a local folder, a hub id, a loaded sequence classifier, or a
             :class:`RewardModel`, which is returned as it is.
         tokenizer: The tokenizer of a loaded sequence classifier, which does not carry its own.
-        normalize_score: See :class:`RewardModel`.
+        normalize_score: See :class:`RewardModel`, which brings its own setting.
         device: Where to put a model that is loaded by name.
         dtype: Its dtype; None for float32.
 

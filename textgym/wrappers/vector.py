@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from textgym.credit import CreditAssigner, get_credit_assigner
@@ -30,12 +31,11 @@ class _EpisodeWrapper(VectorWrapper):
         mask = (options or {}).get("reset_mask")
         return np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
 
-    def _add_final_info(
-        self, infos: dict[str, Any], info: dict[str, Any], row: int
-    ) -> dict[str, Any]:
+    def _final_infos(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """The dict that the infos of finished episodes belong in."""
         if self._text_env.autoreset_mode is AutoresetMode.SAME_STEP:
-            info = {"final_info": info}
-        return self._text_env._add_info(infos, info, row)
+            return infos.setdefault("final_info", {})
+        return infos
 
 
 class CreditAssignment(_EpisodeWrapper):
@@ -80,21 +80,17 @@ class CreditAssignment(_EpisodeWrapper):
             self._rewards[row].append(float(rewards[row]))
         scored = self._text_env.scored
         if scored is not None:
-            credits = self.assigner(scored).cpu().numpy()
+            shares = self.assigner(scored).cpu().numpy()
             masks = scored.completion_mask.cpu().numpy()
+            credit = np.full(self.num_envs, None, dtype=object)
             for i, row in enumerate(self._text_env.scored_rows):
-                credit = redistributed_rewards(
-                    self._rewards[row], float(scored.score[i]), credits[i][masks[i]]
+                credit[row] = redistributed_rewards(
+                    self._rewards[row], float(scored.score[i]), shares[i][masks[i]]
                 )
                 self._rewards[row] = []
-                # A list passes through Gymnasium's bookkeeping as an object, whatever its length.
-                infos = self._add_final_info(infos, {"credit": [credit]}, int(row))
-                self._unwrap(infos, int(row))
+            has_credit = np.array([one is not None for one in credit])
+            self._final_infos(infos).update({"credit": credit, "_credit": has_credit})
         return observations, rewards, terminated, truncated, infos
-
-    def _unwrap(self, infos: dict[str, Any], row: int) -> None:
-        place = infos.get("final_info", infos)
-        place["credit"][row] = place["credit"][row][0]
 
 
 class AttentionShaping(_EpisodeWrapper):
@@ -144,7 +140,7 @@ class AttentionShaping(_EpisodeWrapper):
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         finished = np.zeros(self.num_envs, dtype=np.bool_)
         finished[self._text_env.scored_rows] = True
-        phi = np.where(acting & ~finished, self.beta * self._potential_now(), 0.0)
+        phi = self.beta * self._potential_of(acting & ~finished)
         shaping = np.where(acting, self.gamma * phi - self._phi, 0.0)
         shaped = rewards + shaping
         self._phi = phi
@@ -152,22 +148,26 @@ class AttentionShaping(_EpisodeWrapper):
         self._shaped_return += np.where(acting, shaped, 0.0)
         for name, values in (("unshaped_reward", rewards), ("shaping", shaping)):
             infos[name], infos[f"_{name}"] = np.where(acting, values, 0.0), acting.copy()
-        for row in np.flatnonzero(finished | (acting & truncated)):
-            returns = {
-                "unshaped_return": float(self._unshaped_return[row]),
-                "shaped_return": float(self._shaped_return[row]),
-            }
-            infos = self._add_final_info(infos, returns, int(row))
+        over = finished | (acting & truncated)
+        if over.any():
+            final = self._final_infos(infos)
+            for name, values in (
+                ("unshaped_return", self._unshaped_return),
+                ("shaped_return", self._shaped_return),
+            ):
+                final[name], final[f"_{name}"] = np.where(over, values, 0.0), over.copy()
         self._clear(finished)
         return observations, shaped, terminated, truncated, infos
 
-    def _potential_now(self) -> np.ndarray:
-        """Φ of the current text of every row, shape (num_envs,); 0 without generated tokens."""
-        scored = self._text_env.reward_model.read(
-            self._text_env.completions, self.potential.readouts
-        )
-        last = scored.attention_mask.sum(dim=1, keepdim=True) - 1
-        return self.potential(scored).gather(1, last)[:, 0].double().cpu().numpy()
+    def _potential_of(self, rows: np.ndarray) -> np.ndarray:
+        """Φ of the current text where ``rows`` is True, 0 elsewhere, shape (num_envs,)."""
+        phi = np.zeros(self.num_envs)
+        if rows.any():
+            texts = self._text_env.completions.select(torch.from_numpy(rows))
+            scored = self._text_env.reward_model.read(texts, self.potential.readouts)
+            last = scored.attention_mask.sum(dim=1, keepdim=True) - 1
+            phi[rows] = self.potential(scored).gather(1, last)[:, 0].cpu().numpy()
+        return phi
 
     def _clear(self, rows: np.ndarray) -> None:
         for values in (self._phi, self._unshaped_return, self._shaped_return):

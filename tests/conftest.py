@@ -16,6 +16,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
+from textgym.credit import get_credit_assigner
 from textgym.models import RewardModel
 
 SENTENCES = [
@@ -78,12 +79,26 @@ def language_model(tokenizer):
 @pytest.fixture(scope="session")
 def classifier(tokenizer):
     torch.manual_seed(2)
-    return Qwen3ForSequenceClassification(tiny_config(tokenizer, num_labels=2)).eval()
+    config = tiny_config(tokenizer, num_labels=2, attention_profile=[0.2, 0.3, 0.5])
+    return Qwen3ForSequenceClassification(config).eval()
 
 
 @pytest.fixture(scope="session")
 def reward_model(classifier, tokenizer):
     return RewardModel(classifier, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def make_credit(language_model):
+    """Makes an assigner by its name, with what it cannot do without."""
+
+    def make(name, **arguments):
+        needs_policy = name.startswith("policy-attention")
+        return get_credit_assigner(
+            name, **({"policy": language_model} if needs_policy else {}), **arguments
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

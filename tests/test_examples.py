@@ -13,6 +13,7 @@ SIZES = {
     "quickstart.py": ("--episodes", "1"),
     "train_ppo.py": ("--iterations", "1"),
     "causal_shaping.py": ("--iterations", "1"),
+    "planted.py": ("--iterations", "1"),
 }
 
 

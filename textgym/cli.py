@@ -20,9 +20,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from textgym.credit import CreditAssigner
 
 __all__ = ["CreditCommand", "DemoCommand", "EvaluateCommand", "TrainCommand", "main"]
-
-CreditName = Literal["sparse", "uniform", "attention", "shaping"]
 
 _CHECKPOINT, _ENVIRONMENT = "checkpoint.pt", "environment.json"
 
@@ -84,14 +83,16 @@ _AS_IN_TRAINING = Environment(
 )
 
 
-def _make_credit(name: str, beta: float | None, gamma: float = 1.0) -> CreditAssigner:
+def _make_credit(name: str, beta: float | None, policy: str, gamma: float = 1.0) -> CreditAssigner:
     """A credit assigner from the flags that it has a use for."""
-    from textgym.credit import CREDIT_ASSIGNERS, get_credit_assigner
+    from textgym.credit import find_credit_assigner, get_credit_assigner
 
-    takes = inspect.signature(CREDIT_ASSIGNERS[name]).parameters
+    if str(Path.cwd()) not in sys.path:  # "module:name" may stand in the user's folder
+        sys.path.insert(0, str(Path.cwd()))
+    takes = inspect.signature(find_credit_assigner(name)).parameters
     if beta is not None and "beta" not in takes:
         raise InvalidArgumentError("beta", beta, f"{name} credit has no beta; leave it out")
-    given = {"beta": beta, "gamma": gamma}
+    given = {"beta": beta, "gamma": gamma, "policy": policy}
     return get_credit_assigner(
         name, **{k: v for k, v in given.items() if v is not None and k in takes}
     )
@@ -164,10 +165,10 @@ class DemoCommand:
 class TrainCommand:
     """Train a language model with token-level PPO, and save a checkpoint."""
 
-    credit: CreditName = "attention"
-    """Who earns the score: sparse (last token), uniform, attention (ABC), shaping (potential)."""
+    credit: str = "attention"
+    """Who earns the score: a name of `textgym credit --list`, or one of your own as module:name."""
     beta: float | None = None
-    """Share of the score that is redistributed (None: 0.8); factor on the potential (None: 1)."""
+    """Share of the score that is redistributed, or factor on the potential. None: the default."""
     policy: str = "embedded"
     """Language model to train: "embedded", a folder or a hub id."""
     total_timesteps: int = 20_000
@@ -189,8 +190,8 @@ class TrainCommand:
             )
         names = [field.name for field in dataclasses.fields(PPOConfig)]
         config = PPOConfig(**{name: getattr(self.ppo, name) for name in names})
-        credit = _make_credit(self.credit, self.beta, config.gamma)
         _check_policy(self.policy)
+        credit = _make_credit(self.credit, self.beta, self.policy, config.gamma)
         envs = self.environment.make(self.policy, self.num_envs, config.device, credit)
         agent = PPO(self.policy, envs, **dataclasses.asdict(config))
         checkpoint = agent.log_dir / _CHECKPOINT
@@ -244,7 +245,7 @@ class EvaluateCommand:
     """Completions to show, coloured by their credit."""
     seed: int = 0
     """Seed of prompts and tokens."""
-    credit: CreditName | None = None
+    credit: str | None = None
     """Credit of the shown completions. None: as in training, or attention."""
     beta: float | None = None
     """See `textgym train --help`. None: as in training, if the credit is."""
@@ -316,7 +317,8 @@ class EvaluateCommand:
             defaults["beta"] = None
         flags = dataclasses.asdict(self.environment) | {"credit": self.credit, "beta": self.beta}
         settings = defaults | {name: v for name, v in flags.items() if v is not None}
-        credit = _make_credit(settings.pop("credit"), settings.pop("beta"))
+        policy = settings["tokenizer"] or self.policy
+        credit = _make_credit(settings.pop("credit"), settings.pop("beta"), policy)
         return Environment(**settings), credit
 
     def _load(self, checkpoint: Path | None, envs: VectorEnv) -> PPO:
@@ -372,31 +374,39 @@ def _mean_with_interval(values: torch.Tensor, sign: str = "+") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CreditCommand:
-    """Score a text and show the credit of each of its tokens."""
+    """Score a text and show the credit of each of its tokens; or list the methods."""
 
-    text: tyro.conf.Positional[str]
+    text: tyro.conf.Positional[str] = ""
     """The text; it is taken as a completion."""
+    show_list: Annotated[bool, tyro.conf.arg(name="list")] = False
+    """List the methods of credit assignment and the potentials."""
     prompt: str = ""
     """What stands before the text, without credit. Default: the start token, or the first one."""
-    credit: CreditName = "attention"
-    """Who earns the score: sparse (last token), uniform, attention (ABC), shaping (potential)."""
+    credit: str = "attention"
+    """Who earns the score: a name of `textgym credit --list`, or one of your own as module:name."""
     beta: float | None = None
-    """Share of the score that is redistributed (None: 0.8); factor on the potential (None: 1)."""
+    """Share of the score that is redistributed, or factor on the potential. None: the default."""
     reward_model: str = "embedded"
     """Reward model: "embedded", a folder or a hub id."""
+    policy: str = "embedded"
+    """Language model whose attention policy-attention reads: "embedded", a folder or a hub id."""
     device: str = "cpu"
     """Where the reward model runs, as torch names it."""
 
     def run(self) -> None:
         """Run the command."""
+        if self.show_list:
+            _list_methods(_console())
+            return
         from textgym.models import Completions, load_reward_model
 
-        assigner = _make_credit(self.credit, self.beta)
+        assigner = _make_credit(self.credit, self.beta, self.policy)
         reward_model = load_reward_model(self.reward_model, device=self.device)
         if assigner.needs_causal_reward_model and not reward_model.is_causal:
             raise InvalidArgumentError(
                 "reward_model", self.reward_model, f"{self.credit} credit needs a decoder"
             )
+        assigner.check_reward_model(reward_model)
         tokenizer = reward_model.tokenizer
         prompt_ids, completion_ids = self._encode(tokenizer)
         limit = reward_model.max_length
@@ -437,6 +447,36 @@ class CreditCommand:
         if not ids:
             raise InvalidArgumentError("text", self.text, "has no token to give credit to")
         return prompt_ids, ids
+
+
+def _list_methods(console: Console) -> None:
+    """Print the tables of credit assigners and potentials."""
+    from textgym.credit import CREDIT_ASSIGNERS
+    from textgym.potentials import POTENTIALS
+
+    def needs(method: Any) -> str:
+        names = sorted(type(readout).__name__ for readout in method.readouts)
+        return ", ".join([*names, *([] if method.cost == "none" else [method.cost])]) or "nothing"
+
+    def yes(value: bool) -> str:
+        return "yes" if value else "no"
+
+    table = Table("credit", "causal", "signed", "sums to", "needs", "paper", box=box.SIMPLE_HEAD)
+    table.columns[0].no_wrap = True
+    table.columns[4].min_width = 20
+    table.padding = (0, 1, 0, 0)
+    for name, method in CREDIT_ASSIGNERS.items():
+        paper = method.paper.replace("arXiv ", "")
+        table.add_row(
+            name, yes(method.causal), yes(method.signed), method.sums_to, needs(method), paper
+        )
+    console.print(table)
+    console.print(
+        "sums to: before what is missing for the score is put on the last token. needs: read-outs "
+        "and passes besides the forward pass that scores, for a completion of T tokens. paper: on "
+        "arXiv. Potentials of the credit named shaping: " + ", ".join(POTENTIALS) + ".",
+        style="dim",
+    )
 
 
 # --- Entry point ----------------------------------------------------------------------------------
@@ -508,7 +548,7 @@ class _UsageError(TextgymError):
     """The arguments do not parse."""
 
 
-def _one_line(box: str) -> str:
+def _one_line(frame: str) -> str:
     """What the parser's box says, without its frame and its excerpts of the help.
 
     A box has a title, a message, and after rules further sections::
@@ -522,8 +562,8 @@ def _one_line(box: str) -> str:
         │ For full helptext, run textgym -h   │
         ╰─────────────────────────────────────╯
     """
-    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│╭╮╰╯─| ") for line in box.splitlines()]
+    frame = re.sub(r"\x1b\[[0-9;]*m", "", frame)
+    lines = [line.strip("│╭╮╰╯─| ") for line in frame.splitlines()]
     # Without its dashes, of either kind, a rule is empty.
     title, *lines = [line if line.strip("-") else "" for line in lines]
     sections = [list(group) for filled, group in itertools.groupby(lines, bool) if filled]

@@ -2,22 +2,39 @@
 
 Paying the difference γΦ(s') - Φ(s) at every step leaves the optimal policies unchanged (Ng, Harada
 & Russell, 1999), provided that Φ depends on the state alone and is 0 at the end of an episode
-(Grześ, 2017). Both potentials here are measured from the prompt's own score, so that they are 0
+(Grześ, 2017). The potentials here are measured from that of the prompt alone, so that they are 0
 at the start as well and the prompt's mood is not paid to the first token; at γ = 1 the rewards of
 an episode then still sum to its score.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from textgym.models.completions import ScoredCompletions
+from textgym.errors import InvalidArgumentError
+from textgym.models import AttentionMap, PrefixScores, Readout, ScoredCompletions
+from textgym.models.readouts import Heads, Layers
 
-__all__ = ["AttentionWeightedPrefixScore", "Potential", "PrefixScore"]
+__all__ = [
+    "POTENTIALS",
+    "AttentionWeightedPrefixScore",
+    "FunctionPotential",
+    "Potential",
+    "PrefixScore",
+    "StateFunction",
+    "get_potential",
+    "register_potential",
+]
+
+
+StateFunction = Callable[[Tensor, Tensor], float]
+"""Φ as a function of the prompt's and the completion's token ids, int64 of one axis each."""
 
 
 class Potential(ABC):
@@ -26,15 +43,15 @@ class Potential(ABC):
     Attributes:
         name: Short name.
         paper: Where it comes from.
-        readouts: What the reward model must read out; see :data:`textgym.models.READOUTS`.
+        readouts: What the reward model must read out; see :mod:`textgym.models.readouts`.
         needs_causal_reward_model: Whether it is a function of the state only if the reward model
             does not look ahead.
     """
 
     name: ClassVar[str]
-    paper: ClassVar[str]
-    readouts: ClassVar[frozenset[str]]
-    needs_causal_reward_model: ClassVar[bool]
+    paper: ClassVar[str] = "none"
+    readouts: frozenset[Readout] = frozenset()
+    needs_causal_reward_model: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, scored: ScoredCompletions) -> Tensor:
@@ -51,60 +68,188 @@ class Potential(ABC):
         """
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        names = inspect.signature(type(self)).parameters
+        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({arguments})"
+
+
+POTENTIALS: dict[str, type[Potential]] = {}
+"""The potentials by name."""
+
+
+def register_potential(potential: type[Potential]) -> type[Potential]:
+    """Make a potential known by its name; a decorator.
+
+    Args:
+        potential: A subclass of :class:`Potential` whose constructor needs no argument.
+
+    Returns:
+        The class, unchanged.
+
+    Raises:
+        InvalidArgumentError: If its name is taken.
+    """
+    known = POTENTIALS.get(potential.name)
+    if known is not None and known.__name__ != potential.__name__:
+        raise InvalidArgumentError("name", potential.name, f"is taken by {known.__name__}")
+    POTENTIALS[potential.name] = potential
+    return potential
+
+
+def get_potential(potential: str | Potential | StateFunction | None) -> Potential:
+    """Make a potential of what a user passes.
+
+    Args:
+        potential: A name of :data:`POTENTIALS`; a potential, which is returned as it is; a function
+            of the state, see :class:`FunctionPotential`; or None for the attention-weighted prefix
+            score.
+
+    Raises:
+        InvalidArgumentError: If there is no such potential.
+
+    >>> get_potential("prefix-score")
+    PrefixScore()
+    """
+    if potential is None:
+        return AttentionWeightedPrefixScore()
+    if isinstance(potential, Potential):
+        return potential
+    if isinstance(potential, str) and potential in POTENTIALS:
+        return POTENTIALS[potential]()
+    if not isinstance(potential, str) and callable(potential):
+        return FunctionPotential(potential)
+    raise InvalidArgumentError(
+        "potential",
+        potential,
+        f"pass one of {', '.join(POTENTIALS)}, a textgym.potentials.Potential, or a function of "
+        "(prompt_ids, completion_ids)",
+    )
 
 
 def _start_score(scored: ScoredCompletions) -> Tensor:
     """Score of each prompt alone, shape (batch, 1)."""
-    assert scored.prefix_scores is not None
     num_tokens = scored.input_ids.shape[1]
     index = torch.arange(num_tokens, device=scored.input_ids.device)
     last = torch.where(scored.prompt_mask, index, -1).max(dim=1, keepdim=True).values
-    start = scored.prefix_scores.gather(1, last.clamp(min=0))
+    start = scored[PrefixScores()].gather(1, last.clamp(min=0))
     return start.masked_fill(last < 0, 0.0)
 
 
+@register_potential
 class PrefixScore(Potential):
     """The reward model's score of the text so far: Φ_t = s_t - s_0.
 
     For a finished completion the differences of this potential are the credit of RED (Li et al.,
     2024, arXiv 2411.08302), s_t - s_{t-1}.
+
+    Cost: nothing beyond the forward pass that scores, where the reward model is a decoder; an
+    encoder takes a forward pass per prefix. Guarantee: Φ depends on the text so far alone.
+
+    Example:
+        >>> from textgym.credit._example import five_tokens
+        >>> scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]  # the prompt alone scores 0.5
+        >>> PrefixScore()(five_tokens({PrefixScores(): scores}))[0, 2:]
+        tensor([0.0000, 1.0000, 0.5000, 0.5000, 1.5000])
     """
 
     name = "prefix-score"
     paper = "arXiv 2411.08302"
-    readouts = frozenset({"prefix_scores"})
-    needs_causal_reward_model = False
+    readouts = frozenset({PrefixScores()})
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
         """See :class:`Potential`."""
-        assert scored.prefix_scores is not None
-        potential = scored.prefix_scores - _start_score(scored)
+        potential = scored[PrefixScores()] - _start_score(scored)
         return potential.masked_fill(~scored.completion_mask, 0.0)
 
 
+@register_potential
 class AttentionWeightedPrefixScore(Potential):
     """The attention-weighted mean of the prefix scores: Φ_t = Σ_{i≤t} α_i^(t) s_i - s_0.
 
-    α^(t) is the last layer's attention row of token t, averaged over the heads, cut to the
-    completion and normalised; s_i is the score of the text that ends with token i. It is the
-    causal form of Attention-Based Credit (Chan et al., 2024, arXiv 2402.00782). Where a token pays
-    all its attention to the prompt, there are no weights to normalise, and its own prefix score
-    is taken.
+    α^(t) is the attention row of token t, cut to the completion and normalised; s_i is the score of
+    the text that ends with token i. It is the causal form of Attention-Based Credit (Chan et al.,
+    2024, arXiv 2402.00782). Where a token pays all its attention to the prompt, there are no
+    weights to normalise, and its own prefix score is taken.
+
+    Cost: no further pass; the attention map of the layer is computed besides the fused kernel.
+    Guarantee: Φ depends on the text so far alone, with a reward model that does not look ahead.
+
+    Args:
+        layers: The layer whose attention counts, the last by default, or several, whose mean is
+            taken.
+        heads: How the heads are reduced: "mean", "max", or the number of one.
+
+    Raises:
+        InvalidArgumentError: If an argument names no layer or no reduction.
+
+    Example:
+        Every token attends to itself and to the token before it in equal parts; the first token of
+        the completion has only itself there, since the prompt does not count.
+
+        >>> from textgym.credit._example import five_tokens
+        >>> scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]
+        >>> rows = [[0.5 * (s - t in (0, 1)) for t in range(7)] for s in range(7)]
+        >>> scored = five_tokens({PrefixScores(): scores, AttentionMap(): rows})
+        >>> AttentionWeightedPrefixScore()(scored)[0, 2:]
+        tensor([0.0000, 0.5000, 0.7500, 0.5000, 1.0000])
     """
 
     name = "attention-weighted-prefix-score"
     paper = "after arXiv 2402.00782"
-    readouts = frozenset({"prefix_scores", "attention_map"})
+    readouts = frozenset({PrefixScores(), AttentionMap()})
     needs_causal_reward_model = True
+
+    def __init__(self, *, layers: Layers = -1, heads: Heads = "mean") -> None:
+        self.layers, self.heads = layers, heads
+        self._map = AttentionMap(layers, heads)
+        self.readouts = frozenset({PrefixScores(), self._map})
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
         """See :class:`Potential`."""
-        assert scored.prefix_scores is not None
-        assert scored.attention_map is not None
-        weights = scored.attention_map * scored.completion_mask[:, None, :]
+        scores = scored[PrefixScores()]
+        weights = scored[self._map] * scored.completion_mask[:, None, :]
         total = weights.sum(dim=2)  # (batch, num_tokens)
-        mean = (weights * scored.prefix_scores[:, None, :]).sum(dim=2)
+        mean = (weights * scores[:, None, :]).sum(dim=2)
         on_prompt = total <= torch.finfo(total.dtype).tiny
-        mean = torch.where(on_prompt, scored.prefix_scores, mean / total.masked_fill(on_prompt, 1))
+        mean = torch.where(on_prompt, scores, mean / total.masked_fill(on_prompt, 1))
         return (mean - _start_score(scored)).masked_fill(~scored.completion_mask, 0.0)
+
+
+class FunctionPotential(Potential):
+    """Any function of the state: Φ_t = f(prompt, completion up to t) - f(prompt, nothing).
+
+    Cost: one call of the function per token. Guarantee: Φ depends on the state alone if the
+    function does.
+
+    Args:
+        function: Takes the token ids of the prompt and of the completion so far, int64 tensors of
+            one axis, and returns a number.
+
+    Raises:
+        InvalidArgumentError: If ``function`` is none.
+
+    Example:
+        >>> from textgym.credit._example import five_tokens
+        >>> longer = FunctionPotential(lambda prompt, completion: 0.1 * len(completion))
+        >>> longer(five_tokens())[0, 2:]
+        tensor([0.1000, 0.2000, 0.3000, 0.4000, 0.5000])
+    """
+
+    name = "function"
+
+    def __init__(self, function: StateFunction) -> None:
+        if not callable(function):
+            raise InvalidArgumentError("function", function, "pass a function")
+        self.function = function
+
+    def __call__(self, scored: ScoredCompletions) -> Tensor:
+        """See :class:`Potential`."""
+        potential = torch.zeros(scored.input_ids.shape, device=scored.score.device)
+        for row, ids in enumerate(scored.input_ids):
+            prompt = ids[scored.prompt_mask[row]]
+            columns = scored.completion_mask[row].nonzero()[:, 0]
+            start = float(self.function(prompt, ids[columns[:0]]))
+            for count, column in enumerate(columns, start=1):
+                value = float(self.function(prompt, ids[columns[:count]]))
+                potential[row, column] = value - start
+        return potential

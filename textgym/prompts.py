@@ -117,9 +117,15 @@ def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
         Token ids of each prompt.
 
     Raises:
-        InvalidArgumentError: If the tokenizer puts an end token behind a text.
+        InvalidArgumentError: If the tokenizer puts an end token behind a text, or does not know a
+            word and has no token for unknown ones.
     """
-    encoded = tokenizer(list(texts), verbose=False)["input_ids"]
+    try:
+        encoded = tokenizer(list(texts), verbose=False)["input_ids"]
+    except Exception as error:  # the tokenizers library raises no class of its own
+        raise InvalidArgumentError(
+            "prompts", texts, f"the tokenizer cannot encode them ({str(error).splitlines()[0]})"
+        ) from None
     enders = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     bare = tokenizer(texts[0], add_special_tokens=False, verbose=False)["input_ids"]
     if encoded[0] and encoded[0][-1] in enders and encoded[0][-1:] != bare[-1:]:

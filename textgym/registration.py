@@ -13,6 +13,10 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "entry_point": "textgym.envs:TextGenerationEnv",
         "vector_entry_point": "textgym.envs:TextGenerationVectorEnv",
     },
+    "ABC-RLHF-Planted-v0": {
+        "entry_point": "textgym.envs:PlantedEnv",
+        "vector_entry_point": "textgym.envs:PlantedVectorEnv",
+    },
 }
 """Keyword arguments of :func:`gymnasium.register` by id."""
 

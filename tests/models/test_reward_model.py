@@ -10,7 +10,7 @@ from transformers import Qwen3ForSequenceClassification, Qwen3Model
 
 from tests.conftest import tiny_config
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, RewardModel
+from textgym.models import AttentionRow, Completions, PrefixScores, RewardModel
 from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
 
 BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
@@ -19,11 +19,13 @@ BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
 def test_shipped_statistics_centre_and_scale_every_score(classifier, tokenizer):
     model = copy.deepcopy(classifier)
     model.config.score_mean, model.config.score_std = 0.75, 2.5
-    raw = RewardModel(model, tokenizer, normalize_score=False).read(BATCH, {"prefix_scores"})
-    scored = RewardModel(model, tokenizer).read(BATCH, {"prefix_scores"})
+    raw = RewardModel(model, tokenizer, normalize_score=False).read(BATCH, {PrefixScores()})
+    scored = RewardModel(model, tokenizer).read(BATCH, {PrefixScores()})
     torch.testing.assert_close(scored.score, (raw.score - 0.75) / 2.5)
     real = BATCH.attention_mask
-    torch.testing.assert_close(scored.prefix_scores[real], (raw.prefix_scores[real] - 0.75) / 2.5)
+    torch.testing.assert_close(
+        scored[PrefixScores()][real], (raw[PrefixScores()][real] - 0.75) / 2.5
+    )
 
 
 def test_the_positive_label_is_found_by_its_name(classifier, tokenizer):
@@ -43,11 +45,11 @@ def test_one_label_is_the_score_itself(tokenizer):
 
 
 def test_batch_order_and_size_change_nothing(reward_model):
-    whole = reward_model.read(BATCH, {"attention"})
-    swapped = reward_model.read(BATCH.select(torch.tensor([1, 0])), {"attention"})
-    alone = reward_model.read(BATCH.select(slice(1, 2)), {"attention"})
+    whole = reward_model.read(BATCH, {AttentionRow()})
+    swapped = reward_model.read(BATCH.select(torch.tensor([1, 0])), {AttentionRow()})
+    alone = reward_model.read(BATCH.select(slice(1, 2)), {AttentionRow()})
     torch.testing.assert_close(swapped.score, whole.score.flip(0))
-    torch.testing.assert_close(swapped.attention, whole.attention.flip(0))
+    torch.testing.assert_close(swapped[AttentionRow()], whole[AttentionRow()].flip(0))
     torch.testing.assert_close(alone.score, whole.score[1:])
 
 
@@ -61,11 +63,6 @@ def test_other_numbers_of_labels_are_refused(tokenizer, labels):
 def test_a_model_without_a_head_is_refused(tokenizer):
     with pytest.raises(InvalidArgumentError, match="sequence classifier"):
         RewardModel(Qwen3Model(tiny_config(tokenizer)), tokenizer)
-
-
-def test_unknown_readouts_are_refused(reward_model):
-    with pytest.raises(InvalidArgumentError, match="attentions"):
-        reward_model.read(BATCH, {"attentions"})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import textgym  # noqa: F401
 from textgym.credit import CREDIT_ASSIGNERS, AttentionCredit, ShapingCredit
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, RewardModel
+from textgym.models import AttentionMap, Completions, PrefixScores, RewardModel
 from textgym.potentials import AttentionWeightedPrefixScore, Potential, PrefixScore
 from textgym.wrappers import AttentionShaping, CreditAssignment, vector
 
@@ -71,8 +71,10 @@ def finished_episodes(envs, seed, steps=40):
 
 @pytest.mark.parametrize("name", CREDIT_ASSIGNERS)
 @pytest.mark.parametrize("end_early", [False, True])
-def test_credit_has_one_number_per_step_and_sums_to_what_was_paid(tiny, name, end_early):
-    env = CreditAssignment(gym.make("ABC-RLHF-v0", **tiny), name)
+def test_credit_has_one_number_per_step_and_sums_to_what_was_paid(
+    tiny, make_credit, name, end_early
+):
+    env = CreditAssignment(gym.make("ABC-RLHF-v0", **tiny), make_credit(name))
     for seed in range(4):
         rewards, infos = run_episode(env, seed, end_early=end_early)
         credit = infos[-1]["credit"]
@@ -80,6 +82,19 @@ def test_credit_has_one_number_per_step_and_sums_to_what_was_paid(tiny, name, en
         assert credit.shape == rewards.shape
         assert credit.sum() == pytest.approx(rewards.sum(), abs=1e-5)
         assert all("credit" not in info for info in infos[:-1])
+
+
+def test_what_the_reward_model_cannot_give_is_refused_at_construction(tiny):
+    env = gym.make("ABC-RLHF-v0", **tiny)
+    envs = gym.make_vec("ABC-RLHF-v0", num_envs=2, **tiny)
+    for credit, message in (
+        (AttentionCredit(layers=2), "layers=2"),
+        (ShapingCredit(AttentionWeightedPrefixScore(heads=4)), "heads=4"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            CreditAssignment(env, credit)
+        with pytest.raises(InvalidArgumentError, match=message):
+            vector.CreditAssignment(envs, credit)
 
 
 def test_attention_credit_is_the_reward_models_attention_row(tiny, classifier, tokenizer):
@@ -109,7 +124,7 @@ def test_credit_needs_no_forward_pass_of_its_own(tiny, monkeypatch):
         lambda batch, readouts: calls.append(readouts) or read(batch, readouts),
     )
     run_episode(env, seed=0)
-    assert calls == [frozenset({"attention_map", "prefix_scores"})]
+    assert calls == [frozenset({AttentionMap(), PrefixScores()})]
 
 
 def test_a_truncated_episode_has_its_rewards_as_credit(tiny):
@@ -280,7 +295,7 @@ def test_attention_weighted_prefix_scores_of_an_encoder_are_refused(tiny, tokeni
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"beta": float("nan")}, {"gamma": 0}, {"potential": "prefix-score"}]
+    "arguments", [{"beta": float("nan")}, {"gamma": 0}, {"potential": "prefix"}]
 )
 def test_bad_shaping_arguments_are_refused(tiny, arguments):
     with pytest.raises(InvalidArgumentError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -9,14 +10,17 @@ import torch
 from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
-from textgym.models.completions import ScoredCompletions
+from textgym.models import Readout, RewardModel, ScoredCompletions
 
 __all__ = [
     "CreditAssigner",
+    "HindsightCredit",
+    "WeightedCredit",
     "check_beta",
     "check_gamma",
     "close_residual",
     "redistribute",
+    "shares",
     "steps_to_go",
 ]
 
@@ -28,26 +32,47 @@ class CreditAssigner(ABC):
     return. With gamma < 1 it is their discounted sum that equals the discounted score.
 
     Attributes:
-        name: The name by which the command line and the benchmark find it.
+        name: The name by which the command line and the benchmarks find it.
         paper: Where it comes from.
         causal: Whether the credit of a token depends on the text up to that token alone, except
             for what the last token receives. Hindsight credit (False) leaves returns unchanged
             too, but is not potential-based shaping: its potential would depend on tokens that do
             not exist yet, so methods that learn from the reward to go see another gradient.
         signed: Whether credits within one completion may differ in sign.
-        readouts: What the reward model must read out; see :data:`textgym.models.READOUTS`.
+        sums_to: What the method's own numbers sum to, before what is missing for the score is put
+            on the last token.
+        cost: What it takes beyond the forward pass that scores, per completion of T tokens.
+        readouts: What the reward model must read out; see :mod:`textgym.models.readouts`.
     """
 
     name: ClassVar[str]
-    paper: ClassVar[str]
+    paper: ClassVar[str] = "none"
     causal: ClassVar[bool]
     signed: ClassVar[bool]
-    readouts: ClassVar[frozenset[str]] = frozenset()
+    sums_to: ClassVar[str] = "score"
+    cost: ClassVar[str] = "none"
+    readouts: frozenset[Readout] = frozenset()
 
     @property
     def needs_causal_reward_model(self) -> bool:
         """Whether the reward model must not look ahead of a token."""
         return False
+
+    def check_reward_model(self, reward_model: RewardModel) -> None:
+        """Check that this reward model gives what the assigner needs.
+
+        Raises:
+            InvalidArgumentError: If it does not.
+        """
+        reward_model.check_readouts(self.readouts)
+
+    def forward_passes(self, num_tokens: int) -> int:
+        """Extra forward passes for a completion of so many tokens."""
+        return 0
+
+    def backward_passes(self, num_tokens: int) -> int:
+        """Backward passes for a completion of so many tokens."""
+        return 0
 
     @abstractmethod
     def __call__(self, scored: ScoredCompletions) -> Tensor:
@@ -60,6 +85,71 @@ class CreditAssigner(ABC):
         Returns:
             float32 credit, shape (batch, num_tokens), 0 outside the completion.
         """
+
+    def __repr__(self) -> str:
+        names = inspect.signature(type(self)).parameters
+        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({arguments})"
+
+
+class HindsightCredit(CreditAssigner):
+    """Credit β·a_t·γ^(T-t), and what is then missing for the score on the last token.
+
+    a_t is what the method attributes to token t, in units of the score. The factor γ^(T-t) keeps
+    the discounted return of every trajectory; without it a discount would favour early credit.
+
+    Args:
+        beta: Share of the attributions that is paid, in [0, 1].
+        gamma: Discount factor of the agent, in (0, 1].
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range.
+    """
+
+    causal = False
+
+    def __init__(self, beta: float = 0.8, gamma: float = 1.0) -> None:
+        self.beta = check_beta(beta)
+        self.gamma = check_gamma(gamma)
+
+    @abstractmethod
+    def attributions(self, scored: ScoredCompletions) -> Tensor:
+        """What each token contributed to the score, shape (batch, num_tokens).
+
+        What stands outside the completion is ignored.
+        """
+
+    def __call__(self, scored: ScoredCompletions) -> Tensor:
+        """See :class:`CreditAssigner`."""
+        attributions = self.attributions(scored)
+        return redistribute(
+            attributions, scored.score, scored.completion_mask, self.beta, self.gamma
+        )
+
+
+class WeightedCredit(HindsightCredit):
+    """Hindsight credit whose attributions are shares of the score, a_t = α_t·R.
+
+    Args:
+        beta: Share of the score that is redistributed, in [0, 1].
+        gamma: Discount factor of the agent, in (0, 1].
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range.
+    """
+
+    signed = False
+
+    @abstractmethod
+    def weights(self, scored: ScoredCompletions) -> Tensor:
+        """Non-negative weights, shape (batch, num_tokens).
+
+        They need not be normalised, and what stands outside the completion is ignored.
+        """
+
+    def attributions(self, scored: ScoredCompletions) -> Tensor:
+        """Normalised weights times the score."""
+        return shares(self.weights(scored), scored.completion_mask) * scored.score[:, None]
 
 
 def check_beta(beta: float) -> float:
@@ -106,33 +196,45 @@ def steps_to_go(completion_mask: Tensor) -> Tensor:
     return after.masked_fill(~completion_mask, 0)
 
 
-def redistribute(
-    weights: Tensor, score: Tensor, completion_mask: Tensor, beta: float, gamma: float
-) -> Tensor:
-    """Share a part of the score out by weights and leave the rest on the last token.
-
-    The credit of token t is β·α_t·R·γ^(T-t) + (1-β)·R·1[t = T], at γ = 1 that of Chan et al. (2024,
-    arXiv 2402.00782), with α the weights, cut to the completion and normalised. The factor γ^(T-t)
-    keeps the discounted return of every trajectory; without it a discount would reward early
-    credit. What rounding leaves, or all of β·R where the completion has no weight at all, goes to
-    the last token.
+def shares(weights: Tensor, completion_mask: Tensor) -> Tensor:
+    """Cut weights to the completion and normalise them.
 
     Args:
-        weights: Non-negative weights, shape (batch, num_tokens).
+        weights: Non-negative, shape (batch, num_tokens).
+        completion_mask: Shape (batch, num_tokens), bool.
+
+    Returns:
+        float32, same shape; each row sums to 1, or is 0 where the completion has no weight at all.
+
+    >>> shares(torch.tensor([[0.5, 0.1, 0.4]]), torch.tensor([[False, True, True]]))
+    tensor([[0.0000, 0.2000, 0.8000]])
+    """
+    weights = weights.float().masked_fill(~completion_mask, 0.0)
+    total = weights.sum(dim=1, keepdim=True)
+    has_weight = total > torch.finfo(total.dtype).tiny
+    return torch.where(has_weight, weights / total.masked_fill(~has_weight, 1.0), 0.0)
+
+
+def redistribute(
+    attributions: Tensor, score: Tensor, completion_mask: Tensor, beta: float, gamma: float
+) -> Tensor:
+    """Pay a part of the attributions, and leave the rest of the score on the last token.
+
+    The credit of token t is β·a_t·γ^(T-t). With attributions that sum to the score, a_t = α_t·R,
+    the rest is (1-β)·R, and at γ = 1 this is the credit of Chan et al. (2024, arXiv 2402.00782).
+
+    Args:
+        attributions: In units of the score, shape (batch, num_tokens).
         score: Shape (batch,).
         completion_mask: Shape (batch, num_tokens), bool.
-        beta: Share of the score to redistribute, in [0, 1].
+        beta: Share of the attributions to pay, in [0, 1].
         gamma: Discount factor, in (0, 1].
 
     Returns:
         float32 credit, shape (batch, num_tokens), 0 outside the completion.
     """
-    to_go = steps_to_go(completion_mask)
-    weights = weights.float().masked_fill(~completion_mask, 0.0)
-    total = weights.sum(dim=1, keepdim=True)
-    has_weight = total > torch.finfo(total.dtype).tiny
-    shares = torch.where(has_weight, weights / total.masked_fill(~has_weight, 1.0), 0.0)
-    credit = beta * shares * score[:, None] * gamma**to_go
+    attributions = attributions.float().masked_fill(~completion_mask, 0.0)
+    credit = beta * attributions * gamma ** steps_to_go(completion_mask)
     return close_residual(credit, score, completion_mask, gamma)
 
 

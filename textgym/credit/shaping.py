@@ -6,11 +6,18 @@ import torch
 from torch import Tensor
 
 from textgym.credit.base import CreditAssigner, check_gamma, steps_to_go
+from textgym.credit.registry import register_credit_assigner
 from textgym.errors import InvalidArgumentError
-from textgym.models.completions import ScoredCompletions
-from textgym.potentials import AttentionWeightedPrefixScore, Potential
+from textgym.models import ScoredCompletions
+from textgym.potentials import (
+    AttentionWeightedPrefixScore,
+    Potential,
+    PrefixScore,
+    StateFunction,
+    get_potential,
+)
 
-__all__ = ["ShapingCredit", "shape"]
+__all__ = ["PrefixScoreCredit", "ShapingCredit", "shape"]
 
 
 def shape(potential: Tensor, score: Tensor, completion_mask: Tensor, gamma: float) -> Tensor:
@@ -36,44 +43,56 @@ def shape(potential: Tensor, score: Tensor, completion_mask: Tensor, gamma: floa
     return rewards.masked_fill(~completion_mask, 0.0)
 
 
+@register_credit_assigner
 class ShapingCredit(CreditAssigner):
-    """What :class:`textgym.wrappers.AttentionShaping` pays step by step, from one forward pass.
+    """What :class:`textgym.wrappers.AttentionShaping` pays step by step, from one forward.
 
-    An agent that collects whole episodes can take the shaping reward this way, at no cost beyond
-    the scoring of the finished completion. With γ < 1 the discounted sum of the shaping terms is 0
-    too (Φ is 0 at the start and at the end), so the discounted return stays that of the score.
+    credit_t = β(γΦ_t - Φ_{t-1}) + R·1[t = T], with Φ = 0 before the first token and at the end (Ng,
+    Harada & Russell, 1999; Grześ, 2017). An agent that collects whole episodes can take the shaping
+    reward this way.
+
+    Cost: that of the potential; the default one takes no further pass. Guarantee: optimal policies
+    stay optimal for every γ, and so does the policy gradient in expectation. With γ < 1 the
+    discounted sum of the shaping terms is 0 too (Φ is 0 at the start and at the end), so the
+    discounted return stays that of the score.
 
     Args:
-        potential: The potential; the attention-weighted prefix score by default.
+        potential: See :func:`textgym.potentials.get_potential`; None for the attention-weighted
+            prefix score.
         beta: Factor on the potential, any finite number; 0 is sparse.
         gamma: Discount factor of the agent, in (0, 1].
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
+
+    Example:
+        Φ after the five tokens is 0, 1, .5, .5 and 1.5; the last one does not count.
+
+        >>> from textgym.credit._example import five_tokens
+        >>> from textgym.models import PrefixScores
+        >>> scored = five_tokens({PrefixScores(): [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]})
+        >>> ShapingCredit("prefix-score")(scored)[0, 2:]
+        tensor([ 0.0000,  1.0000, -0.5000,  0.0000,  1.5000])
     """
 
     name = "shaping"
-    paper = "Ng, Harada & Russell 1999; after arXiv 2402.00782"
+    paper = "after arXiv 2402.00782"
     causal = True
     signed = True
+    readouts = AttentionWeightedPrefixScore.readouts
 
     def __init__(
-        self, potential: Potential | None = None, beta: float = 1.0, gamma: float = 1.0
+        self,
+        potential: str | Potential | StateFunction | None = None,
+        beta: float = 1.0,
+        gamma: float = 1.0,
     ) -> None:
-        self.potential = AttentionWeightedPrefixScore() if potential is None else potential
-        if not isinstance(self.potential, Potential):
-            raise InvalidArgumentError(
-                "potential", potential, "pass a textgym.potentials.Potential"
-            )
+        self.potential = get_potential(potential)
         if not abs(beta) < float("inf"):
             raise InvalidArgumentError("beta", beta, "must be a finite number")
         self.beta = float(beta)
         self.gamma = check_gamma(gamma)
-
-    @property
-    def readouts(self) -> frozenset[str]:  # type: ignore[override]
-        """What the potential needs."""
-        return self.potential.readouts
+        self.readouts = self.potential.readouts
 
     @property
     def needs_causal_reward_model(self) -> bool:
@@ -85,5 +104,36 @@ class ShapingCredit(CreditAssigner):
         potential = self.beta * self.potential(scored)
         return shape(potential, scored.score, scored.completion_mask, self.gamma)
 
-    def __repr__(self) -> str:
-        return f"ShapingCredit({self.potential!r}, beta={self.beta}, gamma={self.gamma})"
+
+@register_credit_assigner
+class PrefixScoreCredit(ShapingCredit):
+    """RED: each token is paid by how much it changed the reward model's score.
+
+    :class:`ShapingCredit` with the potential Φ_t = s_t - s_0: at β = γ = 1 the credit of a token is
+    s_t - s_{t-1} (Li et al., 2024, arXiv 2411.08302), and the prompt's own score s_0 goes to the
+    last token.
+
+    Cost: no further pass with a decoder as the reward model; with an encoder, a forward pass per
+    prefix. Guarantee: that of :class:`ShapingCredit`.
+
+    Args:
+        beta: Factor on the potential, any finite number; 0 is sparse.
+        gamma: Discount factor of the agent, in (0, 1].
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range.
+
+    Example:
+        >>> from textgym.credit._example import five_tokens
+        >>> from textgym.models import PrefixScores
+        >>> scored = five_tokens({PrefixScores(): [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]})
+        >>> PrefixScoreCredit(beta=0.5)(scored)[0, 2:]
+        tensor([ 0.0000,  0.5000, -0.2500,  0.0000,  1.7500])
+    """
+
+    name = "prefix-score"
+    paper = "arXiv 2411.08302"
+    readouts = PrefixScore.readouts
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
+        super().__init__(PrefixScore(), beta, gamma)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from textgym.credit import AttentionCredit, CreditAssigner
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,
+    Readout,
     RewardModel,
     ScoredCompletions,
     load_reward_model,
@@ -162,23 +163,39 @@ class TextGenerationTask:
         self,
         prompt_ids: Sequence[Sequence[int]],
         completion_ids: Sequence[Sequence[int]],
-        readouts: frozenset[str],
+        readouts: frozenset[Readout],
     ) -> ScoredCompletions:
         """Score finished completions in one call of the reward model."""
         batch = Completions.from_lists(prompt_ids, completion_ids, self.pad_token_id)
         return self.reward_model.read(batch, readouts)
 
-    def final_info(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], score: float
-    ) -> dict[str, Any]:
-        """The info that the end of an episode adds."""
-        return {
-            "prompt": self.decode(prompt_ids),
-            "completion": self.decode(completion_ids),
-            "score": score,
-            "prompt_tokens": len(prompt_ids),
-            "completion_tokens": len(completion_ids),
-        }
+    def final_infos(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Sequence[Sequence[int]],
+        budgets: Sequence[int],
+        scored: ScoredCompletions,
+    ) -> list[dict[str, Any]]:
+        """The infos that the ends of some episodes add, one for each.
+
+        Args:
+            prompt_ids: Their prompts.
+            completion_ids: Their completions.
+            budgets: Most new tokens that they could have had.
+            scored: What :meth:`score` returned for them.
+        """
+        return [
+            {
+                "prompt": self.decode(prompt),
+                "completion": self.decode(completion),
+                "score": score,
+                "prompt_tokens": len(prompt),
+                "completion_tokens": len(completion),
+            }
+            for prompt, completion, score in zip(
+                prompt_ids, completion_ids, scored.score.tolist(), strict=True
+            )
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""
@@ -206,16 +223,18 @@ class TextEnvironment:
     """What the single and the batched environment expose of their task.
 
     Attributes:
+        task_class: What builds the task; a subclass with rules of its own puts its own here.
         task: The decision process.
         rendered_credit: What ``render`` shows; a credit wrapper puts its own assigner here.
         scored: The completions that the last step finished, with their read-outs; None if it
             finished none.
     """
 
+    task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
     task: TextGenerationTask
     rendered_credit: CreditAssigner
     scored: ScoredCompletions | None
-    _readouts: frozenset[str]
+    _readouts: frozenset[Readout]
 
     def _set_task(self, task: TextGenerationTask, renders: bool) -> None:
         self.task = task
@@ -248,10 +267,14 @@ class TextEnvironment:
         """Length of the observation arrays."""
         return self.task.max_length
 
-    def request_readouts(self, readouts: Collection[str]) -> None:
+    def request_readouts(self, readouts: Collection[Readout]) -> None:
         """Have these read-outs computed whenever completions are scored.
 
         Args:
-            readouts: Any of :data:`textgym.models.READOUTS`.
+            readouts: See :mod:`textgym.models.readouts`.
+
+        Raises:
+            InvalidArgumentError: If the reward model cannot give one of them.
         """
+        self.reward_model.check_readouts(readouts)
         self._readouts |= frozenset(readouts)

@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.envs.task import TextEnvironment, TextGenerationTask
+from textgym.envs.task import TextEnvironment
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, RewardModel
 from textgym.prompts import PromptSource
@@ -136,7 +136,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InvalidArgumentError("render_mode", render_mode, 'choose "ansi", "human" or None')
-        task = TextGenerationTask(
+        task = self.task_class(
             tokenizer,
             reward_model,
             prompts,
@@ -200,7 +200,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
                 [self._prompt_ids], [self._completion_ids], self._readouts
             )
             reward = float(self.scored.score[0])
-            info |= self.task.final_info(self._prompt_ids, self._completion_ids, reward)
+            info |= self.task.final_infos(
+                [self._prompt_ids], [self._completion_ids], [self._budget], self.scored
+            )[0]
         if self._console is not None:
             self._print_step(token)
         return self._observation(), reward, terminated, False, info

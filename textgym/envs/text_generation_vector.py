@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.envs.task import TextEnvironment, TextGenerationTask
+from textgym.envs.task import TextEnvironment
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, RewardModel
 from textgym.prompts import PromptSource
@@ -94,7 +94,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
                 autoreset_mode,
                 "choose AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED (gymnasium.vector)",
             ) from None
-        task = TextGenerationTask(
+        task = self.task_class(
             tokenizer,
             reward_model,
             prompts,
@@ -311,10 +311,8 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
                 self._last_texts[row] = self.task.render(
                     prompts[i], completions[i], shares, scores[i]
                 )
-        return [
-            self.task.final_info(prompt, completion, score)
-            for prompt, completion, score in zip(prompts, completions, scores, strict=True)
-        ]
+        budgets = self._budgets[rows].tolist()
+        return self.task.final_infos(prompts, completions, budgets, self.scored)
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {

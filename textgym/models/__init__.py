@@ -1,12 +1,30 @@
 """Language models, reward models and what is read out of them."""
 
-from textgym.models.completions import Completions, ScoredCompletions
+from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
 from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
-from textgym.models.reward_model import READOUTS, RewardModel
+from textgym.models.readout import AttentionRecorder
+from textgym.models.readouts import (
+    AttentionMap,
+    AttentionRow,
+    GradientTimesInput,
+    LayerAttentionMaps,
+    Pooling,
+    PrefixScores,
+    Readout,
+)
+from textgym.models.reward_model import RewardModel
 
 __all__ = [
-    "READOUTS",
+    "AttentionMap",
+    "AttentionRecorder",
+    "AttentionRow",
     "Completions",
+    "GradientTimesInput",
+    "LayerAttentionMaps",
+    "LeftAligned",
+    "Pooling",
+    "PrefixScores",
+    "Readout",
     "RewardModel",
     "ScoredCompletions",
     "load_language_model",

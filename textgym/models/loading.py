@@ -75,7 +75,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
     """Load a tokenizer.
 
     Args:
-        tokenizer: ``"embedded"``, a local folder, a hub id, or a loaded tokenizer.
+        tokenizer: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded tokenizer.
 
     Raises:
         InvalidArgumentError: If it cannot be loaded or has no end token.
@@ -99,8 +99,8 @@ def load_language_model(
     """Load a causal language model in evaluation mode.
 
     Args:
-        model: ``"embedded"``, a local folder, a hub id, or a loaded model, which is returned as it
-            is. A model that was loaded by name is shared: copy it before training it.
+        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded model, which is
+            returned as it is. A model that was loaded by name is shared: copy it before training.
         device: Where to put a model that is loaded by name.
         dtype: Its dtype; None for float32.
 
@@ -127,8 +127,8 @@ def load_reward_model(
     """Load a reward model.
 
     Args:
-        reward_model: ``"embedded"``, a local folder, a hub id, a loaded sequence classifier, or a
-            :class:`RewardModel`, which is returned as it is.
+        reward_model: ``"embedded"``, ``"planted"``, a local folder, a hub id, a loaded sequence
+            classifier, or a :class:`RewardModel`, which is returned as it is.
         tokenizer: The tokenizer of a loaded sequence classifier, which does not carry its own.
         normalize_score: See :class:`RewardModel`, which brings its own setting.
         device: Where to put a model that is loaded by name.
@@ -161,6 +161,8 @@ def load_reward_model(
 def _resolve(argument: str, name: str | Path, embedded: str) -> str:
     if str(name) == "embedded":
         return str(EMBEDDED_FOLDER / embedded)
+    if str(name) == "planted":
+        return str(EMBEDDED_FOLDER / "planted" / embedded)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() and argument != "tokenizer":
@@ -210,7 +212,7 @@ def _load_model(
 ) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
-        with _quiet_if(Path(place).parent == EMBEDDED_FOLDER):
+        with _quiet_if(EMBEDDED_FOLDER in Path(place).parents):
             model, report = auto.from_pretrained(
                 place,
                 dtype=dtype,

@@ -1,18 +1,20 @@
-"""Attention read-out: the last layer's attention, without materialising attention maps.
+"""Attention of chosen layers and positions, without materialising all attention maps.
 
 ``output_attentions=True`` makes transformers fall back to the eager kernel and build the map of
 every layer. Here the model keeps PyTorch's fused kernel; an attention function that is registered
 with transformers' attention interface only remembers the queries and keys that pass through it.
-After the forward pass, those of the last layer give the wanted row by one product and one softmax.
+After the forward pass, those of a layer give the wanted row by one product and one softmax.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,23 +23,27 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-__all__ = ["AttentionRecorder", "attention_rows"]
+from textgym.models.readouts import Heads, Layers, layer_indices
+
+__all__ = ["AttentionRecorder", "RecordedAttention", "attention_rows"]
 
 _IMPLEMENTATION = "textgym_recording_sdpa"
 
 
-@dataclass
-class _LastCall:
-    """The tensors of the latest attention call of a forward pass; references, not copies."""
+@dataclass(frozen=True)
+class _Call:
+    """The tensors of one attention call of a forward pass; references, not copies."""
 
-    query: Tensor | None = None  # (batch, num_heads, num_tokens, head_dim)
-    key: Tensor | None = None  # (batch, num_key_value_heads, num_tokens, head_dim)
-    mask: Tensor | None = None  # (batch or 1, heads or 1, num_tokens, num_tokens)
-    scaling: float | None = None
-    is_causal: bool = True
+    query: Tensor  # (batch, num_heads, num_tokens, head_dim)
+    key: Tensor  # (batch, num_key_value_heads, num_tokens, head_dim)
+    mask: Tensor | None  # (batch or 1, heads or 1, num_tokens, num_tokens)
+    scaling: float | None
+    is_causal: bool
 
 
-_last_call: ContextVar[_LastCall | None] = ContextVar("textgym_last_attention_call", default=None)
+# The calls of the forward pass under way, first layer first; the last layer alone where no other
+# one is wanted, so that the others' tensors can be freed.
+_calls: ContextVar[deque[_Call] | None] = ContextVar("textgym_attention_calls", default=None)
 
 
 def _recording_sdpa(
@@ -48,14 +54,13 @@ def _recording_sdpa(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    record = _last_call.get()
-    if record is not None:
+    calls = _calls.get()
+    if calls is not None:
         if kwargs.get("position_bias") is not None:
             raise NotImplementedError("attention with a position bias is not recorded")
-        record.query, record.key, record.mask = query, key, attention_mask
-        record.scaling = kwargs.get("scaling")
         is_causal = kwargs.get("is_causal")
-        record.is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        calls.append(_Call(query, key, attention_mask, kwargs.get("scaling"), is_causal))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -70,8 +75,9 @@ def attention_rows(
     scaling: float | None,
     is_causal: bool,
     positions: Tensor | None = None,
+    heads: Heads = "mean",
 ) -> Tensor:
-    """Attention weights, averaged over the heads.
+    """Attention weights of one layer.
 
     The formula is softmax(q·k / sqrt(d)) (Vaswani et al., 2017, equation 1), for the chosen query
     positions only. Key heads that serve several query heads (grouped-query attention) are read in
@@ -85,6 +91,7 @@ def attention_rows(
         scaling: Factor on the products; None for 1 / sqrt(head_dim).
         is_causal: Whether ``mask=None`` means that a token attends to itself and earlier ones.
         positions: One query position per sequence, shape (batch,), int64; None for all of them.
+        heads: How the heads are reduced to one.
 
     Returns:
         float32 weights, shape (batch, num_tokens), or (batch, num_tokens, num_tokens) for all
@@ -111,12 +118,54 @@ def attention_rows(
         later = torch.arange(key.shape[2], device=query.device) > at[..., None]
         logits = logits.masked_fill(later[:, :, None], -torch.inf)
     # A query in the padding may attend to nothing at all: its row is zero, not NaN.
-    weights = logits.softmax(dim=-1).nan_to_num(0.0).mean(dim=2)
+    weights = _reduce_heads(logits.softmax(dim=-1).nan_to_num(0.0), heads, dim=2)
     return weights if positions is None else weights[:, 0]
 
 
+def _reduce_heads(weights: Tensor, heads: Heads, dim: int) -> Tensor:
+    if heads == "mean":
+        return weights.mean(dim)
+    if heads == "max":
+        return weights.amax(dim)
+    return weights.select(dim, int(heads))
+
+
+class RecordedAttention:
+    """The attention of one forward pass, computed when it is asked for.
+
+    Args:
+        layers: Per recorded layer, first to last, a function of the positions and the heads that
+            gives weights as :func:`attention_rows` does.
+    """
+
+    def __init__(self, layers: Sequence[Callable[[Tensor | None, Heads], Tensor]]) -> None:
+        self._layers = layers
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @torch.no_grad()
+    def weights(self, layers: Layers, heads: Heads, positions: Tensor | None = None) -> Tensor:
+        """Attention weights.
+
+        Args:
+            layers: The layer, or several, whose mean is taken.
+            heads: How the heads are reduced.
+            positions: One query position per sequence, shape (batch,), int64; None for all.
+
+        Returns:
+            float32, shape (batch, num_tokens), or (batch, num_tokens, num_tokens) for all
+            positions.
+        """
+        indices = layer_indices(layers)
+        total = self._layers[indices[0]](positions, heads)
+        for index in indices[1:]:
+            total = total + self._layers[index](positions, heads)
+        return total / len(indices)
+
+
 class AttentionRecorder:
-    """Reads the last layer's attention of a model while it runs.
+    """Reads the attention of a model while it runs.
 
     The model's own choice of attention kernel is put back after each use, so a model that the
     caller owns is left as it was. Models outside transformers' attention interface fall back to
@@ -151,13 +200,13 @@ class AttentionRecorder:
         except (ValueError, ImportError):  # The model's class does not support sdpa.
             return False
         probe = torch.zeros((1, 2), dtype=torch.int64, device=self._model.device)
-        record = _LastCall()
-        with torch.no_grad(), self._switched(plan), self._recorded(record):
+        calls: deque[_Call] = deque(maxlen=1)
+        with torch.no_grad(), self._switched(plan), self._recorded(calls):
             try:
                 self._model.base_model(input_ids=probe, attention_mask=torch.ones_like(probe))
             except (NotImplementedError, ValueError):  # A bias or soft cap the kernel cannot take.
                 return False
-        return record.query is not None
+        return bool(calls)
 
     def _switch_plan(self, implementation: str) -> list[tuple[Any, str]]:
         """Which configs of the model must be changed to run on this kernel, and to what."""
@@ -189,46 +238,46 @@ class AttentionRecorder:
 
     @staticmethod
     @contextmanager
-    def _recorded(record: _LastCall) -> Iterator[None]:
-        token = _last_call.set(record)
+    def _recorded(calls: deque[_Call]) -> Iterator[None]:
+        token = _calls.set(calls)
         try:
             yield
         finally:
-            _last_call.reset(token)
+            _calls.reset(token)
 
     def run(
-        self,
-        module: nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        positions: Tensor | None,
-    ) -> tuple[Any, Tensor]:
-        """Run a forward pass and return its output with the attention of the last layer.
+        self, module: nn.Module, inputs: Mapping[str, Tensor], last_layer_only: bool = True
+    ) -> tuple[Any, RecordedAttention]:
+        """Run a forward pass and return its output with its attention.
 
         Args:
             module: The model itself or its base model.
-            input_ids: Shape (batch, num_tokens), int64.
-            attention_mask: Shape (batch, num_tokens), bool.
-            positions: As for :func:`attention_rows`.
+            inputs: Keyword arguments of its forward.
+            last_layer_only: Whether to keep no other layer's tensors: less memory.
 
         Returns:
-            The module's output, and the weights as :func:`attention_rows` gives them.
+            The module's output, and the attention of the last layer or of all layers.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
         if self._eager is not None:
             with self._switched(self._eager):
                 output = module(**inputs, output_attentions=True)
-            weights = output.attentions[-1].float().mean(dim=1)  # (batch, num_tokens, num_tokens)
-            if positions is not None:
-                weights = weights[torch.arange(len(weights), device=weights.device), positions]
-            return output, weights
+            maps = output.attentions[-1:] if last_layer_only else output.attentions
+            return output, RecordedAttention([partial(_eager_rows, one) for one in maps])
         assert self._recording is not None
-        record = _LastCall()
-        with self._switched(self._recording), self._recorded(record):
+        calls: deque[_Call] = deque(maxlen=1 if last_layer_only else None)
+        with self._switched(self._recording), self._recorded(calls):
             output = module(**inputs)
-        assert record.query is not None
-        assert record.key is not None
-        weights = attention_rows(
-            record.query, record.key, record.mask, record.scaling, record.is_causal, positions
-        )
-        return output, weights
+        return output, RecordedAttention([partial(_recorded_rows, call) for call in calls])
+
+
+def _recorded_rows(call: _Call, positions: Tensor | None, heads: Heads) -> Tensor:
+    return attention_rows(
+        call.query, call.key, call.mask, call.scaling, call.is_causal, positions, heads
+    )
+
+
+def _eager_rows(attention: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:
+    weights = _reduce_heads(attention.float(), heads, dim=1)  # (batch, num_tokens, num_tokens)
+    if positions is None:
+        return weights
+    return weights[torch.arange(len(weights), device=weights.device), positions]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.errors import InvalidArgumentError
-from textgym.models.completions import Completions, ScoredCompletions
-from textgym.models.readout import AttentionRecorder
+from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
+from textgym.models.readout import AttentionRecorder, RecordedAttention
+from textgym.models.readouts import (
+    AttentionMap,
+    AttentionRow,
+    GradientTimesInput,
+    LayerAttentionMaps,
+    Pooling,
+    PrefixScores,
+    Readout,
+    layer_indices,
+)
 
-__all__ = ["READOUTS", "RewardModel"]
-
-READOUTS = frozenset({"attention", "attention_map", "prefix_scores"})
-"""What can be asked of a reward model besides the score."""
+__all__ = ["RewardModel"]
 
 
 class RewardModel:
@@ -78,6 +85,8 @@ class RewardModel:
             )
         labels = {str(name).lower(): int(i) for i, name in (config.id2label or {}).items()}
         self._positive = labels.get("positive", config.num_labels - 1)
+        self.attention_profile: list[float] | None = getattr(config, "attention_profile", None)
+        """How its attention is spread over a completion on average; see textgym.models.profile."""
         self._recorder: AttentionRecorder | None = None
 
     @property
@@ -108,113 +117,155 @@ class RewardModel:
             raw = logits[..., self._positive] - logits[..., 1 - self._positive]
         return (raw - self.score_mean) / self.score_std
 
-    @torch.no_grad()
-    def read(self, completions: Completions, readouts: Collection[str] = ()) -> ScoredCompletions:
+    def check_readouts(self, readouts: Collection[Readout]) -> None:
+        """Check that this model can give some read-outs.
+
+        Raises:
+            InvalidArgumentError: If one of them is none, or names a layer or a head that the model
+                does not have.
+        """
+        for readout in readouts:
+            if not isinstance(readout, Readout):
+                raise InvalidArgumentError(
+                    "readouts", readout, "pass instances of the classes in textgym.models.readouts"
+                )
+            num_layers = self.model.config.num_hidden_layers
+            for layer in layer_indices(getattr(readout, "layers", -1)):
+                if not -num_layers <= layer < num_layers:
+                    raise InvalidArgumentError(
+                        "layers", layer, f"the reward model has layers 0 to {num_layers - 1}"
+                    )
+            num_heads, head = self.model.config.num_attention_heads, getattr(readout, "heads", 0)
+            if isinstance(head, int) and head >= num_heads:
+                raise InvalidArgumentError(
+                    "heads", head, f"the reward model has heads 0 to {num_heads - 1}"
+                )
+
+    def read(
+        self, completions: Completions, readouts: Collection[Readout] = ()
+    ) -> ScoredCompletions:
         """Score a batch, and compute what else is asked for in the same forward pass.
 
         An encoder has no free prefix scores: each prefix is one more text to score.
 
         Args:
             completions: The texts; the score covers prompt and completion together.
-            readouts: Any of :data:`READOUTS`.
+            readouts: What to read out; see :mod:`textgym.models.readouts`.
 
         Returns:
             The batch with scores and read-outs, on the reward model's device.
 
         Raises:
-            InvalidArgumentError: If a read-out is unknown.
+            InvalidArgumentError: If this model cannot give a read-out.
         """
-        unknown = set(readouts) - READOUTS
-        if unknown:
-            raise InvalidArgumentError(
-                "readouts", sorted(unknown), f"choose from {sorted(READOUTS)}"
-            )
-        completions = Completions(
-            completions.input_ids.to(self.device),
-            completions.attention_mask.to(self.device),
-            completions.completion_mask.to(self.device),
-        )
-        # order[b] lists the real tokens of row b first, in their order: a stable sort of the mask.
-        order = (~completions.attention_mask).long().argsort(dim=1, stable=True)
-        mask = completions.attention_mask.gather(1, order)
-        num_tokens = int(mask.sum(1).max())
-        order, mask = order[:, :num_tokens], mask[:, :num_tokens]
-        input_ids = completions.input_ids.gather(1, order)
-
-        scores, prefix_scores, weights = self._forward(input_ids, mask, readouts)
-
-        def restore(values: Tensor) -> Tensor:
-            """Put values at the left end back where their tokens came from."""
-            result = values.new_zeros(completions.input_ids.shape)
-            return result.scatter(1, order, values.masked_fill(~mask, 0.0))
-
-        attention = attention_map = None
-        if weights is not None and weights.ndim == 3:
-            weights = weights * mask[:, :, None] * mask[:, None, :]
-            if "attention_map" in readouts:
-                attention_map = self._restore_map(weights, order, completions.input_ids.shape[1])
-            if "attention" in readouts:
-                attention = restore(self._pooled_row(weights, mask))
-        elif weights is not None:
-            attention = restore(weights)
+        self.check_readouts(readouts)
+        completions = completions.to(self.device)
+        text = LeftAligned.of(completions)
+        wants_gradient = GradientTimesInput() in readouts
+        with torch.set_grad_enabled(wants_gradient):
+            inputs = {"input_ids": text.input_ids}
+            if wants_gradient:
+                embeddings = self.embed(text.input_ids).detach().requires_grad_()
+                inputs = {"inputs_embeds": embeddings}
+            all_scores, scores, attention = self._forward(inputs, text.attention_mask, readouts)
+            if wants_gradient:
+                # No row depends on another, so the gradient of the sum is every row's own.
+                (gradient,) = torch.autograd.grad(scores.sum(), embeddings)
+        values: dict[Readout, Tensor] = {}
+        for readout in readouts:
+            match readout:
+                case PrefixScores():
+                    if all_scores is None:
+                        all_scores = self._score_prefixes(text)
+                    values[readout] = text.restore(all_scores.detach())
+                case AttentionRow():
+                    values[readout] = text.restore(self._pooled_row(attention, text, readout))
+                case AttentionMap():
+                    weights = attention.weights(readout.layers, readout.heads)
+                    values[readout] = text.restore_map(weights)
+                case LayerAttentionMaps():
+                    maps = [attention.weights(i, readout.heads) for i in range(len(attention))]
+                    values[readout] = text.restore_map(torch.stack(maps, dim=1))
+                case Pooling():
+                    values[readout] = text.restore(self._pooling(text))
+                case GradientTimesInput():
+                    values[readout] = text.restore((gradient * embeddings.detach()).sum(-1).float())
         return ScoredCompletions(
             completions.input_ids,
             completions.attention_mask,
             completions.completion_mask,
-            score=scores,
-            prefix_scores=None if prefix_scores is None else restore(prefix_scores),
-            attention=attention,
-            attention_map=attention_map,
+            score=scores.detach(),
+            readouts=values,
+            reward_model=self,
         )
 
-    def _pooled_position(self, mask: Tensor) -> Tensor:
-        return mask.sum(1) - 1 if self.is_causal else torch.zeros_like(mask[:, 0], dtype=torch.long)
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings of tokens, shape (batch, num_tokens, hidden_size)."""
+        return self.model.get_input_embeddings()(input_ids)
 
-    @property
-    def _pools_by_mean(self) -> bool:
-        return getattr(self.model.config, "classifier_pooling", None) == "mean"
+    def score_embeddings(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+        """Score texts that are given as embeddings; gradients flow.
 
-    def _pooled_row(self, weights: Tensor, mask: Tensor) -> Tensor:
-        if not self.is_causal and self._pools_by_mean:
-            return weights.sum(1) / mask.sum(1, keepdim=True)
-        return weights[torch.arange(len(mask), device=mask.device), self._pooled_position(mask)]
+        Args:
+            embeddings: Shape (batch, num_tokens, hidden_size), texts at the left end.
+            attention_mask: True at the tokens, shape (batch, num_tokens), bool.
+
+        Returns:
+            float32, shape (batch,).
+        """
+        return self._forward({"inputs_embeds": embeddings}, attention_mask, ())[1]
 
     def _forward(
-        self, input_ids: Tensor, mask: Tensor, readouts: Collection[str]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Scores (batch,), prefix scores (batch, num_tokens), attention row or map."""
+        self, inputs: Mapping[str, Tensor], mask: Tensor, readouts: Collection[Readout]
+    ) -> tuple[Tensor | None, Tensor, RecordedAttention]:
+        """Scores of all positions (batch, num_tokens), the score (batch,), and the attention."""
         # A decoder's head is applied to the base model's output here, at every position: the
         # library's own pooling looks for padding ids among the tokens.
         module = self.model.base_model if self.is_causal else self.model
-        weights = None
-        if "attention" in readouts or "attention_map" in readouts:
-            whole_map = "attention_map" in readouts or (not self.is_causal and self._pools_by_mean)
-            positions = None if whole_map else self._pooled_position(mask)
-            output, weights = self._attention_recorder().run(module, input_ids, mask, positions)
+        inputs = {**inputs, "attention_mask": mask.long()}
+        layers = [readout.layers for readout in readouts if hasattr(readout, "layers")]
+        all_layers = any(isinstance(readout, LayerAttentionMaps) for readout in readouts)
+        if layers or all_layers:
+            last_only = not all_layers and all(layer_indices(layer) == (-1,) for layer in layers)
+            output, attention = self._attention_recorder().run(module, inputs, last_only)
         else:
-            output = module(input_ids=input_ids, attention_mask=mask.long())
-        if self.is_causal:
-            head: torch.nn.Linear = self.model.score  # type: ignore[assignment]
-            all_scores = self._to_score(head(output.last_hidden_state))  # (batch, num_tokens)
-            scores = all_scores.gather(1, self._pooled_position(mask)[:, None])[:, 0]
-            return scores, all_scores if "prefix_scores" in readouts else None, weights
-        scores = self._to_score(output.logits)
-        prefixes = self._score_prefixes(input_ids, mask) if "prefix_scores" in readouts else None
-        return scores, prefixes, weights
+            output, attention = module(**inputs), RecordedAttention([])
+        if not self.is_causal:
+            return None, self._to_score(output.logits), attention
+        head: torch.nn.Linear = self.model.score  # type: ignore[assignment]
+        all_scores = self._to_score(head(output.last_hidden_state))  # (batch, num_tokens)
+        last = mask.sum(1, keepdim=True) - 1
+        return all_scores, all_scores.gather(1, last)[:, 0], attention
 
-    def _score_prefixes(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Score every prefix of every text by a forward pass of its own."""
+    def _pooling(self, text: LeftAligned) -> Tensor:
+        """What the score is read from, shape (batch, longest text), rows that sum to 1."""
+        mask = text.attention_mask
+        if self._pools_by_mean:
+            return mask / mask.sum(1, keepdim=True)
+        pooled = mask.sum(1) - 1 if self.is_causal else torch.zeros_like(text.order[:, 0])
+        return torch.nn.functional.one_hot(pooled, mask.shape[1]).float()
+
+    @property
+    def _pools_by_mean(self) -> bool:
+        pooling = getattr(self.model.config, "classifier_pooling", None)
+        return not self.is_causal and pooling == "mean"
+
+    def _pooled_row(
+        self, attention: RecordedAttention, text: LeftAligned, readout: AttentionRow
+    ) -> Tensor:
+        """The attention of the pooled position, or the mean over several of them."""
+        pooling = self._pooling(text)
+        if self._pools_by_mean:
+            weights = attention.weights(readout.layers, readout.heads)
+            return torch.einsum("bs,bst->bt", pooling, weights)
+        return attention.weights(readout.layers, readout.heads, pooling.argmax(1))
+
+    @torch.no_grad()
+    def _score_prefixes(self, text: LeftAligned) -> Tensor:
+        """Score every prefix of every text by a forward pass of its own, as encoders need."""
         columns = []
-        for end in range(1, input_ids.shape[1] + 1):
-            prefix_mask = mask[:, :end].long()
-            logits = self.model(input_ids=input_ids[:, :end], attention_mask=prefix_mask).logits
-            columns.append(self._to_score(logits))
+        for end in range(1, text.input_ids.shape[1] + 1):
+            prefix_mask = text.attention_mask[:, :end].long()
+            prefix = self.model(input_ids=text.input_ids[:, :end], attention_mask=prefix_mask)
+            columns.append(self._to_score(prefix.logits))
         return torch.stack(columns, dim=1)
-
-    @staticmethod
-    def _restore_map(weights: Tensor, order: Tensor, num_tokens: int) -> Tensor:
-        batch = len(order)
-        result = weights.new_zeros((batch, num_tokens, num_tokens))
-        rows = torch.arange(batch, device=order.device)[:, None, None]
-        result[rows, order[:, :, None], order[:, None, :]] = weights
-        return result

@@ -11,24 +11,21 @@ from gymnasium.utils import RecordConstructorArgs
 from textgym.credit.base import check_gamma
 from textgym.envs import TextGenerationEnv
 from textgym.errors import InvalidArgumentError
-from textgym.potentials import AttentionWeightedPrefixScore, Potential
+from textgym.potentials import Potential, StateFunction, get_potential
 from textgym.wrappers._text_env import find_text_env
 
 __all__ = ["AttentionShaping", "check_shaping"]
 
 
 def check_shaping(
-    beta: float, potential: Potential | None, gamma: float
+    beta: float, potential: str | Potential | StateFunction | None, gamma: float
 ) -> tuple[float, Potential, float]:
     """Check the arguments that the two forms of the wrapper share.
 
     Raises:
         InvalidArgumentError: If one of them cannot be used.
     """
-    if potential is None:
-        potential = AttentionWeightedPrefixScore()
-    if not isinstance(potential, Potential):
-        raise InvalidArgumentError("potential", potential, "pass a textgym.potentials.Potential")
+    potential = get_potential(potential)
     if not abs(beta) < float("inf"):
         raise InvalidArgumentError("beta", beta, "must be a finite number")
     return float(beta), potential, check_gamma(gamma)
@@ -59,7 +56,8 @@ class AttentionShaping(
     Args:
         env: A text environment, with any wrappers.
         beta: Factor on the potential.
-        potential: The potential; the attention-weighted prefix score by default.
+        potential: See :func:`textgym.potentials.get_potential`; None for the attention-weighted
+            prefix score.
         gamma: Discount factor of the agent that will learn from the rewards.
 
     Raises:
@@ -70,7 +68,7 @@ class AttentionShaping(
         self,
         env: gym.Env,
         beta: float = 1.0,
-        potential: Potential | None = None,
+        potential: str | Potential | StateFunction | None = None,
         gamma: float = 1.0,
     ) -> None:
         RecordConstructorArgs.__init__(self, beta=beta, potential=potential, gamma=gamma)

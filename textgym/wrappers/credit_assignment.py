@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from textgym.credit import CreditAssigner, get_credit_assigner
+from textgym.credit.registry import AttributionFunction
 from textgym.envs import TextGenerationEnv
 from textgym.wrappers._text_env import find_text_env
 
@@ -47,7 +48,8 @@ class CreditAssignment(
 
     Args:
         env: A text environment, with any wrappers.
-        credit: A credit assigner, or the name of one.
+        credit: A credit assigner, the name of one, or a function from scored completions to
+            attributions; see :func:`textgym.credit.get_credit_assigner`.
 
     Raises:
         InvalidArgumentError: If the environment or the name cannot be used.
@@ -65,12 +67,15 @@ class CreditAssignment(
         True
     """
 
-    def __init__(self, env: gym.Env, credit: str | CreditAssigner = "attention") -> None:
+    def __init__(
+        self, env: gym.Env, credit: str | CreditAssigner | AttributionFunction = "attention"
+    ) -> None:
         RecordConstructorArgs.__init__(self, credit=credit)
         self.assigner = get_credit_assigner(credit)
         self._text_env: TextGenerationEnv = find_text_env(
             env, TextGenerationEnv, self.assigner.needs_causal_reward_model
         )
+        self.assigner.check_reward_model(self._text_env.reward_model)
         super().__init__(env)
         self._text_env.request_readouts(self.assigner.readouts)
         self._text_env.rendered_credit = self.assigner

@@ -9,8 +9,9 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from textgym.credit import CreditAssigner, get_credit_assigner
+from textgym.credit.registry import AttributionFunction
 from textgym.envs import TextGenerationVectorEnv
-from textgym.potentials import Potential
+from textgym.potentials import Potential, StateFunction
 from textgym.wrappers._text_env import find_text_env
 from textgym.wrappers.attention_shaping import check_shaping
 from textgym.wrappers.credit_assignment import redistributed_rewards
@@ -47,15 +48,19 @@ class CreditAssignment(_EpisodeWrapper):
 
     Args:
         env: A batched text environment, with any wrappers.
-        credit: A credit assigner, or the name of one.
+        credit: A credit assigner, the name of one, or a function from scored completions to
+            attributions; see :func:`textgym.credit.get_credit_assigner`.
 
     Raises:
         InvalidArgumentError: If the environment or the name cannot be used.
     """
 
-    def __init__(self, env: VectorEnv, credit: str | CreditAssigner = "attention") -> None:
+    def __init__(
+        self, env: VectorEnv, credit: str | CreditAssigner | AttributionFunction = "attention"
+    ) -> None:
         self.assigner = get_credit_assigner(credit)
         super().__init__(env, self.assigner.needs_causal_reward_model)
+        self.assigner.check_reward_model(self._text_env.reward_model)
         self._text_env.request_readouts(self.assigner.readouts)
         self._text_env.rendered_credit = self.assigner
         self._rewards: list[list[float]] = [[] for _ in range(self.num_envs)]
@@ -103,7 +108,8 @@ class AttentionShaping(_EpisodeWrapper):
     Args:
         env: A batched text environment, with any wrappers.
         beta: Factor on the potential.
-        potential: The potential; the attention-weighted prefix score by default.
+        potential: See :func:`textgym.potentials.get_potential`; None for the attention-weighted
+            prefix score.
         gamma: Discount factor of the agent that will learn from the rewards.
 
     Raises:
@@ -114,7 +120,7 @@ class AttentionShaping(_EpisodeWrapper):
         self,
         env: VectorEnv,
         beta: float = 1.0,
-        potential: Potential | None = None,
+        potential: str | Potential | StateFunction | None = None,
         gamma: float = 1.0,
     ) -> None:
         self.beta, self.potential, self.gamma = check_shaping(beta, potential, gamma)

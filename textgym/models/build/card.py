@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["language_model_card", "reward_model_card"]
+__all__ = [
+    "language_model_card",
+    "planted_language_model_card",
+    "planted_reward_model_card",
+    "reward_model_card",
+]
 
 _FRONT_MATTER = """\
 ---
@@ -179,6 +184,114 @@ a policy that is trained long enough on it finds strings of praise that no perso
 knows film reviews in English and nothing else. Not for use in a product.
 
 {_LICENCE}"""
+
+
+_PLANTED_FRONT_MATTER = """\
+---
+license: mit
+language: en
+library_name: transformers
+pipeline_tag: {pipeline_tag}
+tags:
+- textgym
+- reinforcement-learning
+- synthetic
+- {tag}
+---
+"""
+
+
+def planted_language_model_card(
+    circumstances: dict[str, Any], samples: list[str], mean_score: float
+) -> str:
+    """The card of the planted task's language model.
+
+    Args:
+        circumstances: ``parameters``, ``recipe`` and ``versions``.
+        samples: Texts that it wrote.
+        mean_score: Mean score, by the program, of many such texts.
+
+    Returns:
+        The card, Markdown with YAML front matter.
+    """
+    lines = "\n".join(f"- {text}" for text in map(_one_line, samples))
+    return f"""\
+{_PLANTED_FRONT_MATTER.format(pipeline_tag="text-generation", tag="language-model")}
+# textgym language model of the planted task
+
+A decoder-only language model of 17 tokens with {circumstances["parameters"]:,} parameters, the
+policy that `ABC-RLHF-Planted-v0` starts from. It imitates plain clauses drawn at random, such as
+"the film was good and the plot was very bad", of which one word in seven is replaced by any word;
+praise and blame are equally likely. Both the texts and the score are synthetic.
+
+## Training
+
+Qwen3 architecture; {circumstances["recipe"]["num_words"]} words per text; Muon on the matrices of
+the blocks and AdamW on the rest. Stored in float16. Made by
+`python -m textgym.models.build.planted`.
+
+{_settings(circumstances)}
+## Evaluation
+
+Completions of 8 tokens, sampled without the end token at temperature 1 (seed 0), have a mean score
+of {mean_score:+.2f}; the best ones have 10. Two of each prompt:
+
+{lines}
+
+## Licence
+
+The weights are released under the MIT licence.
+"""
+
+
+def planted_reward_model_card(
+    circumstances: dict[str, Any], evaluation: dict[str, dict[str, float]]
+) -> str:
+    """The card of the planted task's reward model.
+
+    Args:
+        circumstances: ``parameters``, ``recipe`` and ``versions``.
+        evaluation: Errors by kind of text.
+
+    Returns:
+        The card, Markdown with YAML front matter.
+    """
+    figures = "\n".join(
+        f"| {name} | {row['mean_absolute_error']:.4f} | {row['at_the_end']:.4f} "
+        f"| {row['largest_error']:.2f} |"
+        for name, row in evaluation.items()
+    )
+    return f"""\
+{_PLANTED_FRONT_MATTER.format(pipeline_tag="text-classification", tag="reward-model")}
+# textgym reward model of the planted task
+
+A decoder with {circumstances["parameters"]:,} parameters that predicts the score of the program in
+`textgym/planted.py`, a whole number from -12 to 12, at every position of a text. In
+`ABC-RLHF-Planted-v0` the program pays the reward; this model supplies what a program cannot:
+attention, gradients, and the scores of prefixes as a model sees them.
+
+## Training
+
+Qwen3 architecture with one label; squared error of the score at all positions of random texts of
+{circumstances["recipe"]["num_words"]} words: words drawn one by one, sentiment phrases, and the
+clauses of the language model, a third each, every text new. Muon on the matrices of the blocks and
+AdamW on the rest. Stored in float16. Made by `python -m textgym.models.build.planted`.
+
+{_settings(circumstances)}
+## Evaluation
+
+Absolute error of the predicted score, with the weights as stored here, on texts of another seed,
+and on optimal completions of 1 to 12 tokens of the environment's prompts. The first column covers
+all prefixes of the texts, the second the whole texts.
+
+| texts | mean, all prefixes | mean, whole texts | largest |
+|---|---:|---:|---:|
+{figures}
+
+## Licence
+
+The weights are released under the MIT licence.
+"""
 
 
 def _data(evaluation: dict[str, Any]) -> str:

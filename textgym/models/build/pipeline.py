@@ -32,7 +32,7 @@ from textgym.models.build.language_model import (
 from textgym.models.build.prompt_set import (
     sample_completions,
     sample_prompts,
-    sample_reference_sequences,
+    sample_reference_completions,
 )
 from textgym.models.build.reward_model import (
     RewardModelRecipe,
@@ -41,6 +41,10 @@ from textgym.models.build.reward_model import (
     train_reward_model,
 )
 from textgym.models.build.tokenizer import train_tokenizer
+from textgym.models.completions import Completions
+from textgym.models.profile import mean_profile
+from textgym.models.readouts import AttentionRow
+from textgym.models.reward_model import RewardModel
 from textgym.reviews import Review
 
 __all__ = ["BuildOptions", "build"]
@@ -194,20 +198,22 @@ class _Stages:
     def score_statistics(self) -> None:
         folder = self.result / "reward_model"
         config = AutoConfig.from_pretrained(folder)
-        if hasattr(config, "score_mean"):
+        if hasattr(config, "attention_profile"):
             _report("score statistics: taken before")
             return
         tokenizer = self._load_tokenizer()
         prompts = json.loads((self.result / "prompts.json").read_text())
-        sequences = sample_reference_sequences(
+        sampled = sample_reference_completions(
             self._shipped_language_model(),
             tokenizer(prompts)["input_ids"],
             self.options.num_reference_completions,
             self._generator(),
         )
-        scores = score_sequences(self._shipped_reward_model(), sequences)
+        model = self._shipped_reward_model()
+        scores = score_sequences(model, [prompt + completion for prompt, completion in sampled])
         config.score_mean = scores.mean().item()
         config.score_std = scores.std().item()
+        config.attention_profile = _attention_profile(model, tokenizer, sampled)
         config.save_pretrained(folder)
         _report(f"score statistics: mean {config.score_mean:.3f}, std {config.score_std:.3f}")
 
@@ -324,6 +330,23 @@ class _Stages:
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.options.sampling_seed)
+
+
+def _attention_profile(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampled: Sequence[tuple[list[int], list[int]]],
+) -> list[float]:
+    """Mean profile of the reward model's attention over the completions."""
+    prompts, completions = zip(*sampled, strict=True)
+    batch = Completions.from_lists(prompts, completions)
+    reward_model, row = RewardModel(model, tokenizer), AttentionRow()
+    attention = [
+        reward_model.read(batch.select(slice(first, first + 256)), [row])[row]
+        for first in range(0, len(batch), 256)
+    ]
+    profile = mean_profile(torch.cat(attention), batch.completion_mask)
+    return [round(share, 6) for share in profile]
 
 
 def _fresh_partial(folder: Path) -> Path:

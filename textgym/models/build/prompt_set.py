@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["sample_completions", "sample_prompts", "sample_reference_sequences"]
+__all__ = ["sample_completions", "sample_prompts", "sample_reference_completions"]
 
 
 @torch.no_grad()
@@ -114,15 +114,15 @@ def sample_prompts(
     raise RuntimeError(f"only {len(prompts)} of {num_prompts} prompts found: is the model trained?")
 
 
-def sample_reference_sequences(
+def sample_reference_completions(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
     num_sequences: int,
     generator: torch.Generator,
     min_new_tokens: int = 8,
     max_new_tokens: int = 16,
-) -> list[list[int]]:
-    """Sample completed prompts as the environment's default settings give them.
+) -> list[tuple[list[int], list[int]]]:
+    """Sample completions as the environment's default settings give them.
 
     Args:
         model: The language model.
@@ -133,21 +133,18 @@ def sample_reference_sequences(
         max_new_tokens: Largest token budget.
 
     Returns:
-        Token ids of each prompt with its completion.
+        Token ids of each prompt and of its completion.
     """
     picks = torch.randint(len(prompts), (num_sequences,), generator=generator)
     chosen = [prompts[int(pick)] for pick in picks]
     budgets = torch.randint(
         min_new_tokens, max_new_tokens + 1, (num_sequences,), generator=generator
     ).tolist()
-    sequences = []
+    sampled = []
     for first in range(0, num_sequences, 512):
         batch = slice(first, first + 512)
         completions = sample_completions(
             model, chosen[batch], budgets[batch], generator, min_new_tokens
         )
-        sequences += [
-            prompt + completion
-            for prompt, completion in zip(chosen[batch], completions, strict=True)
-        ]
-    return sequences
+        sampled += list(zip(chosen[batch], completions, strict=True))
+    return sampled

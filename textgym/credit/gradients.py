@@ -1,0 +1,190 @@
+"""Credit by gradients: how the score responds to the embeddings of the completion's tokens."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from textgym.credit.base import HindsightCredit
+from textgym.credit.perturbation import check_whole_number, reward_model_of
+from textgym.credit.registry import register_credit_assigner
+from textgym.errors import InvalidArgumentError, MissingDependencyError
+from textgym.models import GradientTimesInput, LeftAligned, RewardModel, ScoredCompletions
+
+__all__ = ["GradientTimesInputCredit", "IntegratedGradientsCredit", "mean_embedding"]
+
+
+@register_credit_assigner
+class GradientTimesInputCredit(HindsightCredit):
+    """The gradient of the score by a token's embedding, times that embedding.
+
+    attribution_t = Σ_d e_td ∂R/∂e_td (Shrikumar et al., 2016, arXiv 1605.01713), also known as
+    input × gradient: to first order, what the score would lose if the embedding were 0. It looks
+    along the embedding, so a model that begins with a normalisation (RMSNorm), to which the length
+    of an embedding matters little, shows it little: compare it with
+    :class:`IntegratedGradientsCredit` before you trust it.
+
+    Cost: one backward pass; the forward pass is the one that scores.
+
+    Guarantee: at γ = 1 every completion keeps its return. The attributions have no fixed sum; what
+    they leave of the score goes to the last token.
+
+    Args:
+        beta: Share of the attributions that is paid, in [0, 1].
+        gamma: Discount factor of the agent, in (0, 1].
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range.
+
+    Example:
+        A score of 2, and products that sum to 1.5 over the five tokens of the completion: the
+        missing 0.5 goes to the last token.
+
+        >>> from textgym.credit._example import five_tokens
+        >>> scored = five_tokens({GradientTimesInput(): [0.25, 0.5, 0.5, 1.0, -1.0, 0.5, 0.5]})
+        >>> GradientTimesInputCredit(beta=1.0)(scored)[0, 2:]
+        tensor([ 0.5000,  1.0000, -1.0000,  0.5000,  1.0000])
+    """
+
+    name = "gradient-times-input"
+    paper = "arXiv 1605.01713"
+    signed = True
+    sums_to = "no fixed sum"
+    cost = "1 backward pass"
+    readouts = frozenset({GradientTimesInput()})
+
+    def backward_passes(self, num_tokens: int) -> int:
+        """One, for the gradient."""
+        return 1
+
+    def attributions(self, scored: ScoredCompletions) -> Tensor:
+        """The read-out, shape (batch, num_tokens)."""
+        return scored[GradientTimesInput()]
+
+
+@torch.no_grad()
+def mean_embedding(reward_model: RewardModel) -> Tensor:
+    """Mean of the embeddings of all tokens, shape (hidden_size,)."""
+    vocabulary = torch.arange(
+        reward_model.model.get_input_embeddings().num_embeddings, device=reward_model.device
+    )
+    # Some models scale what they look up, so the tokens are embedded rather than the table read;
+    # in parts, because the table may be large.
+    parts = [reward_model.embed(ids[None])[0].float().sum(0) for ids in vocabulary.split(4096)]
+    return torch.stack(parts).sum(0) / len(vocabulary)
+
+
+@register_credit_assigner
+class IntegratedGradientsCredit(HindsightCredit):
+    """Gradients along the straight line from a baseline to the completion's embeddings.
+
+    attribution_t = Σ_d (e_td - b_d) ∫_0^1 ∂R/∂e_td at b + α(e - b) dα (Sundararajan et al., 2017,
+    arXiv 1703.01365), computed by captum with Gauss-Legendre quadrature. The embeddings of the
+    completion move; those of the prompt stay as they are.
+
+    From the baseline "zero" the sum does not come near the score in a model that begins with a
+    normalisation (RMSNorm): such a model sees an embedding's direction, which is the same all the
+    way to zero, where its gradient has a pole. Take "zero" only for models without one;
+    ``benchmarks/credit_fidelity.py`` measures the error of both on the embedded reward model.
+
+    Cost: ``num_steps`` forward and as many backward passes per completion.
+
+    Guarantee: at γ = 1 every completion keeps its return. The attributions sum to the reward
+    model's score minus its score of the baseline (the prompt with every completion token's
+    embedding replaced), up to the error of the quadrature.
+
+    Args:
+        beta: Share of the attributions that is paid, in [0, 1].
+        gamma: Discount factor of the agent, in (0, 1].
+        num_steps: Points on the line, at least 1.
+        baseline: Where the line begins: "mean" for the mean of all tokens' embeddings, or "zero".
+        internal_batch_size: Texts per forward pass, at most.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range.
+        MissingDependencyError: If captum is not installed (``pip install "textgym[attribution]"``).
+
+    Example:
+        The score is the sum of what the tokens are worth, 0.5, 1, -1, 0.5 and 1 for those of the
+        completion. The mean over the vocabulary is 0, so the baseline is worth nothing.
+
+        >>> from textgym.credit._additive import AdditiveRewardModel
+        >>> from textgym.credit._example import five_tokens
+        >>> worth = torch.tensor([-2.0, 0.0, 0.0, 0.5, 1.0, -1.0, 0.5, 1.0])  # by token id
+        >>> scored = five_tokens(reward_model=AdditiveRewardModel(worth))
+        >>> IntegratedGradientsCredit(beta=1.0, num_steps=4)(scored)[0, 2:]
+        tensor([ 0.5000,  1.0000, -1.0000,  0.5000,  1.0000])
+    """
+
+    name = "integrated-gradients"
+    paper = "arXiv 1703.01365"
+    signed = True
+    sums_to = "score - baseline score"
+    cost = "32 forward and 32 backward passes"
+
+    def __init__(
+        self,
+        beta: float = 0.8,
+        gamma: float = 1.0,
+        *,
+        num_steps: int = 32,
+        baseline: Literal["mean", "zero"] = "mean",
+        internal_batch_size: int = 256,
+    ) -> None:
+        super().__init__(beta, gamma)
+        self.num_steps = check_whole_number("num_steps", num_steps, 1)
+        if baseline not in ("mean", "zero"):
+            raise InvalidArgumentError("baseline", baseline, 'pass "mean" or "zero"')
+        self.baseline = baseline
+        self.internal_batch_size = check_whole_number("internal_batch_size", internal_batch_size, 1)
+        if find_spec("captum") is None:
+            raise MissingDependencyError("captum", "attribution", "the credit integrated-gradients")
+
+    def forward_passes(self, num_tokens: int) -> int:
+        """One for each point on the line."""
+        return self.num_steps
+
+    def backward_passes(self, num_tokens: int) -> int:
+        """One for each point on the line."""
+        return self.num_steps
+
+    def baseline_score(self, scored: ScoredCompletions) -> Tensor:
+        """The reward model's score where the line begins, shape (batch,)."""
+        with torch.no_grad():
+            text, start, _ = self._line(scored)
+            return reward_model_of(scored).score_embeddings(start, text.attention_mask)
+
+    @torch.no_grad()
+    def _line(self, scored: ScoredCompletions) -> tuple[LeftAligned, Tensor, Tensor]:
+        """The texts, and where the line begins and ends, (batch, longest text, hidden_size)."""
+        reward_model = reward_model_of(scored)
+        text = LeftAligned.of(scored)
+        end = reward_model.embed(text.input_ids)
+        baseline = torch.zeros_like(end)
+        if self.baseline == "mean":
+            baseline = baseline + mean_embedding(reward_model).to(end)
+        moves = scored.completion_mask.gather(1, text.order)[:, :, None]
+        return text, torch.where(moves, baseline, end), end
+
+    def attributions(self, scored: ScoredCompletions) -> Tensor:
+        """Integrated gradients, summed over each embedding's components, (batch, num_tokens)."""
+        from captum.attr import IntegratedGradients
+
+        text, start, end = self._line(scored)
+        method = IntegratedGradients(reward_model_of(scored).score_embeddings)
+        parts = []
+        # captum divides the steps of a batch, not the batch itself.
+        for rows in torch.arange(len(scored), device=end.device).split(self.internal_batch_size):
+            part = method.attribute(
+                end[rows],
+                start[rows],
+                additional_forward_args=(text.attention_mask[rows],),
+                n_steps=self.num_steps,
+                method="gausslegendre",
+                internal_batch_size=self.internal_batch_size,
+            )
+            parts.append(part.detach().float().sum(-1))
+        return text.restore(torch.cat(parts))

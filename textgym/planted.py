@@ -1,0 +1,307 @@
+"""A vocabulary of 17 tokens and a small program that scores texts of them: a task with known truth.
+
+The program reads a text word by word and counts its sentiment phrases:
+
+- *wonderful*, *good*, *bad* and *awful* are worth +2, +1, -1 and -2. Each counts at its first
+  occurrence in the text alone; what is said again is worth 0, and so are its modifiers.
+- *very* doubles, and *not* flips the sign of, the sentiment word that follows. Nothing but
+  modifiers may stand between: any other word ends their effect. Their order does not matter, and
+  a modifier said twice counts once, so *very not good* is -2, as *not very good* is.
+- *however* takes back the first phrase that counted, at whatever distance. Only one *however* per
+  text does so; one that comes before any phrase has nothing to take back, and does nothing.
+- All other tokens are neutral. Nothing counts behind the end token.
+
+The best texts combine all four words: *very wonderful very good not very bad not very awful* is
+worth 4 + 2 + 2 + 4 = 12, which is as much as any text can be worth.
+
+>>> score(encode("the film was not very bad and very wonderful"))
+6.0
+>>> contributions(encode("it was not very bad however")).tolist()
+[0.0, 0.0, 0.0, 4.0, -1.0, -1.0, -2.0]
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from textgym.errors import InvalidArgumentError
+
+__all__ = [
+    "EOS_ID",
+    "PAD_ID",
+    "PROMPTS",
+    "START_ID",
+    "TOKEN_IDS",
+    "VALUES",
+    "VOCABULARY",
+    "State",
+    "contributions",
+    "encode",
+    "optimal_completion",
+    "optimal_score",
+    "prefix_scores",
+    "score",
+    "step",
+]
+
+# fmt: off
+VOCABULARY = (
+    "<pad>", "<s>", "</s>",
+    "wonderful", "good", "bad", "awful",
+    "very", "not", "however",
+    "the", "film", "plot", "was", "and", "it", "so",
+)
+"""The tokens; a token's id is its place."""
+# fmt: on
+
+PROMPTS = ("it was", "the film was", "the plot was", "the film and the plot was", "and so it was")
+"""Neutral beginnings, each of score 0."""
+
+TOKEN_IDS = {word: token for token, word in enumerate(VOCABULARY)}
+"""Id of each token."""
+
+PAD_ID, START_ID, EOS_ID = range(3)
+_VERY, _NOT, _HOWEVER = (TOKEN_IDS[word] for word in ("very", "not", "however"))
+
+VALUES = {
+    TOKEN_IDS[word]: value
+    for word, value in (("wonderful", 2), ("good", 1), ("bad", -1), ("awful", -2))
+}
+"""Plain value of each sentiment word, by id."""
+
+
+class State(NamedTuple):
+    """What the program remembers of a text; the default is the empty text.
+
+    Attributes:
+        seen: Ids of the sentiment words that have occurred.
+        negated: Whether the next word stands behind a *not*.
+        intensified: Whether the next word stands behind a *very*.
+        first: Value of the first phrase that counted; 0 before there is one, and once a
+            *however* has taken it back.
+        ended: Whether the end token has occurred.
+    """
+
+    seen: frozenset[int] = frozenset()
+    negated: bool = False
+    intensified: bool = False
+    first: int = 0
+    ended: bool = False
+
+
+def step(state: State, token: int) -> tuple[State, int]:
+    """Read one token.
+
+    Args:
+        state: What came before.
+        token: Id of the token.
+
+    Returns:
+        The state after it, and by how much it changes the score.
+    """
+    if state.ended:
+        return state, 0
+    if token == _VERY:
+        return state._replace(intensified=True), 0
+    if token == _NOT:
+        return state._replace(negated=True), 0
+    after = state._replace(negated=False, intensified=False)
+    if token == EOS_ID:
+        return after._replace(ended=True), 0
+    if token == _HOWEVER and state.first:
+        return after._replace(first=0), -state.first
+    if token in VALUES and token not in state.seen:
+        value = VALUES[token] * (2 if state.intensified else 1) * (-1 if state.negated else 1)
+        first = state.first if state.seen else value
+        return after._replace(seen=state.seen | {token}, first=first), value
+    return after, 0
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of a text of words with spaces between, the start token first.
+
+    Raises:
+        InvalidArgumentError: If a word is not in the vocabulary.
+    """
+    unknown = [word for word in text.split() if word not in TOKEN_IDS]
+    if unknown:
+        raise InvalidArgumentError(
+            "text", text, f"{unknown[0]!r} is not one of the words {', '.join(VOCABULARY)}"
+        )
+    return [START_ID, *(TOKEN_IDS[word] for word in text.split())]
+
+
+def score(ids: Sequence[int]) -> float:
+    """Score of a text.
+
+    Args:
+        ids: Token ids of prompt and completion together.
+
+    Returns:
+        A whole number from -12 to 12.
+
+    Raises:
+        InvalidArgumentError: If an id is not in the vocabulary.
+    """
+    state, total = State(), 0
+    for token in _checked("ids", ids):
+        state, change = step(state, token)
+        total += change
+    return float(total)
+
+
+def contributions(ids: Sequence[int]) -> np.ndarray:
+    """What each token of a text contributes to its score.
+
+    A sentiment word that counts earns its plain value v. *very* earns what it adds to that, v.
+    *not* earns what it changes, given the *very*: -2v without, -4v with it. Of a modifier that is
+    said twice, the first earns. *however* earns minus the value that it takes back. All other
+    tokens earn 0. So "not very bad", worth 2, is shared out as 4, -1, -1.
+
+    Args:
+        ids: Token ids of prompt and completion together.
+
+    Returns:
+        float32, shape (num_tokens,), summing to the score exactly.
+
+    Raises:
+        InvalidArgumentError: If an id is not in the vocabulary.
+    """
+    earned = np.zeros(len(ids), dtype=np.float32)
+    state, very_at, not_at = State(), 0, 0
+    for position, token in enumerate(_checked("ids", ids)):
+        after, change = step(state, token)
+        if after.intensified and not state.intensified:
+            very_at = position
+        if after.negated and not state.negated:
+            not_at = position
+        if len(after.seen) > len(state.seen):
+            plain = VALUES[token]
+            doubled = 2 * plain if state.intensified else plain
+            earned[position] = plain
+            earned[very_at] += doubled - plain
+            earned[not_at] += change - doubled
+        else:
+            earned[position] += change
+        state = after
+    return earned
+
+
+def optimal_score(prompt_ids: Sequence[int], num_new_tokens: int) -> float:
+    """Highest score of all texts that continue a prompt by so many tokens.
+
+    Args:
+        prompt_ids: Token ids of the prompt.
+        num_new_tokens: Budget of new tokens, 0 or more.
+
+    Returns:
+        The score, prompt included.
+
+    Raises:
+        InvalidArgumentError: If an id is not in the vocabulary, or the budget is negative.
+    """
+    state = _state_after(prompt_ids)
+    return score(prompt_ids) + float(_gains_to_go(_checked_budget(num_new_tokens))[state])
+
+
+def optimal_completion(prompt_ids: Sequence[int], num_new_tokens: int) -> list[int]:
+    """One of the best continuations of a prompt; it has no special tokens.
+
+    Args:
+        prompt_ids: Token ids of the prompt.
+        num_new_tokens: Budget of new tokens, 0 or more; all of it is used.
+
+    Returns:
+        Token ids, ``num_new_tokens`` of them. Of equally good tokens, the one of the lowest id.
+
+    Raises:
+        InvalidArgumentError: If an id is not in the vocabulary, or the budget is negative.
+    """
+    next_state, change = _table()
+    state, completion = _state_after(prompt_ids), []
+    for left in reversed(range(_checked_budget(num_new_tokens))):
+        gains = change[state] + _gains_to_go(left)[next_state[state]]  # (vocab_size,)
+        token = EOS_ID + 1 + int(gains[EOS_ID + 1 :].argmax())  # a neutral word for a special one
+        completion.append(token)
+        state = next_state[state, token]
+    return completion
+
+
+def prefix_scores(ids: np.ndarray) -> np.ndarray:
+    """Scores of all prefixes of many texts of equal length.
+
+    Args:
+        ids: Token ids, shape (num_texts, num_tokens).
+
+    Returns:
+        float32 of the same shape: the score of the text that ends at each token.
+    """
+    next_state, change = _table()
+    state = np.zeros(len(ids), dtype=np.int64)
+    changes = np.zeros(ids.shape, dtype=np.float32)
+    for position in range(ids.shape[1]):
+        changes[:, position] = change[state, ids[:, position]]
+        state = next_state[state, ids[:, position]]
+    return changes.cumsum(axis=1)
+
+
+def _state_after(ids: Sequence[int]) -> int:
+    """Number of the state that a text leads to."""
+    next_state, _ = _table()
+    state = 0
+    for token in _checked("prompt_ids", ids):
+        state = int(next_state[state, token])
+    return state
+
+
+@functools.cache
+def _table() -> tuple[np.ndarray, np.ndarray]:
+    """The step function as tables over all states that can occur; state 0 is the empty text.
+
+    Returns:
+        Number of the next state, int64, and change of the score, float64, both
+        (num_states, vocab_size).
+    """
+    states = [State()]
+    number = {states[0]: 0}
+    rows = []
+    for state in states:  # grows while it is walked through: breadth-first
+        row = [step(state, token) for token in range(len(VOCABULARY))]
+        for after, _ in row:
+            if after not in number:
+                number[after] = len(states)
+                states.append(after)
+        rows.append(row)
+    next_state = np.array([[number[after] for after, _ in row] for row in rows])
+    change = np.array([[float(gain) for _, gain in row] for row in rows])
+    return next_state, change
+
+
+@functools.cache
+def _gains_to_go(num_tokens: int) -> np.ndarray:
+    """Most that so many more tokens can add to the score, by state, shape (num_states,)."""
+    next_state, change = _table()
+    gains = np.zeros(len(change))
+    for _ in range(num_tokens):
+        gains = (change + gains[next_state]).max(axis=1)
+    return gains
+
+
+def _checked(name: str, ids: Sequence[int]) -> list[int]:
+    checked = [int(token) for token in ids]
+    for token in checked:
+        if not 0 <= token < len(VOCABULARY):
+            raise InvalidArgumentError(
+                name, token, f"token ids run from 0 to {len(VOCABULARY) - 1}"
+            )
+    return checked
+
+
+def _checked_budget(num_new_tokens: int) -> int:
+    if num_new_tokens < 0:
+        raise InvalidArgumentError("num_new_tokens", num_new_tokens, "must be 0 or more")
+    return int(num_new_tokens)

@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,7 +79,6 @@ METHODS: dict[str, tuple[str, dict]] = {
     "prefix score (RED)": ("prefix-score", {}),
     "attention shaping": ("shaping", {}),
 }
-CONTROLS = ("sparse", "uniform", "random", "position", "shuffled ABC")
 DRAWN = {
     "random": "#999999",
     "shuffled ABC": "#56B4E9",
@@ -162,7 +162,7 @@ def credit_of(
 
 
 def measure_correlation(output: Path) -> None:
-    """Spearman's correlation within each completion, a column per method."""
+    """Spearman's correlation within each completion, of the credits and of their sizes."""
     task = Task("planted")
     completions = task.sample(1024)
     ids, attention_mask = tokens_of(completions)
@@ -175,19 +175,27 @@ def measure_correlation(output: Path) -> None:
     # Where no token contributed, or all did alike, there is no order to find.
     varied = [row for row, values in enumerate(truth) if np.ptp(values) > 0]
     completions = completions.select(torch.tensor(varied))
-    columns = {}
+    rows = []
     for method in METHODS:
         credit, _ = credit_of(task, method, completions)
-        columns[method] = [
-            rank_correlation(row[mask].numpy(), truth[index])
-            for row, mask, index in zip(credit, completions.completion_mask, varied, strict=True)
-        ]
-    pd.DataFrame(columns).round(4).to_csv(output / "correlation.csv", index=False)
+        for given, mask, index in zip(credit, completions.completion_mask, varied, strict=True):
+            earned, true = given[mask].numpy(), truth[index]
+            rows.append(
+                {
+                    "method": method,
+                    "completion": index,
+                    "signed": rank_correlation(earned, true),
+                    "magnitude": rank_correlation(np.abs(earned), np.abs(true)),
+                }
+            )
+    pd.DataFrame(rows).round(4).to_parquet(output / "correlation.parquet", index=False)
 
 
 def rank_correlation(credit: np.ndarray, truth: np.ndarray) -> float:
-    """Spearman's ρ; 0 where all tokens have the same credit, which orders nothing."""
-    return 0.0 if np.ptp(credit) < 1e-9 else float(spearmanr(credit, truth).statistic)
+    """Spearman's ρ; 0 where all tokens have the same, which orders nothing."""
+    if min(np.ptp(credit), np.ptp(truth)) < 1e-6:
+        return 0.0
+    return float(spearmanr(credit, truth).statistic)
 
 
 # --- The policy gradient, enumerated --------------------------------------------------------------
@@ -197,8 +205,8 @@ def measure_gradient(output: Path) -> None:
     """Bias and variance of the gradient for all completions of four tokens."""
     task = Task("planted")
     prompt = planted.encode("the film was")
-    texts = list(itertools.product(range(len(planted.VOCABULARY)), repeat=HORIZON))
-    texts = [text for text in texts if planted.EOS_ID not in text]  # illegal before the end
+    words = range(planted.EOS_ID + 1, len(planted.VOCABULARY))  # without special tokens
+    texts = list(itertools.product(words, repeat=HORIZON))
     completions = Completions.from_lists([prompt] * len(texts), texts)
     trajectories = exact.Trajectories.of_texts(texts, num_actions=len(planted.VOCABULARY))
     logits = policy_logits(task, completions, trajectories, len(prompt))
@@ -324,10 +332,10 @@ def measure_cost(output: Path, rounds: int = 15) -> None:
         completions = task.sample(
             64, min_new_tokens=new_tokens, max_new_tokens=new_tokens, **arguments
         ).select(slice(0, 16))
-        plain = lambda task=task, completions=completions: task.reward_model.read(completions)
+        plain = partial(task.reward_model.read, completions)
         for method in METHODS:
             assigner = task.assigner(method)
-            run = lambda t=task, c=completions, a=assigner: a(t.reward_model.read(c, a.readouts))
+            run = partial(read_and_assign, task, completions, assigner)
             forward, backward = count_passes(task, run)
             is_slow = assigner.forward_passes(new_tokens) > 1
             pairs = [(seconds(plain), seconds(run)) for _ in range(3 if is_slow else rounds)]
@@ -345,6 +353,10 @@ def measure_cost(output: Path, rounds: int = 15) -> None:
                 for number, (before, after) in enumerate(pairs)
             ]
     pd.DataFrame(rows).round(6).to_csv(output / "cost.csv", index=False)
+
+
+def read_and_assign(task: Task, completions: Completions, assigner: CreditAssigner) -> torch.Tensor:
+    return assigner(task.reward_model.read(completions, assigner.readouts))
 
 
 def seconds(run: Callable[[], object], least: float = 0.1) -> float:
@@ -416,9 +428,14 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return result.confidence_interval.low, result.confidence_interval.high
 
 
+def mean_and_interval(values: np.ndarray) -> str:
+    low, high = interval(values)
+    return f"{values.mean():+.2f} ± {(high - low) / 2:.2f}"
+
+
 def make_table(output: Path) -> str:
     """One row per method."""
-    correlation = pd.read_csv(output / "correlation.csv")
+    correlation = pd.read_parquet(output / "correlation.parquet")
     gradient = pd.read_csv(output / "gradient.csv").query("beta == 1").set_index("method")
     metrics = pd.read_parquet(output / "erasure_metrics.parquet")
     metrics = metrics.drop(columns="completion").groupby(["task", "method"]).mean()
@@ -426,14 +443,23 @@ def make_table(output: Path) -> str:
     cost["ratio"] = cost["seconds"] / cost["plain_seconds"]
     grouped = cost.query("task == 'embedded'").groupby(["new_tokens", "method"])
     ratio, passes = grouped["ratio"].median(), grouped[["extra_forward", "backward"]].mean()
-    lines = [
-        "| method | rank correlation | gradient cosine | variance | compr. planted | suff. planted "
-        "| compr. IMDb | suff. IMDb | extra passes | time, 16 tokens | time, 48 tokens |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = (
+        "method",
+        "rank correlation",
+        "of magnitudes",
+        "gradient cosine",
+        "variance",
+        "compr. planted",
+        "suff. planted",
+        "compr. IMDb",
+        "suff. IMDb",
+        "extra passes",
+        "time, 16 tokens",
+        "time, 48 tokens",
+    )
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for method in METHODS:
-        values = correlation[method].to_numpy()
-        half = (interval(values)[1] - interval(values)[0]) / 2
+        ranks = correlation[correlation["method"] == method]
         row = gradient.loc[method]
         erased = [
             f"{metrics.loc[(task, method), name]:+.2f}"
@@ -446,7 +472,7 @@ def make_table(output: Path) -> str:
         )
         times = [f"{ratio.loc[(length, method)]:.2f}" for length in (16, 48)]
         cells = [
-            f"{values.mean():+.2f} ± {half:.2f}",
+            *(mean_and_interval(ranks[name].to_numpy()) for name in ("signed", "magnitude")),
             f"{row['cosine']:.3f}",
             f"{row['variance']:.2f}",
             *erased,
@@ -461,7 +487,7 @@ def draw(output: Path) -> None:
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 3)
-    draw_correlation(panels[0, 0], pd.read_csv(output / "correlation.csv"))
+    draw_correlation(panels[0, 0], pd.read_parquet(output / "correlation.parquet"))
     gradient = pd.read_csv(output / "gradient.csv")
     draw_gradient(panels[0, 1], gradient.query("beta == 1").set_index("method"))
     draw_betas(panels[0, 2], gradient)
@@ -475,15 +501,20 @@ def draw(output: Path) -> None:
 
 
 def draw_correlation(axes, correlation: pd.DataFrame) -> None:
-    means = correlation.mean()
     names = list(METHODS)[::-1]
-    low, high = np.array([interval(correlation[name].to_numpy()) for name in names]).T
-    center = means[names].to_numpy()
-    colors = ["#999999" if name in CONTROLS else "#0072B2" for name in names]
-    axes.barh(names, center, color=colors, xerr=[center - low, high - center])
+    place = np.arange(len(names))
+    for kind, color, offset in (("signed", "#0072B2", 0.2), ("magnitude", "#E69F00", -0.2)):
+        values = [correlation.query("method == @name")[kind].to_numpy() for name in names]
+        low, high = np.array([interval(one) for one in values]).T
+        center = np.array([one.mean() for one in values])
+        label = "credits" if kind == "signed" else "their magnitudes"
+        error = [center - low, high - center]
+        axes.barh(place + offset, center, 0.4, color=color, xerr=error, label=label)
+    axes.set_yticks(place, names, fontsize=8)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("rank correlation with the true contributions")
-    axes.set_title("planted task (grey: controls; lines: 95% intervals)", fontsize=10)
+    axes.set_title("planted task (lines: 95% intervals)", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def draw_gradient(axes, rows: pd.DataFrame) -> None:

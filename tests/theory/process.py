@@ -179,6 +179,7 @@ def walk(process, envs):
         the episodes' ends, one dict per trajectory.
     """
     envs.reset(seed=0)
+    envs.step(process.trajectories.actions[:, 0])  # An abandoned episode must leave nothing behind.
     for number, prompt in enumerate(PROMPTS):
         options = {"prompt": prompt, "max_new_tokens": HORIZON}
         envs.reset(options={**options, "reset_mask": process.starts == number})
@@ -202,6 +203,8 @@ def walk_singly(env, process, rows):
         The rewards that ``step`` paid, float64, shape (len(rows), HORIZON), and the last infos.
     """
     rewards, finals = np.zeros((len(rows), HORIZON)), []
+    env.reset(seed=0)
+    env.step(0)  # An abandoned episode must leave nothing behind.
     for i, row in enumerate(rows):
         prompt = PROMPTS[process.starts[row]]
         env.reset(options={"prompt": prompt, "max_new_tokens": HORIZON})

@@ -95,8 +95,9 @@ class CreditAssigner(ABC):
 class HindsightCredit(CreditAssigner):
     """Credit β·a_t·γ^(T-t), and what is then missing for the score on the last token.
 
-    a_t is what the method attributes to token t, in units of the score. The factor γ^(T-t) keeps
-    the discounted return of every trajectory; without it a discount would favour early credit.
+    a_t is what the method attributes to token t, in units of the score. With the factor γ^(T-t) a
+    token's part of the discounted return, γ^t·β·a_t·γ^(T-t), does not depend on its place: a
+    discount favours neither early nor late credit.
 
     Args:
         beta: Share of the attributions that is paid, in [0, 1].

@@ -234,7 +234,7 @@ the blocks and AdamW on the rest. Stored in float16. Made by
 ## Evaluation
 
 Completions of 8 tokens, sampled without the end token at temperature 1 (seed 0), have a mean score
-of {mean_score:+.2f}; the best ones have 10. Two of each prompt:
+of {mean_score:+.2f}; the best ones have 10. Ten of them:
 
 {lines}
 

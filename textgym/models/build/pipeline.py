@@ -29,11 +29,8 @@ from textgym.models.build.language_model import (
     evaluate_language_model,
     train_language_model,
 )
-from textgym.models.build.prompt_set import (
-    sample_completions,
-    sample_prompts,
-    sample_reference_completions,
-)
+from textgym.models.build.prompt_set import sample_completions, sample_prompts
+from textgym.models.build.reference import attention_profile, sample_reference_completions
 from textgym.models.build.reward_model import (
     RewardModelRecipe,
     evaluate_reward_model,
@@ -41,10 +38,6 @@ from textgym.models.build.reward_model import (
     train_reward_model,
 )
 from textgym.models.build.tokenizer import train_tokenizer
-from textgym.models.completions import Completions
-from textgym.models.profile import mean_profile
-from textgym.models.readouts import AttentionRow
-from textgym.models.reward_model import RewardModel
 from textgym.reviews import Review
 
 __all__ = ["BuildOptions", "build"]
@@ -213,7 +206,7 @@ class _Stages:
         scores = score_sequences(model, [prompt + completion for prompt, completion in sampled])
         config.score_mean = scores.mean().item()
         config.score_std = scores.std().item()
-        config.attention_profile = _attention_profile(model, tokenizer, sampled)
+        config.attention_profile = attention_profile(model, tokenizer, sampled)
         config.save_pretrained(folder)
         _report(f"score statistics: mean {config.score_mean:.3f}, std {config.score_std:.3f}")
 
@@ -330,23 +323,6 @@ class _Stages:
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.options.sampling_seed)
-
-
-def _attention_profile(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sampled: Sequence[tuple[list[int], list[int]]],
-) -> list[float]:
-    """Mean profile of the reward model's attention over the completions."""
-    prompts, completions = zip(*sampled, strict=True)
-    batch = Completions.from_lists(prompts, completions)
-    reward_model, row = RewardModel(model, tokenizer), AttentionRow()
-    attention = [
-        reward_model.read(batch.select(slice(first, first + 256)), [row])[row]
-        for first in range(0, len(batch), 256)
-    ]
-    profile = mean_profile(torch.cat(attention), batch.completion_mask)
-    return [round(share, 6) for share in profile]
 
 
 def _fresh_partial(folder: Path) -> Path:

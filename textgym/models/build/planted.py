@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -34,6 +35,7 @@ from transformers import (
 
 from textgym.models.build.card import planted_language_model_card, planted_reward_model_card
 from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.models.build.reference import attention_profile, sample_reference_completions
 from textgym.models.build.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN
 from textgym.planted import (
     EOS_ID,
@@ -46,6 +48,7 @@ from textgym.planted import (
     encode,
     optimal_completion,
     prefix_scores,
+    score,
 )
 
 __all__ = [
@@ -407,24 +410,34 @@ def build_planted(options: PlantedBuildOptions) -> None:
     """Train both models, and write them with tokenizer and model card; some minutes on one core."""
     recipe = options.language_model
     torch.manual_seed(recipe.seed)
-    language_model = Qwen3ForCausalLM(_config(recipe))
+    language_model: PreTrainedModel = Qwen3ForCausalLM(_config(recipe))
     _train(language_model, _Imitation, recipe, draw_clauses)
     folder = options.output / "language_model"
-    shipped = _ship(language_model, folder, AutoModelForCausalLM)
-    card = planted_language_model_card(_circumstances(shipped, recipe), *_samples(shipped))
+    language_model = _ship(language_model, folder, AutoModelForCausalLM)
+    reference = sample_reference_completions(
+        language_model, [encode(prompt) for prompt in PROMPTS], 2000, _generator(), 8, 8
+    )
+    card = planted_language_model_card(_circumstances(language_model, recipe), *_samples(reference))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
     recipe = options.reward_model
     torch.manual_seed(recipe.seed)
-    reward_model = Qwen3ForSequenceClassification(_config(recipe, num_labels=1))
+    reward_model: PreTrainedModel = Qwen3ForSequenceClassification(_config(recipe, num_labels=1))
     _train(reward_model, _PrefixRegression, recipe, _scored_texts)
     folder = options.output / "reward_model"
-    shipped = _ship(reward_model, folder, AutoModelForSequenceClassification)
+    reward_model = _ship(reward_model, folder, AutoModelForSequenceClassification)
+    config = AutoConfig.from_pretrained(folder)
+    config.attention_profile = attention_profile(reward_model, make_tokenizer(), reference)
+    config.save_pretrained(folder)
     card = planted_reward_model_card(
-        _circumstances(shipped, recipe), evaluate_planted_reward_model(shipped)
+        _circumstances(reward_model, recipe), evaluate_planted_reward_model(reward_model)
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     print(card)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _ship(model: PreTrainedModel, folder: Path, auto_class: Any) -> PreTrainedModel:
@@ -434,22 +447,11 @@ def _ship(model: PreTrainedModel, folder: Path, auto_class: Any) -> PreTrainedMo
     return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@torch.no_grad()
-def _samples(
-    model: PreTrainedModel, num_texts: int = 2000, num_new_tokens: int = 8
-) -> tuple[list[str], float]:
-    """Texts that the language model writes without the end token, and their mean score."""
-    generator = torch.Generator().manual_seed(0)
-    texts, scores = [], []
-    for prompt in PROMPTS:
-        ids = torch.tensor([encode(prompt)] * (num_texts // len(PROMPTS)))
-        for _ in range(num_new_tokens):
-            logits = model(input_ids=ids).logits[:, -1]
-            logits[:, EOS_ID] = -torch.inf
-            ids = torch.cat([ids, logits.softmax(-1).multinomial(1, generator=generator)], dim=1)
-        texts += [" ".join(VOCABULARY[token] for token in row[1:]) for row in ids[:2].tolist()]
-        scores.append(prefix_scores(ids.numpy())[:, -1].mean())
-    return texts, float(np.mean(scores))
+def _samples(reference: Sequence[tuple[list[int], list[int]]]) -> tuple[list[str], float]:
+    """Some of the reference texts, and the mean score of all of them."""
+    texts = [[*prompt, *completion] for prompt, completion in reference]
+    shown = [" ".join(VOCABULARY[token] for token in text[1:]) for text in texts[:10]]
+    return shown, float(np.mean([score(text) for text in texts]))
 
 
 def _circumstances(model: PreTrainedModel, recipe: PlantedRecipe) -> dict[str, Any]:

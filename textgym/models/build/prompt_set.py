@@ -1,4 +1,4 @@
-"""What the build samples from the language model: prompts and reference completions."""
+"""What the build samples from the language model: completions and prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["sample_completions", "sample_prompts", "sample_reference_completions"]
+__all__ = ["sample_completions", "sample_prompts"]
 
 
 @torch.no_grad()
@@ -112,39 +112,3 @@ def sample_prompts(
             if len(prompts) == num_prompts:
                 return list(prompts)
     raise RuntimeError(f"only {len(prompts)} of {num_prompts} prompts found: is the model trained?")
-
-
-def sample_reference_completions(
-    model: PreTrainedModel,
-    prompts: Sequence[list[int]],
-    num_sequences: int,
-    generator: torch.Generator,
-    min_new_tokens: int = 8,
-    max_new_tokens: int = 16,
-) -> list[tuple[list[int], list[int]]]:
-    """Sample completions as the environment's default settings give them.
-
-    Args:
-        model: The language model.
-        prompts: Token ids of each prompt, start token included.
-        num_sequences: How many to sample; each takes a prompt at random.
-        generator: CPU generator of all the draws.
-        min_new_tokens: Smallest token budget; no completion ends before it.
-        max_new_tokens: Largest token budget.
-
-    Returns:
-        Token ids of each prompt and of its completion.
-    """
-    picks = torch.randint(len(prompts), (num_sequences,), generator=generator)
-    chosen = [prompts[int(pick)] for pick in picks]
-    budgets = torch.randint(
-        min_new_tokens, max_new_tokens + 1, (num_sequences,), generator=generator
-    ).tolist()
-    sampled = []
-    for first in range(0, num_sequences, 512):
-        batch = slice(first, first + 512)
-        completions = sample_completions(
-            model, chosen[batch], budgets[batch], generator, min_new_tokens
-        )
-        sampled += list(zip(chosen[batch], completions, strict=True))
-    return sampled

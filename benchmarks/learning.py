@@ -4,8 +4,8 @@ python benchmarks/learning.py --seeds 3 --jobs 2
 
 Trains PPO on ABC-RLHF-v0 with its default hyperparameters once per condition and seed, and writes
 
-- ``runs.csv``: a row per condition, seed and iteration;
-- ``meta.json``: command, commit, versions, machine, hyperparameters;
+- ``runs.csv``: a row per condition, seed and iteration, with the commit that ran it;
+- ``meta.json``: command, versions, machine, hyperparameters;
 - ``table.md`` and ``learning_curves.png``, made from ``runs.csv`` alone.
 
 Conditions that are in ``runs.csv`` already are not run again, so a stopped run can be continued;
@@ -44,10 +44,12 @@ CONDITIONS: dict[str, tuple[str, dict[str, float]]] = {
     "sparse": ("sparse", {}),
     "sparse, λ = 1": ("sparse", {"gae_lambda": 1.0}),
     "uniform credit": ("uniform", {}),
+    "random credit": ("random", {}),
+    "shuffled ABC": ("shuffled-attention", {}),
     "ABC": ("attention", {}),
     "causal attention shaping": ("shaping", {}),
 }
-COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#009E73")
+COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#999999", "#000000", "#E69F00", "#009E73")
 COLUMNS = {
     "time/iteration": "iteration",
     "time/total_timesteps": "timesteps",
@@ -72,19 +74,25 @@ def train(condition: str, seed: int, iterations: int) -> tuple[pd.DataFrame, dic
             callback=lambda row: row["time/iteration"] < iterations,
         )
     rows = pd.DataFrame(agent.history)[list(COLUMNS)].rename(columns=COLUMNS).round(5)
+    rows.insert(0, "commit", commit())
     rows.insert(0, "seed", seed)
     rows.insert(0, "condition", condition)
     return rows, dataclasses.asdict(agent.config)
 
 
+def commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "--short=7", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+
+
 def describe(hyperparameters: dict) -> dict:
     """Circumstances of the runs."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
     return {
         "command": " ".join(["python", *sys.argv]),
-        "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
         "versions": {
             "python": platform.python_version(),

@@ -583,9 +583,9 @@ def main(output: Path, parts: list[str]) -> None:
     path = output / "meta.json"
     meta = json.loads(path.read_text()) if path.exists() else {}
     for part in parts:
-        start = time.perf_counter()
+        circumstances, start = describe(), time.perf_counter()
         PARTS[part](output)
-        meta[part] = describe() | {"seconds": round(time.perf_counter() - start)}
+        meta[part] = circumstances | {"seconds": round(time.perf_counter() - start)}
         path.write_text(json.dumps(meta, indent=2) + "\n")
         print(f"{part}: {meta[part]['seconds']} s", flush=True)
     table = make_table(output)

@@ -1,8 +1,10 @@
-"""Does dense reward help the bundled PPO on the embedded task? Several seeds, with controls.
+"""Does dense reward help the bundled PPO? Several seeds, with controls, on one of two tasks.
 
 python benchmarks/learning.py --seeds 3 --jobs 2
+python benchmarks/learning.py --task planted --seeds 10 --jobs 2
 
-Trains PPO on ABC-RLHF-v0 with its default hyperparameters once per condition and seed, and writes
+Trains PPO once per condition and seed: on ABC-RLHF-v0 (``embedded``) with its default
+hyperparameters, on ABC-RLHF-Planted-v0 (``planted``, the best score is 10) with those below. Writes
 
 - ``runs.csv``: a row per condition, seed and iteration, with the commit that ran it;
 - ``meta.json``: command, versions, machine, hyperparameters;
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,6 +43,7 @@ from textgym.agents import PPO
 from textgym.demo import ENDS, NUM_ENVS, SMOOTHING, Summary, summarize
 from textgym.wrappers.vector import CreditAssignment
 
+RESULTS = Path(__file__).parent / "results"
 CONDITIONS: dict[str, tuple[str, dict[str, float]]] = {
     "sparse": ("sparse", {}),
     "sparse, λ = 1": ("sparse", {"gae_lambda": 1.0}),
@@ -48,6 +52,36 @@ CONDITIONS: dict[str, tuple[str, dict[str, float]]] = {
     "shuffled ABC": ("shuffled-attention", {}),
     "ABC": ("attention", {}),
     "causal attention shaping": ("shaping", {}),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on, and how."""
+
+    env_id: str
+    model: str
+    num_envs: int
+    iterations: int
+    hyperparameters: dict[str, float | None]
+
+
+TASKS = {
+    "embedded": Task("ABC-RLHF-v0", "embedded", NUM_ENVS, 80, {}),
+    "planted": Task(
+        "ABC-RLHF-Planted-v0",
+        "planted",
+        64,
+        100,
+        {
+            "minibatch_size": 32,
+            "learning_rate": 1e-3,
+            "ent_coef": 0.02,
+            "kl_coef": 0.0,
+            "kl_target": None,
+            "vf_clip_coef": None,
+        },
+    ),
 }
 COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#999999", "#000000", "#E69F00", "#009E73")
 COLUMNS = {
@@ -60,18 +94,19 @@ COLUMNS = {
 }
 
 
-def train(condition: str, seed: int, iterations: int) -> tuple[pd.DataFrame, dict]:
+def train(name: str, condition: str, seed: int) -> tuple[pd.DataFrame, dict]:
     """One run: a row per iteration, and the hyperparameters."""
     torch.set_num_threads(1)  # of each of the processes that run side by side
-    credit, changes = CONDITIONS[condition]
-    envs = gym.make_vec("ABC-RLHF-v0", num_envs=NUM_ENVS, autoreset_mode=AutoresetMode.DISABLED)
+    task, (credit, changes) = TASKS[name], CONDITIONS[condition]
+    envs = gym.make_vec(task.env_id, num_envs=task.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    settings = {"episodes_per_iteration": task.num_envs, **task.hyperparameters, **changes}
     with tempfile.TemporaryDirectory() as log_dir:
         agent = PPO(
-            "embedded", CreditAssignment(envs, credit), seed=seed, log_dir=log_dir, **changes
+            task.model, CreditAssignment(envs, credit), seed=seed, log_dir=log_dir, **settings
         )
         agent.learn(
-            iterations * NUM_ENVS * envs.unwrapped.max_new_tokens,
-            callback=lambda row: row["time/iteration"] < iterations,
+            task.iterations * task.num_envs * envs.unwrapped.max_new_tokens,
+            callback=lambda row: row["time/iteration"] < task.iterations,
         )
     rows = pd.DataFrame(agent.history)[list(COLUMNS)].rename(columns=COLUMNS).round(5)
     rows.insert(0, "commit", commit())
@@ -136,7 +171,7 @@ def make_table(runs: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(runs: pd.DataFrame, path: Path) -> None:
+def draw(runs: pd.DataFrame, task: Task, path: Path) -> None:
     """Every run as a thin line, the mean over the seeds as a strong one."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -155,26 +190,27 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
             axes.plot(
                 smooth.index, smooth.mean(axis=1), color=color, linewidth=2.2, label=condition
             )
-        axes.set_xlabel(f"iteration of {NUM_ENVS} episodes")
+        axes.set_xlabel(f"iteration of {task.num_envs} episodes")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
     figure.suptitle(
-        f"Bundled PPO on ABC-RLHF-v0, {runs['seed'].nunique()} seeds "
+        f"Bundled PPO on {task.env_id}, {runs['seed'].nunique()} seeds "
         f"(thin: each seed, strong: their mean; trailing means over {SMOOTHING})"
     )
     figure.savefig(path, dpi=110)
 
 
-def main(seeds: int, iterations: int, jobs: int, output: Path, tables_only: bool) -> None:
+def main(name: str, seeds: int, jobs: int, output: Path | None, tables_only: bool) -> None:
+    output = output or RESULTS / ("learning" if name == "embedded" else f"learning_{name}")
     output.mkdir(parents=True, exist_ok=True)
     path = output / "runs.csv"
     runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["condition", "seed"])
     done = set(zip(runs["condition"], runs["seed"], strict=True))
     todo = [(c, s) for s in range(0 if tables_only else seeds) for c in CONDITIONS]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train, c, s, iterations) for c, s in todo if (c, s) not in done]
+        futures = [pool.submit(train, name, c, s) for c, s in todo if (c, s) not in done]
         for future in as_completed(futures):
             rows, hyperparameters = future.result()
             runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
@@ -183,20 +219,20 @@ def main(seeds: int, iterations: int, jobs: int, output: Path, tables_only: bool
             (output / "meta.json").write_text(
                 json.dumps(describe(hyperparameters), indent=2, ensure_ascii=False) + "\n"
             )
-            name, seed = rows["condition"][0], rows["seed"][0]
-            print(f"{name}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
+            condition, seed = rows["condition"][0], rows["seed"][0]
+            print(f"{condition}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
     table = make_table(runs)
     (output / "table.md").write_text(table)
-    draw(runs, output / "learning_curves.png")
+    draw(runs, TASKS[name], output / "learning_curves.png")
     print(table)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", dest="name", choices=TASKS, default="embedded")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=80)
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/learning"))
+    parser.add_argument("--output", type=Path, help="folder; the task's below results/ by default")
     parser.add_argument("--tables-only", action="store_true")
     arguments = parser.parse_args()
     main(**vars(arguments))

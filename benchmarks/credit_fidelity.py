@@ -279,7 +279,8 @@ def measure_erasure(output: Path) -> None:
             deleted, kept = erasure_curves(task, method, completions)
             for fraction in FRACTIONS:
                 key = round(float(fraction), 2)
-                curves.append((task.name, method, key, deleted[key].mean(), kept[key].mean()))
+                means = deleted[key].mean().item(), kept[key].mean().item()
+                curves.append((task.name, method, key, *means))
             whole = deleted[0.0]
             comprehensiveness = whole - sum(deleted[f] for f in ERASER_FRACTIONS) / 4
             sufficiency = whole - sum(kept[f] for f in ERASER_FRACTIONS) / 4

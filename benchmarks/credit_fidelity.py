@@ -582,13 +582,17 @@ def describe() -> dict:
 def main(output: Path, parts: list[str]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / "meta.json"
-    meta = json.loads(path.read_text()) if path.exists() else {}
     for part in parts:
         circumstances, start = describe(), time.perf_counter()
         PARTS[part](output)
+        meta = json.loads(path.read_text()) if path.exists() else {}
         meta[part] = circumstances | {"seconds": round(time.perf_counter() - start)}
         path.write_text(json.dumps(meta, indent=2) + "\n")
         print(f"{part}: {meta[part]['seconds']} s", flush=True)
+    missing = [part for part in PARTS if part not in json.loads(path.read_text())]
+    if missing:
+        print(f"no table yet: {', '.join(missing)} not measured")
+        return
     table = make_table(output)
     (output / "table.md").write_text(table)
     draw(output)

@@ -476,7 +476,7 @@ def make_table(output: Path) -> str:
         ]
         forward, backward = passes.loc[(48, method)]
         counted = " + ".join(
-            f"{count:.0f} {way}" for count, way in ((forward, "f"), (backward, "b")) if count
+            f"{count:.0f} {way}" for count, way in ((forward, "f"), (backward, "b")) if round(count)
         )
         times = [f"{ratio.loc[(length, method)]:.2f}" for length in (16, 48)]
         cells = [

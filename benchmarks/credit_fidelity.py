@@ -88,6 +88,17 @@ DRAWN = {
     "occlusion": "#0072B2",
     "Shapley, tokens": "#D55E00",
 }
+# The others lie too close together to be named in the picture of the gradients.
+ANNOTATED = {
+    "sparse": ("sparse, causal,\ngradient × input", (-50, 8)),
+    "uniform": ("uniform", (-38, 5)),
+    "ABC": ("ABC", (-6, -14)),
+    "ABC-D": ("ABC-D", (6, -4)),
+    "ABC-D2": ("ABC-D2", (6, -4)),
+    "integrated gradients": ("integrated gradients", (-30, -13)),
+    "occlusion": ("occlusion", (-54, -3)),
+    "Shapley, tokens": ("Shapley, tokens", (6, -4)),
+}
 FRACTIONS = np.linspace(0.0, 1.0, 11)
 ERASER_FRACTIONS = (0.1, 0.2, 0.3, 0.5)
 HORIZON = 4
@@ -529,9 +540,11 @@ def draw_gradient(axes, rows: pd.DataFrame) -> None:
     for method, row in rows.iterrows():
         color = DRAWN.get(method, "#333333")
         axes.scatter(row["variance"], row["cosine"], color=color, zorder=3)
-        axes.annotate(
-            method, (row["variance"], row["cosine"]), (4, 3), fontsize=7, textcoords="offset points"
-        )
+        if method in ANNOTATED:
+            text, offset = ANNOTATED[method]
+            place = row["variance"], row["cosine"]
+            axes.annotate(text, place, offset, fontsize=8, textcoords="offset points")
+    axes.set_ylim(top=1.05)
     axes.set_xlabel("variance of a one-episode estimate ÷ that of sparse")
     axes.set_ylabel("cosine with the gradient of sparse reward")
     axes.set_title(f"all completions of {HORIZON} tokens, β = 1", fontsize=10)

@@ -62,3 +62,28 @@ def play(env):
 def test_every_linked_file_exists(page):
     targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def table_rows(path, first_column):
+    """Cells of the Markdown tables in a file, by the first cell of each row."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    start = next(i for i, row in enumerate(rows) if row[0] == first_column)
+    return {row[0]: row[1:] for row in rows[start:]}
+
+
+def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
+    measured = table_rows(ROOT / "benchmarks/results/credit_fidelity/table.md", "method")
+    shown = table_rows(ROOT / "docs" / "credit.md", "method")
+    columns = (0, 1, 2, 3, 6, 9)  # of the measured table, in the order of the page's
+    compared = 0
+    for method, cells in shown.items():
+        name = method.removesuffix(" (policy's attention)")
+        if name == "method":
+            continue
+        for cell, column in zip(cells, columns, strict=True):
+            number = float(measured[name][column].split(" ")[0])
+            digits = len(cell.partition(".")[2])
+            assert float(cell.replace("−", "-")) == pytest.approx(number, abs=0.51 * 10**-digits)
+            compared += 1
+    assert compared > 50

@@ -174,7 +174,8 @@ Over {evaluation["reference_completions"]:,} completions that the textgym langua
 under the environment's default settings (seed {evaluation["sampling_seed"]}), the score's mean is
 {evaluation["score_mean"]:.3f} and its standard deviation {evaluation["score_std"]:.3f}. Both are
 stored in `config.json` as `score_mean` and `score_std`, and the environment centres and scales the
-score by them. The raw figures are in `evaluation.json`.
+score by them; `attention_profile` there tells how the attention is spread over a completion in the
+mean. The raw figures are in `evaluation.json`.
 
 ## Use and limits
 

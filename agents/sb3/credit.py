@@ -1,0 +1,100 @@
+"""What the buffers of Stable-Baselines3 need to know of hindsight credit, as pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textgym.errors import InvalidArgumentError
+
+__all__ = ["change_of_advantages", "credit_of", "rewards_of_the_rest"]
+
+
+def credit_of(info: dict[str, Any]) -> NDArray[np.float32] | None:
+    """The credit that the info of an episode's last step hands over.
+
+    Args:
+        info: The info of an environment that is done.
+
+    Returns:
+        float32 of shape (num_steps,), one number per step of the episode; None if the episode was
+        cut short from outside and nothing was handed over, for then there is no score to share.
+
+    Raises:
+        InvalidArgumentError: If a terminated episode brings no credit, or the credit is not a
+            list of numbers.
+    """
+    if "credit" not in info:
+        if info.get("TimeLimit.truncated", False):
+            return None
+        raise InvalidArgumentError(
+            "env",
+            sorted(info),
+            'an episode ended without info["credit"]: put textgym.wrappers.CreditAssignment (or '
+            "its vector form) around the environment",
+        )
+    credit = np.asarray(info["credit"], dtype=np.float32)
+    if credit.ndim != 1 or not len(credit):
+        raise InvalidArgumentError('info["credit"]', credit, "hand over one number per step")
+    return credit
+
+
+def rewards_of_the_rest(
+    paid: NDArray[np.float32], credit: NDArray[np.float32], gamma: float
+) -> NDArray[np.float32]:
+    """The rewards to learn from, for those steps of an episode that are still at hand.
+
+    An episode that lies within one rollout is paid its credit, step by step. One that began in an
+    earlier rollout has lost its first steps: the agent has learned from them already, from what
+    they were paid at the time, and so cannot be paid their credit any more. Dropping that credit
+    would shorten the return. So the first step at hand gets what is missing: the return from that
+    step on, discounted, stays what the environment paid. Later steps get their own credit, as in
+    an episode that was not cut::
+
+        step                0    1  |  2    3    4         gamma = 1
+        paid                0    0  |  0    0    R
+        credit             .1R  .2R | .3R  .2R  .2R
+        learned from        0    0  | .6R  .2R  .2R        .6 = .3 + (.1 + .2)
+
+    Without a discount, or with credit that is equivalent to the rewards under the discount, that
+    is the lost steps' credit less what they were paid.
+
+    Args:
+        paid: Rewards of the steps at hand, the last ones of the episode, (num_left,).
+        credit: Credit of the whole episode, (num_steps,), ``num_left <= num_steps``.
+        gamma: Discount of the algorithm.
+
+    Returns:
+        float32 (num_left,).
+    """
+    num_left = len(paid)
+    rewards = credit[-num_left:].copy()
+    if len(credit) > num_left:
+        discounts = gamma ** np.arange(num_left)
+        rewards[0] += (discounts * (paid - rewards)).sum()
+    return rewards
+
+
+def change_of_advantages(
+    change: NDArray[np.float32], episode_starts: NDArray[np.float32], decay: float
+) -> NDArray[np.float32]:
+    """How the advantages of a rollout change with its rewards.
+
+    Generalised advantage estimation (arXiv 1506.02438, equation 16) is linear in the rewards, so
+    values are not needed: ΔA_t = Δr_t + γλ ΔA_{t+1} within an episode.
+
+    Args:
+        change: New rewards less old ones, (num_steps, num_envs).
+        episode_starts: 1 at the first step of an episode, (num_steps, num_envs).
+        decay: γλ.
+
+    Returns:
+        (num_steps, num_envs), for the advantages and for the returns, which are advantages plus
+        values.
+    """
+    result = change.copy()
+    for step in reversed(range(len(change) - 1)):
+        result[step] += decay * (1 - episode_starts[step + 1]) * result[step + 1]
+    return result

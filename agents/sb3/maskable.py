@@ -1,0 +1,30 @@
+"""The language-model policy for action masks; needs the optional package ``sb3-contrib``."""
+
+from __future__ import annotations
+
+from textgym.errors import MissingDependencyError
+
+from .policy import LanguageModelPolicyMethods
+
+try:
+    from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+except ImportError:
+    raise MissingDependencyError("sb3-contrib", "sb3", "masking actions") from None
+
+__all__ = ["MaskableLanguageModelPolicy"]
+
+
+class MaskableLanguageModelPolicy(LanguageModelPolicyMethods, MaskableActorCriticPolicy):
+    """:class:`textgym.agents.sb3.LanguageModelPolicy` for ``sb3_contrib.MaskablePPO``.
+
+    Tokens are sampled and their log-probabilities taken from the same distribution, that over the
+    tokens which the environment's ``action_masks()`` allows: EOS waits until ``min_new_tokens``.
+
+    Args:
+        *arguments: Those of :class:`textgym.agents.sb3.LanguageModelPolicy`.
+        **keywords: Likewise.
+
+    Raises:
+        InvalidArgumentError: As there.
+        MissingDependencyError: As there; on import, if ``sb3-contrib`` is not installed.
+    """

@@ -1,0 +1,236 @@
+"""A causal language model as the policy of Stable-Baselines3's on-policy algorithms."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from textgym.agents.policy import ActionRules
+from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
+from textgym.errors import InvalidArgumentError
+from textgym.models import load_language_model
+
+from .lora import add_lora
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+__all__ = ["LanguageModelPolicy", "LanguageModelPolicyMethods", "left_padded"]
+
+
+def left_padded(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding to the left, and drop the columns that are padding in every row.
+
+    All texts then end in the last column, so one column of logits is enough.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]])
+        >>> [x.int().tolist() for x in left_padded(ids, torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]))]
+        [[[0, 5, 6], [7, 8, 9]], [[0, 1, 1], [1, 1, 1]]]
+
+    Args:
+        input_ids: int64 (batch, max_length).
+        attention_mask: 1 at tokens, (batch, max_length).
+
+    Returns:
+        Ids int64 and mask bool, both (batch, length of the longest text).
+    """
+    mask, order = attention_mask.bool().sort(dim=1, stable=True)  # False comes before True
+    length = int(mask.sum(dim=1).max())
+    return input_ids.gather(1, order)[:, -length:], mask[:, -length:]
+
+
+class LanguageModelPolicyMethods:
+    """What a policy of SB3 does, done by a language model; to be mixed into a base policy.
+
+    Features extractor, ``mlp_extractor`` and ``action_net`` of the base class are passed over: the
+    language model reads the observation, and one forward gives both the logits and the value.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        model: str | Path | PreTrainedModel = "embedded",
+        temperature: float = 1.0,
+        lora: bool | LoraConfig = False,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Dict) or not (
+            {"input_ids", "attention_mask"} <= set(observation_space.spaces)
+        ):
+            raise InvalidArgumentError(
+                "env",
+                observation_space,
+                'a language model reads Dict observations with "input_ids" and "attention_mask": '
+                "use a text environment without wrappers that change its observations",
+            )
+        if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
+            raise InvalidArgumentError(
+                "env",
+                action_space,
+                "the actions of a language model are token ids: use a text environment without "
+                "wrappers that change its actions",
+            )
+        if not temperature > 0:
+            raise InvalidArgumentError("temperature", temperature, "must be a number above 0")
+        if optimizer_kwargs is None:
+            # Without weight decay: it would pull a pre-trained model towards zero.
+            is_adamw = optimizer_class is torch.optim.AdamW
+            optimizer_kwargs = {"weight_decay": 0.0} if is_adamw else {}
+        super().__init__(  # type: ignore[call-arg]
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            ortho_init=False,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **keywords,
+        )
+        # In a dict, because as an attribute a loaded model would become part of the policy.
+        self._language_model_arguments = {"model": model, "temperature": temperature, "lora": lora}
+        language_model = copy.deepcopy(load_language_model(model)).requires_grad_(True)
+        if lora is not False:
+            add_lora(language_model, lora)
+        self._num_actions = int(action_space.n)
+        rules = ActionRules(self._num_actions)
+        self.network = LanguageModelNetwork(language_model, rules, temperature)
+        trained = [one for one in self.network.parameters() if one.requires_grad]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Nothing: modules cannot be set before the base constructor, which calls this, is done."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        base: Any = self
+        return {
+            "observation_space": base.observation_space,
+            "action_space": base.action_space,
+            "lr_schedule": base._dummy_schedule,
+            "optimizer_class": base.optimizer_class,
+            "optimizer_kwargs": base.optimizer_kwargs,
+            **self._language_model_arguments,
+        }
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Stay in evaluation mode, in which the tokens are sampled.
+
+        With dropout the network that is trained would be another one, and the probability ratio
+        of PPO would differ from 1 before the first update.
+        """
+        self.network.eval()
+
+    def _read(
+        self, obs: Any, action_masks: NDArray[Any] | Tensor | None = None
+    ) -> tuple[Any, Tensor]:
+        """Distributions over the next token, and values, (batch, 1), of some texts."""
+        ids, mask = left_padded(obs["input_ids"].long(), obs["attention_mask"])
+        logits, values = self.network(ids, mask, num_logits=1)  # (batch, 1, vocab), (batch, 1)
+        # What lies beyond the action space is padding of the model's embedding matrix.
+        legal = logits[:, -1, : self._num_actions] / self.network.temperature
+        distribution = self.action_dist.proba_distribution(action_logits=legal)  # type: ignore[attr-defined]
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        return distribution, values
+
+    def forward(
+        self,
+        obs: PyTorchObs,
+        deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the next tokens.
+
+        Args:
+            obs: ``input_ids`` and ``attention_mask``, both (batch, max_length).
+            deterministic: Take the most probable tokens instead of sampling.
+            action_masks: 1 at legal tokens, (batch, num_actions), for a base policy with masks.
+
+        Returns:
+            Tokens int64 (batch,), values (batch, 1) and log-probabilities (batch,).
+        """
+        distribution, values = self._read(obs, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Judge given tokens, in one forward over the minibatch.
+
+        Args:
+            obs: As in :meth:`forward`.
+            actions: int64 (batch,).
+            action_masks: As in :meth:`forward`.
+
+        Returns:
+            Values (batch, 1), log-probabilities (batch,) and entropies in nats (batch,).
+        """
+        distribution, values = self._read(obs, action_masks)
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: PyTorchObs, action_masks: NDArray[Any] | None = None) -> Any:
+        """The distributions over the next token."""
+        return self._read(obs, action_masks)[0]
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """The values of some texts, (batch, 1)."""
+        return self._read(obs)[1]
+
+
+class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
+    """A causal language model with a value head, for SB3's own ``PPO`` and ``A2C``.
+
+    The logits are the model's own, so training starts at the pre-trained model. The value head on
+    the last hidden state starts at zero. The model is copied, never changed.
+
+    Every token of the action space can be chosen, and so can EOS at any time: an observation does
+    not tell where its prompt ends, hence not how many tokens there are so far and whether
+    ``min_new_tokens`` is reached. The environment allows it; an early EOS ends the text, which is
+    scored as it is. Where EOS must wait, take the masks of ``textgym.wrappers.ActionMask`` and
+    :class:`textgym.agents.sb3.maskable.MaskableLanguageModelPolicy`.
+
+    Defaults of SB3's algorithms are made for networks that start at random. A pre-trained model
+    wants a learning rate of 1e-5 to 1e-4 (with adapters, ten times that), and ``gamma=1``.
+
+    Args:
+        observation_space: Dict with ``input_ids`` and ``attention_mask``, both (max_length,).
+        action_space: Discrete, no larger than the model's vocabulary.
+        lr_schedule: Learning rate by remaining progress, as SB3 hands it over.
+        model: See :func:`textgym.models.load_language_model`. ``save`` of an algorithm stores what
+            stands here beside the trained weights: a name is smaller than a loaded model.
+        temperature: Divides the logits, in sampling and in training.
+        lora: Freeze the model and train low-rank adapters (and the value head): True, or a
+            ``peft.LoraConfig``; needs the extra ``textgym[lora]``.
+        optimizer_class: AdamW.
+        optimizer_kwargs: Its keyword arguments but the learning rate; no weight decay by default.
+        **keywords: ``use_sde``, which SB3 passes and Discrete actions do not use.
+
+    Raises:
+        InvalidArgumentError: If the spaces, the model, the temperature or the adapters do not fit.
+        MissingDependencyError: If adapters are asked for and ``peft`` is not installed.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from stable_baselines3 import PPO
+        >>> env = gym.make("ABC-RLHF-v0")
+        >>> agent = PPO(LanguageModelPolicy, env, policy_kwargs={"model": "embedded"}, seed=0)
+        >>> observation, info = env.reset(seed=0)
+        >>> token, _ = agent.predict(observation)
+        >>> token in env.action_space
+        True
+    """

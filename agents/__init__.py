@@ -1,14 +1,26 @@
-"""Agents that come with textgym: a token-level PPO, with its policy and its rollout."""
+"""Agents that come with textgym: token-level PPO, RLOO and GRPO, their policy and their rollout."""
 
+from .base import Agent, AgentConfig
+from .grpo import GRPO, GRPOConfig
 from .policy import ActionRules, LanguageModelPolicy
 from .ppo import PPO, PPOConfig
+from .registry import AGENTS, load_agent
+from .rloo import RLOO, RLOOConfig
 from .rollout import Rollout, collect_episodes
 
 __all__ = [
+    "AGENTS",
+    "GRPO",
     "PPO",
+    "RLOO",
     "ActionRules",
+    "Agent",
+    "AgentConfig",
+    "GRPOConfig",
     "LanguageModelPolicy",
     "PPOConfig",
+    "RLOOConfig",
     "Rollout",
     "collect_episodes",
+    "load_agent",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,48 +23,74 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_model", "model_from_description", "read_checkpoint", "write_checkpoint"]
 
-_FORMAT = "textgym-ppo-1"
+
+def _format_of(agent: str) -> str:
+    return f"textgym-{agent.lower()}-1"
 
 
-def write_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
+def write_checkpoint(path: str | Path, agent: str, contents: dict[str, Any]) -> None:
     """Write a checkpoint, completely or not at all.
 
     Args:
         path: The file; missing folders are made, an older file is replaced.
+        agent: Name of the agent that can read it.
         contents: Nested dicts and lists of tensors, numbers, strings and None.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    torch.save({"format": _FORMAT, **contents}, unfinished)
+    torch.save({"format": _format_of(agent), **contents}, unfinished)
     os.replace(unfinished, path)  # noqa: PTH105  a stop in between leaves the older file whole
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, agent: str) -> dict[str, Any]:
     """Read what :func:`write_checkpoint` wrote, onto the CPU.
+
+    Args:
+        path: The file.
+        agent: Name of the agent that is to read it.
 
     Raises:
         InvalidArgumentError: If there is no such file, or if it is damaged or something else.
     """
+    contents = _read(path, agent)
+    if not isinstance(contents, dict) or contents.get("format") != _format_of(agent):
+        raise InvalidArgumentError(
+            "path", str(path), f"the file is not a checkpoint that {agent}.save wrote."
+        )
+    return contents
+
+
+def agent_of_checkpoint(path: str | Path) -> str:
+    """Name of the agent that wrote a checkpoint, in lower case: "ppo", for example.
+
+    Raises:
+        InvalidArgumentError: As :func:`read_checkpoint` does.
+    """
+    contents = _read(path, "an agent")
+    match = re.fullmatch(
+        r"textgym-(\w+)-1", str(contents.get("format") if isinstance(contents, dict) else None)
+    )
+    if match is None:
+        raise InvalidArgumentError("path", str(path), "the file is not a checkpoint of an agent.")
+    return match[1]
+
+
+def _read(path: str | Path, agent: str) -> Any:
     if not Path(path).is_file():
         raise InvalidArgumentError("path", str(path), "there is no such file.")
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes raises whatever it likes
         raise InvalidArgumentError(
             "path",
             str(path),
-            "the file is damaged, or is not a checkpoint that PPO.save wrote "
+            f"the file is damaged, or is not a checkpoint that {agent}.save wrote "
             f"({type(error).__name__}).",
         ) from error
-    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
-        raise InvalidArgumentError(
-            "path", str(path), f"the file is not a checkpoint of the format {_FORMAT!r}."
-        )
-    return contents
 
 
 def describe_model(model: PreTrainedModel) -> dict[str, str]:

@@ -13,9 +13,9 @@ from typing import Any
 __all__ = ["MetricsLog", "TrainingProgress", "fresh_log_dir"]
 
 
-def fresh_log_dir(root: str | Path = "runs") -> Path:
-    """A path below ``root``, named after the time, that does not exist yet."""
-    name = time.strftime("ppo-%Y%m%d-%H%M%S")
+def fresh_log_dir(prefix: str, root: str | Path = "runs") -> Path:
+    """A path below ``root``, named after the prefix and the time, that does not exist yet."""
+    name = prefix + time.strftime("-%Y%m%d-%H%M%S")
     path, number = Path(root) / name, 1
     while path.exists():
         number += 1
@@ -76,9 +76,10 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
     Args:
         total_timesteps: Tokens to be stepped.
         enabled: False shows nothing.
+        title: Name of the agent, before the bar.
     """
 
-    def __init__(self, total_timesteps: int, enabled: bool) -> None:
+    def __init__(self, total_timesteps: int, enabled: bool, title: str) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -88,7 +89,7 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         )
 
         self._progress = Progress(
-            TextColumn("PPO"),
+            TextColumn(title),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("tokens · score {task.fields[score]} · KL {task.fields[kl]}"),

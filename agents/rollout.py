@@ -197,6 +197,7 @@ def collect_episodes(
     num_episodes: int,
     generator: torch.Generator,
     seed_generator: torch.Generator | None = None,
+    group_size: int = 1,
 ) -> Rollout:
     """Play whole episodes and return them in one batch.
 
@@ -204,22 +205,37 @@ def collect_episodes(
     generators and the policy alone, not on what the environment went through before, and a run
     that continues from a checkpoint sees the episodes that it would have seen without the stop.
 
+    A group of episodes that start from the same prompt is a group of equal seeds: all that an
+    environment draws at reset, the prompt and the budget of tokens, it draws from the seed. So
+    groups need no support from the environment, and may be larger than its number of rows; the
+    tokens come from another generator, so the completions of a group differ. Group g is made of the
+    episodes ``g * group_size`` to ``(g + 1) * group_size - 1``.
+
     Args:
         policy: Chooses the tokens; its rules and its temperature shape the distribution.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED``.
-        num_episodes: A multiple of the number of rows.
+        num_episodes: A multiple of the number of rows, and of ``group_size``.
         generator: Draws the tokens; a generator of the CPU, wherever the policy lives.
         seed_generator: Draws the seeds of the resets; by default the same generator. With a
             stream of their own, two agents that sample differently still see the same prompts.
+        group_size: Number of episodes that start from the same prompt.
 
     Raises:
         InvalidArgumentError: If the environment or the number of episodes does not fit.
     """
     env = as_vector_env(env)
     check_num_episodes("num_episodes", num_episodes, env.num_envs)
+    if group_size < 1 or num_episodes % group_size:
+        raise InvalidArgumentError(
+            "group_size", group_size, f"must divide the number of episodes, {num_episodes}."
+        )
+    seeds = torch.randint(
+        2**31 - 1, (num_episodes // group_size,), generator=seed_generator or generator
+    ).repeat_interleave(group_size)  # (num_episodes,)
     episodes: list[_Episode] = []
-    while len(episodes) < num_episodes:
-        episodes += _play_round(policy, env, generator, seed_generator or generator)
+    for seeds_of_round in seeds.split(env.num_envs):
+        episodes += _play_round(policy, env, generator, seeds_of_round.tolist())
+    _check_groups(env, episodes, group_size)
     return _to_rollout(episodes, policy.rules.pad_token_id)
 
 
@@ -227,12 +243,11 @@ def _play_round(
     policy: LanguageModelPolicy,
     env: VectorEnv,
     generator: torch.Generator,
-    seed_generator: torch.Generator,
+    seeds: list[int],
 ) -> list[_Episode]:
-    """One episode in every row."""
+    """One episode in every row, each with its seed."""
     device = policy.value_head.weight.device
-    seeds = torch.randint(2**31 - 1, (env.num_envs,), generator=seed_generator)
-    observations, _ = env.reset(seed=seeds.tolist())  # type: ignore[arg-type]
+    observations, _ = env.reset(seed=seeds)  # type: ignore[arg-type]
     prompt_ids, prompt_mask = left_padded(observations, policy.rules.pad_token_id)
     episodes = [_Episode(ids[mask]) for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
 
@@ -261,6 +276,19 @@ def _play_round(
         new_ids = actions
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return episodes
+
+
+def _check_groups(env: VectorEnv, episodes: list[_Episode], group_size: int) -> None:
+    """Make sure that equal seeds gave equal prompts."""
+    for row, episode in enumerate(episodes):
+        first = episodes[row - row % group_size]
+        if not np.array_equal(episode.prompt_ids, first.prompt_ids):
+            raise InvalidArgumentError(
+                "env",
+                env,
+                "rows that are reset with equal seeds must start from equal prompts: let reset "
+                "draw them from self.np_random alone.",
+            )
 
 
 def _info_of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from gymnasium.vector import VectorEnv
 
-    from textgym.agents import PPO, Rollout
+    from textgym.agents import PPO, Agent, Rollout
     from textgym.credit import CreditAssigner
 
 __all__ = ["CreditCommand", "DemoCommand", "EvaluateCommand", "TrainCommand", "main"]
@@ -236,7 +236,7 @@ class EvaluateCommand:
     """
 
     checkpoint: Path | None = None
-    """Checkpoint of `textgym train`, or its folder. None: evaluate --policy, untrained."""
+    """Checkpoint of a bundled agent, or its folder. None: evaluate --policy, untrained."""
     policy: str = "embedded"
     """Language model to evaluate without a checkpoint: "embedded", a folder or a hub id."""
     episodes: int = 128
@@ -321,8 +321,8 @@ class EvaluateCommand:
         credit = _make_credit(settings.pop("credit"), settings.pop("beta"), policy)
         return Environment(**settings), credit
 
-    def _load(self, checkpoint: Path | None, envs: VectorEnv) -> PPO:
-        from textgym.agents import PPO
+    def _load(self, checkpoint: Path | None, envs: VectorEnv) -> Agent:
+        from textgym.agents import PPO, load_agent
         from textgym.agents.rollout import action_rules
 
         if checkpoint is None:
@@ -333,7 +333,7 @@ class EvaluateCommand:
                 minibatch_size=1,
                 device=self.device,
             )
-        agent = PPO.load(checkpoint, device=self.device)
+        agent = load_agent(checkpoint, device=self.device)
         rules = action_rules(envs)
         trained = agent.policy.rules
         if (rules.num_actions, rules.eos_token_id) != (trained.num_actions, trained.eos_token_id):
@@ -347,7 +347,7 @@ class EvaluateCommand:
         return agent
 
 
-def _episode_kl(agent: PPO, rollout: Rollout) -> torch.Tensor:
+def _episode_kl(agent: Agent, rollout: Rollout) -> torch.Tensor:
     """Summed log-probability ratios of policy and reference policy, shape (num_episodes,)."""
     import torch
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import VectorWrapper
 
-from textgym.agents import PPO
+from textgym.agents import GRPO, PPO, RLOO
 
 
 class ShuffledRewards(VectorWrapper):
@@ -24,13 +24,17 @@ class ShuffledRewards(VectorWrapper):
         return observations, self._rng.permutation(rewards), *rest
 
 
-@pytest.fixture
-def mean_scores(make_model, make_vector_env, tmp_path):
+# Without a critic an iteration is one gradient step, and not sixteen: it may be larger.
+@pytest.fixture(params=[(PPO, 3e-3), (RLOO, 1e-2), (GRPO, 1e-2)], ids=["ppo", "rloo", "grpo"])
+def mean_scores(request, make_model, make_vector_env, tmp_path):
     """Mean score of the first and of the last five iterations."""
+    agent_class, learning_rate = request.param
 
     def run(wrapper=lambda env: env) -> tuple[float, float]:
         env = wrapper(make_vector_env(16, min_new_tokens=6, max_new_tokens=6))
-        agent = PPO(make_model(), env, learning_rate=3e-3, kl_coef=0.01, log_dir=tmp_path)
+        agent = agent_class(
+            make_model(), env, learning_rate=learning_rate, kl_coef=0.01, log_dir=tmp_path
+        )
         agent.learn(30 * 16 * 6)
         scores = [row["rollout/score_mean"] for row in agent.history]
         return float(np.mean(scores[:5])), float(np.mean(scores[-5:]))

@@ -1,0 +1,35 @@
+"""The bundled agents by name, and a checkpoint of any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .base import Agent
+from .checkpoint import agent_of_checkpoint
+from .grpo import GRPO
+from .ppo import PPO
+from .rloo import RLOO
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.vector import VectorEnv
+
+__all__ = ["AGENTS", "load_agent"]
+
+AGENTS: dict[str, type[Agent]] = {agent.name.lower(): agent for agent in (PPO, RLOO, GRPO)}
+"""The agents by their names in lower case."""
+
+
+def load_agent(
+    path: str | Path,
+    env: gym.Env | VectorEnv | None = None,
+    device: str | None = None,
+    log_dir: str | Path | None = None,
+) -> Agent:
+    """Restore whichever agent wrote a checkpoint; the arguments are those of its ``load``.
+
+    Raises:
+        InvalidArgumentError: If the file or the environment cannot be used.
+    """
+    return AGENTS[agent_of_checkpoint(path)].load(path, env, device, log_dir)

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 
+_MOST_STARTS = 4096  # prompts whose value is kept; a source may never draw one twice
+
 StateFunction = Callable[[Tensor, Tensor], float]
 """Φ as a function of the prompt's and the completion's token ids, int64 of one axis each."""
 
@@ -46,12 +48,15 @@ class Potential(ABC):
         readouts: What the reward model must read out; see :mod:`textgym.models.readouts`.
         needs_causal_reward_model: Whether it is a function of the state only if the reward model
             does not look ahead.
+        reads_reward_model: Whether it looks at anything that the reward model says; one that looks
+            at the tokens alone spares the forward passes.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = "none"
     readouts: frozenset[Readout] = frozenset()
     needs_causal_reward_model: ClassVar[bool] = False
+    reads_reward_model: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, scored: ScoredCompletions) -> Tensor:
@@ -66,6 +71,20 @@ class Potential(ABC):
             the completion. The value at the last token is Φ before it is known that the episode
             ended there; whoever uses it puts 0 in its place at the end of an episode.
         """
+
+    def newest(self, scored: ScoredCompletions) -> Tensor:
+        """Compute the potential of the states that the texts end in, and of no other.
+
+        Args:
+            scored: As in :meth:`__call__`.
+
+        Returns:
+            float32, shape (batch,): what :meth:`__call__` gives at the last tokens, 0 for rows
+            without any generated token.
+        """
+        index = torch.arange(scored.input_ids.shape[1], device=scored.input_ids.device)
+        last = torch.where(scored.attention_mask, index, 0).max(dim=1, keepdim=True).values
+        return self(scored).gather(1, last)[:, 0]
 
     def __repr__(self) -> str:
         names = inspect.signature(type(self)).parameters
@@ -218,8 +237,8 @@ class AttentionWeightedPrefixScore(Potential):
 class FunctionPotential(Potential):
     """Any function of the state: Φ_t = f(prompt, completion up to t) - f(prompt, nothing).
 
-    Cost: one call of the function per token. Guarantee: Φ depends on the state alone if the
-    function does.
+    Cost: one call of the function per token, none of the reward model. Guarantee: Φ depends on the
+    state alone if the function does.
 
     Args:
         function: Takes the token ids of the prompt and of the completion so far, int64 tensors of
@@ -236,11 +255,13 @@ class FunctionPotential(Potential):
     """
 
     name = "function"
+    reads_reward_model = False
 
     def __init__(self, function: StateFunction) -> None:
         if not callable(function):
             raise InvalidArgumentError("function", function, "pass a function")
         self.function = function
+        self._starts: dict[tuple[int, ...], float] = {}
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
         """See :class:`Potential`."""
@@ -248,8 +269,27 @@ class FunctionPotential(Potential):
         for row, ids in enumerate(scored.input_ids):
             prompt = ids[scored.prompt_mask[row]]
             columns = scored.completion_mask[row].nonzero()[:, 0]
-            start = float(self.function(prompt, ids[columns[:0]]))
+            start = self._start(prompt)
             for count, column in enumerate(columns, start=1):
                 value = float(self.function(prompt, ids[columns[:count]]))
                 potential[row, column] = value - start
         return potential
+
+    def newest(self, scored: ScoredCompletions) -> Tensor:
+        """See :class:`Potential`; one call of the function, and one more for a new prompt."""
+        values = []
+        for row, ids in enumerate(scored.input_ids):
+            prompt, completion = ids[scored.prompt_mask[row]], ids[scored.completion_mask[row]]
+            start = self._start(prompt)
+            is_start = len(completion) == 0
+            values.append(0.0 if is_start else float(self.function(prompt, completion)) - start)
+        return torch.tensor(values, device=scored.input_ids.device)
+
+    def _start(self, prompt: Tensor) -> float:
+        """Value of a prompt alone, kept, since every state of an episode is measured from it."""
+        ids = tuple(prompt.tolist())
+        if ids not in self._starts:
+            if len(self._starts) >= _MOST_STARTS:
+                self._starts.clear()
+            self._starts[ids] = float(self.function(prompt, prompt[:0]))
+        return self._starts[ids]

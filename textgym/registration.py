@@ -13,6 +13,17 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "entry_point": "textgym.envs:TextGenerationEnv",
         "vector_entry_point": "textgym.envs:TextGenerationVectorEnv",
     },
+    # Completions of 128 tokens, all of them: a score that comes late.
+    "ABC-RLHF-Long-v0": {
+        "entry_point": "textgym.envs:TextGenerationEnv",
+        "vector_entry_point": "textgym.envs:TextGenerationVectorEnv",
+        "kwargs": {"min_new_tokens": 128, "max_new_tokens": 128},
+    },
+    # Features of a language model to look at and its 16 likeliest tokens to choose from.
+    "ABC-RLHF-Features-v0": {
+        "entry_point": "textgym.wrappers.presets:make_features_env",
+        "vector_entry_point": "textgym.wrappers.presets:make_features_vector_env",
+    },
     "ABC-RLHF-Planted-v0": {
         "entry_point": "textgym.envs:PlantedEnv",
         "vector_entry_point": "textgym.envs:PlantedVectorEnv",

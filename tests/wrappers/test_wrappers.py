@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import textgym  # noqa: F401
 from textgym.credit import CREDIT_ASSIGNERS, AttentionCredit, ShapingCredit
 from textgym.errors import InvalidArgumentError
-from textgym.models import AttentionMap, Completions, PrefixScores, RewardModel
+from textgym.models import AttentionMap, AttentionRow, Completions, PrefixScores, RewardModel
 from textgym.potentials import AttentionWeightedPrefixScore, Potential, PrefixScore
 from textgym.wrappers import AttentionShaping, CreditAssignment, vector
 
@@ -230,9 +230,24 @@ def test_batched_shaping_equals_batched_shaping_credit(tiny, mode, gamma):
     assert count > 10
 
 
-def test_shaping_reads_only_rows_whose_text_goes_on(tiny, monkeypatch):
+class PaysForAttention(Potential):
+    """Φ = attention of the newest token to itself: a read-out that needs the whole text at once."""
+
+    name = "pays-for-attention"
+    readouts = frozenset({AttentionRow()})
+
+    def __call__(self, scored):
+        return scored[AttentionRow()] * scored.completion_mask
+
+
+@pytest.mark.parametrize(
+    ("potential", "expected"),
+    [(None, [1, N - 1]), (PaysForAttention(), [N, 1, N - 1, N - 1])],
+    ids=["kept in a cache", "read at once"],
+)
+def test_shaping_reads_only_rows_whose_text_goes_on(tiny, monkeypatch, potential, expected):
     envs = gym.make_vec("ABC-RLHF-v0", num_envs=N, autoreset_mode=AutoresetMode.DISABLED, **tiny)
-    envs = vector.AttentionShaping(envs)
+    envs = vector.AttentionShaping(envs, potential=potential)
     envs.reset(seed=0, options={"max_new_tokens": 9})
     sizes = []
     read = envs.unwrapped.reward_model.read
@@ -244,7 +259,7 @@ def test_shaping_reads_only_rows_whose_text_goes_on(tiny, monkeypatch):
     envs.step(np.full(N, 40))
     envs.step(np.array([EOS, 40, 40, 40]))  # one row is scored, three go on
     envs.step(np.full(N, EOS))  # three are scored, none goes on
-    assert sizes == [N, 1, N - 1, N - 1]
+    assert sizes == expected
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -159,6 +159,18 @@ class TextGenerationTask:
             mask[self.eos_token_id] = 0
         return mask
 
+    def action_masks(self, num_new_tokens: np.ndarray) -> np.ndarray:
+        """Which tokens are legal in some states.
+
+        Args:
+            num_new_tokens: How many tokens were generated in each, shape (batch,).
+
+        Returns:
+            bool, shape (batch, vocab_size).
+        """
+        masks = [self.action_mask(int(number)) for number in num_new_tokens]
+        return np.stack(masks).astype(np.bool_)
+
     def score(
         self,
         prompt_ids: Sequence[Sequence[int]],
@@ -228,12 +240,16 @@ class TextEnvironment:
         rendered_credit: What ``render`` shows; a credit wrapper puts its own assigner here.
         scored: The completions that the last step finished, with their read-outs; None if it
             finished none.
+        tokens_taken: The token that the last step appended to each text, int64, -1 where it
+            appended none; shape (num_envs,), or (1,) in the single environment. Wrappers that
+            speak about tokens find them here whatever the actions above stand for.
     """
 
     task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
     task: TextGenerationTask
     rendered_credit: CreditAssigner
     scored: ScoredCompletions | None
+    tokens_taken: np.ndarray
     _readouts: frozenset[Readout]
 
     def _set_task(self, task: TextGenerationTask, renders: bool) -> None:

@@ -155,6 +155,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._prompt_ids: list[int] = []
         self._completion_ids: list[int] = []
         self._budget = 0
+        self.tokens_taken = np.full(1, -1, dtype=np.int64)
         self._console = Console(highlight=False, soft_wrap=True) if render_mode == "human" else None
 
     @property
@@ -164,6 +165,16 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
             [self._prompt_ids], [self._completion_ids], self.task.pad_token_id
         )
 
+    @property
+    def texts(self) -> list[list[int]]:
+        """Token ids of the text so far, prompt and completion, as a batch of one."""
+        return [[*self._prompt_ids, *self._completion_ids]]
+
+    @property
+    def num_new_tokens(self) -> np.ndarray:
+        """How many tokens the completion has so far, shape (1,), int64."""
+        return np.array([len(self._completion_ids)])
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -172,6 +183,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._prompt_ids, self._budget = self.task.draw(self.np_random, options)
         self._completion_ids = []
         self.scored = None
+        self.tokens_taken = np.full(1, -1, dtype=np.int64)
         if self._console is not None:
             self._console.print(credit_text(self.task.decode(self._prompt_ids), []), end="")
         return self._observation(), {"token_budget": self._budget, **self._mask_info()}
@@ -193,6 +205,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
             )
         token = int(action)
         self._completion_ids.append(token)
+        self.tokens_taken = np.array([token])
         terminated = token == self.task.eos_token_id or len(self._completion_ids) == self._budget
         reward, info = 0.0, self._mask_info()
         if terminated:

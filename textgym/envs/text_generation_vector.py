@@ -116,6 +116,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         self.render_mode = render_mode
         self.scored_rows: np.ndarray = np.zeros(0, dtype=np.int64)
         """The rows that ``scored`` belongs to, shape (number finished,)."""
+        self.tokens_taken = np.full(num_envs, -1, dtype=np.int64)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._prompt_ids: list[list[int]] = [[] for _ in range(num_envs)]
         self._completion_ids: list[list[int]] = [[] for _ in range(num_envs)]
@@ -133,6 +134,17 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         return Completions.from_lists(
             self._prompt_ids, self._completion_ids, self.task.pad_token_id
         )
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Token ids of the texts so far, prompt and completion, one list per row."""
+        pairs = zip(self._prompt_ids, self._completion_ids, strict=True)
+        return [[*prompt, *completion] for prompt, completion in pairs]
+
+    @property
+    def num_new_tokens(self) -> np.ndarray:
+        """How many tokens each completion has so far, shape (num_envs,), int64."""
+        return np.array([len(completion) for completion in self._completion_ids])
 
     @property
     def ended(self) -> np.ndarray:
@@ -165,6 +177,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             infos = self._add_info(infos, self._start(row, options), row)
         self._started = True
         self.scored, self.scored_rows = None, np.zeros(0, dtype=np.int64)
+        self.tokens_taken = np.full(self.num_envs, -1, dtype=np.int64)
         return self._observation(), infos
 
     def step(
@@ -202,6 +215,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             for row in np.flatnonzero(waiting).tolist():
                 infos = self._add_info(infos, self._start(row), row)
+        self.tokens_taken = np.where(waiting, -1, tokens)
         acting: list[int] = np.flatnonzero(~waiting).tolist()
         for row in acting:
             self._append(row, int(tokens[row]))

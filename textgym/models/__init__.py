@@ -1,6 +1,11 @@
 """Language models, reward models and what is read out of them."""
 
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
+from textgym.models.incremental import (
+    IncrementalLanguageModel,
+    IncrementalRewardModel,
+    NextToken,
+)
 from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
 from textgym.models.readout import AttentionRecorder
 from textgym.models.readouts import (
@@ -20,8 +25,11 @@ __all__ = [
     "AttentionRow",
     "Completions",
     "GradientTimesInput",
+    "IncrementalLanguageModel",
+    "IncrementalRewardModel",
     "LayerAttentionMaps",
     "LeftAligned",
+    "NextToken",
     "Pooling",
     "PrefixScores",
     "Readout",

@@ -83,21 +83,25 @@ def attention_rows(
     positions only. Key heads that serve several query heads (grouped-query attention) are read in
     groups, not copied.
 
+    With a key-value cache there are more keys than queries: num_keys of them, the cached ones
+    first. Without one, num_keys is num_tokens.
+
     Args:
         query: Queries after rotary embedding, shape (batch, num_heads, num_tokens, head_dim).
-        key: Keys, shape (batch, num_key_value_heads, num_tokens, head_dim).
+        key: Keys, shape (batch, num_key_value_heads, num_keys, head_dim).
         mask: None, or what the attention kernel received: shape (batch or 1, num_heads or 1,
-            num_tokens, num_tokens), boolean (True may attend) or additive.
+            num_tokens, num_keys), boolean (True may attend) or additive.
         scaling: Factor on the products; None for 1 / sqrt(head_dim).
         is_causal: Whether ``mask=None`` means that a token attends to itself and earlier ones.
         positions: One query position per sequence, shape (batch,), int64; None for all of them.
         heads: How the heads are reduced to one.
 
     Returns:
-        float32 weights, shape (batch, num_tokens), or (batch, num_tokens, num_tokens) for all
+        float32 weights, shape (batch, num_keys), or (batch, num_tokens, num_keys) for all
         positions.
     """
     batch, num_heads, num_tokens, head_dim = query.shape
+    num_cached = key.shape[2] - num_tokens
     if positions is None:
         at = torch.arange(num_tokens, device=query.device).expand(batch, -1)
     else:
@@ -115,7 +119,7 @@ def attention_rows(
         else:
             logits = logits + chosen_mask
     elif is_causal:
-        later = torch.arange(key.shape[2], device=query.device) > at[..., None]
+        later = torch.arange(key.shape[2], device=query.device) > at[..., None] + num_cached
         logits = logits.masked_fill(later[:, :, None], -torch.inf)
     # A query in the padding may attend to nothing at all: its row is zero, not NaN.
     weights = _reduce_heads(logits.softmax(dim=-1).nan_to_num(0.0), heads, dim=2)

@@ -102,9 +102,10 @@ class RewardModel:
     @property
     def is_fused(self) -> bool:
         """Whether attention is read beside the fused kernel rather than from eager maps."""
-        return self._attention_recorder().is_fused
+        return self.attention_recorder().is_fused
 
-    def _attention_recorder(self) -> AttentionRecorder:
+    def attention_recorder(self) -> AttentionRecorder:
+        """What reads the model's attention while it runs; made when it is first needed."""
         if self._recorder is None:
             self._recorder = AttentionRecorder(self.model)
         return self._recorder
@@ -215,6 +216,18 @@ class RewardModel:
         """
         return self._forward({"inputs_embeds": embeddings}, attention_mask, ())[1]
 
+    def score_states(self, states: Tensor) -> Tensor:
+        """The scores that a decoder's last hidden states stand for.
+
+        Args:
+            states: Shape (..., hidden_size).
+
+        Returns:
+            float32, shape (...).
+        """
+        head: torch.nn.Linear = self.model.score  # type: ignore[assignment]
+        return self._to_score(head(states))
+
     def _forward(
         self, inputs: Mapping[str, Tensor], mask: Tensor, readouts: Collection[Readout]
     ) -> tuple[Tensor | None, Tensor, RecordedAttention]:
@@ -227,13 +240,12 @@ class RewardModel:
         all_layers = any(isinstance(readout, LayerAttentionMaps) for readout in readouts)
         if layers or all_layers:
             last_only = not all_layers and all(layer_indices(layer) == (-1,) for layer in layers)
-            output, attention = self._attention_recorder().run(module, inputs, last_only)
+            output, attention = self.attention_recorder().run(module, inputs, last_only)
         else:
             output, attention = module(**inputs), RecordedAttention([])
         if not self.is_causal:
             return None, self._to_score(output.logits), attention
-        head: torch.nn.Linear = self.model.score  # type: ignore[assignment]
-        all_scores = self._to_score(head(output.last_hidden_state))  # (batch, num_tokens)
+        all_scores = self.score_states(output.last_hidden_state)  # (batch, num_tokens)
         last = mask.sum(1, keepdim=True) - 1
         return all_scores, all_scores.gather(1, last)[:, 0], attention
 

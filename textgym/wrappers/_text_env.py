@@ -1,15 +1,19 @@
-"""Finding the text environment below a stack of wrappers."""
+"""Finding the text environment below a stack of wrappers, and what is in the stack."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import VectorWrapper
 
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["find_text_env"]
+__all__ = ["find_text_env", "refuse_inside", "wrappers_of"]
 
 
-def find_text_env(env: Any, env_type: type[Any], needs_causal_reward_model: bool) -> Any:
+def find_text_env(env: Any, env_type: type[Any], needs_causal_reward_model: bool = False) -> Any:
     """The text environment that a wrapper reads from.
 
     Args:
@@ -38,3 +42,20 @@ def find_text_env(env: Any, env_type: type[Any], needs_causal_reward_model: bool
             "PrefixScore() as the potential",
         )
     return base
+
+
+def wrappers_of(env: Any) -> Iterator[Any]:
+    """The wrappers around an environment, outermost first."""
+    while isinstance(env, gym.Wrapper | VectorWrapper):
+        yield env
+        env = env.env
+
+
+def refuse_inside(env: Any, wrapper: type[Any], remedy: str) -> None:
+    """Refuse to wrap an environment that has a certain wrapper already.
+
+    Raises:
+        InvalidArgumentError: If it has.
+    """
+    if any(isinstance(one, wrapper) for one in wrappers_of(env)):
+        raise InvalidArgumentError("env", env, f"it has a {wrapper.__name__} already; {remedy}")

@@ -12,7 +12,9 @@ from textgym.credit.base import check_gamma
 from textgym.envs import TextGenerationEnv
 from textgym.errors import InvalidArgumentError
 from textgym.potentials import Potential, StateFunction, get_potential
-from textgym.wrappers._text_env import find_text_env
+from textgym.wrappers._reward_term import RewardTerm
+from textgym.wrappers._state_potential import StatePotential
+from textgym.wrappers._text_env import find_text_env, refuse_inside
 
 __all__ = ["AttentionShaping", "check_shaping"]
 
@@ -31,10 +33,7 @@ def check_shaping(
     return float(beta), potential, check_gamma(gamma)
 
 
-class AttentionShaping(
-    gym.Wrapper[dict[str, np.ndarray], np.int64, dict[str, np.ndarray], np.int64],
-    RecordConstructorArgs,
-):
+class AttentionShaping(RewardTerm):
     """Adds β(γΦ(s') - Φ(s)) to every reward, with a potential from the reward model.
 
     Φ is a function of the text so far and 0 at the end of an episode, so the optimal policies are
@@ -44,17 +43,28 @@ class AttentionShaping(
     Attention-Based Credit. Where a limit from outside truncates an episode, Φ(s') is paid as it
     is: the return is not complete there.
 
-    Cost: one forward pass of the reward model over the text so far, per step.
+    Cost: one token of the reward model per step, about one more forward pass per episode. This
+    holds for potentials whose read-outs are ``PrefixScores`` and ``AttentionMap``, as those of the
+    shipped ones are, and a reward model that is a decoder with keys and values in every layer: the
+    text so far is kept in a cache. Any other potential, an encoder, and a reward model with a
+    ``read`` of its own take a forward pass over the whole text so far at every step. A function as
+    the potential takes none.
 
-    ``info`` holds the terms ``unshaped_reward`` and ``shaping`` at every step, and at the end of
-    an episode ``unshaped_return`` and ``shaped_return``, undiscounted sums.
+    Spaces are those of the wrapped environment.
+
+    | key in ``info``   | when | type  | meaning                                          |
+    |-------------------|------|-------|--------------------------------------------------|
+    | `unshaped_reward` | step | float | what the environment paid                        |
+    | `shaping`         | step | float | the term that is added                           |
+    | `unshaped_return` | end  | float | sum of `unshaped_reward`, undiscounted           |
+    | `shaped_return`   | end  | float | sum of the rewards, undiscounted                 |
 
     The vector form is :class:`textgym.wrappers.vector.AttentionShaping`;
     :class:`textgym.credit.ShapingCredit` gives the same numbers for a finished completion from
     one forward pass.
 
     Args:
-        env: A text environment, with any wrappers.
+        env: A text environment, with any wrappers but another of this class.
         beta: Factor on the potential.
         potential: See :func:`textgym.potentials.get_potential`; None for the attention-weighted
             prefix score.
@@ -62,7 +72,22 @@ class AttentionShaping(
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.wrappers import AttentionShaping
+        >>> env = AttentionShaping(gym.make("ABC-RLHF-v0"))
+        >>> observation, info = env.reset(seed=0)
+        >>> rewards, terminated = [], False
+        >>> while not terminated:
+        ...     _, reward, terminated, _, info = env.step(env.action_space.sample())
+        ...     rewards.append(reward)
+        >>> 0.0 in rewards, bool(abs(sum(rewards) - info["score"]) < 1e-4)
+        (False, True)
     """
+
+    term = "shaping"
 
     def __init__(
         self,
@@ -76,38 +101,21 @@ class AttentionShaping(
         self._text_env: TextGenerationEnv = find_text_env(
             env, TextGenerationEnv, self.potential.needs_causal_reward_model
         )
+        refuse_inside(env, AttentionShaping, "add the two potentials up in one of your own")
         super().__init__(env)
-        self._phi = self._unshaped_return = self._shaped_return = 0.0
+        self._potential_of = StatePotential(self._text_env.reward_model, self.potential)
+        self._phi = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode; the potential is 0 there."""
-        self._phi = self._unshaped_return = self._shaped_return = 0.0
+        self._phi = 0.0
         return super().reset(seed=seed, options=options)
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Step, and add the shaping to the reward."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        phi = 0.0 if terminated else self.beta * self._potential_now()
+    def _term(self, terminated: bool) -> float:
+        goes_on = np.array([not terminated])
+        phi = self.beta * float(self._potential_of(self._text_env.completions, goes_on)[0])
         shaping = self.gamma * phi - self._phi
         self._phi = phi
-        unshaped = float(reward)  # type: ignore[arg-type]
-        shaped = unshaped + shaping
-        self._unshaped_return += unshaped
-        self._shaped_return += shaped
-        info |= {"unshaped_reward": unshaped, "shaping": shaping}
-        if terminated or truncated:
-            info |= {
-                "unshaped_return": self._unshaped_return,
-                "shaped_return": self._shaped_return,
-            }
-        return observation, shaped, terminated, truncated, info
-
-    def _potential_now(self) -> float:
-        scored = self._text_env.reward_model.read(
-            self._text_env.completions, self.potential.readouts
-        )
-        return float(self.potential(scored)[0, -1])  # a batch of one has no padding
+        return shaping

@@ -1,0 +1,308 @@
+"""Reading texts that grow equals reading them at once, and costs one token per token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForSequenceClassification,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GPTNeoXForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MistralForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
+
+from textgym.errors import InvalidArgumentError
+from textgym.models import (
+    AttentionMap,
+    AttentionRow,
+    Completions,
+    GradientTimesInput,
+    PrefixScores,
+    RewardModel,
+)
+from textgym.models.incremental import IncrementalLanguageModel, IncrementalRewardModel
+
+VOCAB, LONGEST, N = 50, 20, 4
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": LONGEST,  # Idle rows must not ask for a position beyond.
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+GPT2_SIZES = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": LONGEST,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+DECODERS = {
+    "qwen3": (Qwen3ForCausalLM, Qwen3ForSequenceClassification, Qwen3Config(**GROUPED, head_dim=8)),
+    "qwen3, every other layer sliding": (
+        Qwen3ForCausalLM,
+        Qwen3ForSequenceClassification,
+        Qwen3Config(**GROUPED, head_dim=8, **SLIDING),
+    ),
+    "gpt-2": (GPT2LMHeadModel, GPT2ForSequenceClassification, GPT2Config(**GPT2_SIZES)),
+    "llama": (LlamaForCausalLM, LlamaForSequenceClassification, LlamaConfig(**GROUPED)),
+    "mistral, sliding": (
+        MistralForCausalLM,
+        MistralForSequenceClassification,
+        MistralConfig(**GROUPED, sliding_window=4),
+    ),
+    "gpt-neox": (GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXConfig(**SIZES)),
+}
+decoders = pytest.mark.parametrize("name", DECODERS)
+
+
+def make_language_model(name):
+    torch.manual_seed(0)
+    model, _, config = DECODERS[name]
+    return model(config).eval()
+
+
+def make_reward_model(name, tokenizer):
+    torch.manual_seed(0)
+    _, model, config = DECODERS[name]
+    return RewardModel(model(config), tokenizer)
+
+
+def draw(generator, length):
+    return torch.randint(VOCAB, (length,), generator=generator).tolist()
+
+
+def growing_texts(steps, seed=0):
+    """Texts of N rows per step: most grow, some start anew, some wait and are not asked about."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = [draw(generator, length) for length in (1, 7, 3, 4)]
+    for _ in range(steps):
+        waits = torch.rand(N, generator=generator) < 0.2
+        if waits.all():
+            continue
+        yield [None if waits[row] else list(text) for row, text in enumerate(texts)]
+        for row in (~waits).nonzero()[:, 0].tolist():
+            luck = float(torch.rand(1, generator=generator))
+            if luck < 0.15 or len(texts[row]) == LONGEST:
+                texts[row] = draw(generator, 1 + int(8 * luck))
+            elif luck < 0.9:
+                texts[row] = texts[row] + draw(generator, 1)
+
+
+@pytest.fixture
+def sizes(language_model):
+    """Gets the number of tokens of every forward pass of the model, padding included."""
+    counted = []
+    handle = language_model.register_forward_pre_hook(
+        lambda _module, _arguments, keywords: counted.append(keywords["input_ids"].numel()),
+        with_kwargs=True,
+    )
+    yield counted
+    handle.remove()
+
+
+@decoders
+def test_a_language_model_says_about_growing_texts_what_it_says_about_them_at_once(name):
+    model = make_language_model(name)
+    reader = IncrementalLanguageModel(model)
+    for texts in growing_texts(45):
+        said = reader.read(texts)
+        for row, text in enumerate(texts):
+            if text is not None:
+                with torch.no_grad():
+                    full = model(torch.tensor([text]), output_hidden_states=True)
+                hidden = full.hidden_states[-1][0, -1]
+                torch.testing.assert_close(said.hidden[row], hidden, rtol=0, atol=1e-5)
+                torch.testing.assert_close(said.logits[row], full.logits[0, -1], rtol=0, atol=1e-5)
+
+
+@decoders
+def test_prefix_scores_and_attention_of_growing_texts_are_those_of_one_forward(name, tokenizer):
+    readouts = [PrefixScores(), AttentionMap(), AttentionMap((0, -1), "max"), AttentionMap(0, 3)]
+    check_reward_model(make_reward_model(name, tokenizer), readouts, steps=30)
+
+
+def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps(tokenizer):
+    torch.manual_seed(0)
+    config = GPTJConfig(**GPT2_SIZES, rotary_dim=4, num_labels=1)
+    reward_model = RewardModel(GPTJForSequenceClassification(config), tokenizer)
+    with pytest.warns(UserWarning, match="output_attentions"):
+        reward_model.attention_recorder()
+    check_reward_model(reward_model, [PrefixScores(), AttentionMap()], steps=12)
+
+
+def check_reward_model(reward_model, readouts, steps):
+    reader = IncrementalRewardModel(reward_model, readouts)
+    for texts in growing_texts(steps, seed=1):
+        asked = torch.tensor([text is not None for text in texts])
+        ids = [text or [0] for text in texts]
+        # The prompt is the first token: where it ends is no matter of the reader's.
+        batch = Completions.from_lists([one[:1] for one in ids], [one[1:] for one in ids])
+        read = reader.read(batch, asked)
+        expected = reward_model.read(batch.select(asked), readouts)
+        width = read.input_ids.shape[1]
+        torch.testing.assert_close(read.score, expected.score, rtol=0, atol=1e-5)
+        torch.testing.assert_close(read.attention_mask, expected.attention_mask[:, :width])
+        torch.testing.assert_close(read.completion_mask, expected.completion_mask[:, :width])
+        for readout in readouts:
+            full = expected[readout][:, :width]
+            full = full[:, :, :width] if full.ndim == 3 else full
+            torch.testing.assert_close(read[readout], full, rtol=0, atol=1e-5)
+
+
+def test_a_text_alone_is_read_without_any_mask(reward_model):
+    """Then the kernel gets no mask at all, and one query faces many keys."""
+    reader = IncrementalRewardModel(reward_model, [AttentionMap()])
+    for length in range(1, 8):
+        batch = Completions.from_lists([[5]], [list(range(10, 10 + length))])
+        expected = reward_model.read(batch, [AttentionMap()])[AttentionMap()]
+        read = reader.read(batch)[AttentionMap()]
+        torch.testing.assert_close(read, expected, rtol=0, atol=1e-6)
+
+
+def test_padding_on_the_left_and_masked_tokens_are_no_part_of_the_text(reward_model):
+    ids = torch.tensor([[9, 5, 9, 6, 7], [5, 6, 7, 8, 9]])
+    mask = torch.tensor([[0, 1, 0, 1, 1], [1, 1, 1, 1, 1]]).bool()
+    batch = Completions(ids, mask, mask & (torch.arange(5) > 2))
+    read = IncrementalRewardModel(reward_model, [PrefixScores()]).read(batch)
+    assert read.input_ids[0, :3].tolist() == [5, 6, 7]
+    assert read.completion_mask[0].tolist() == [False, True, True, False, False]
+    torch.testing.assert_close(read.score, reward_model.read(batch).score)
+
+
+def test_a_token_costs_one_token_and_a_known_text_nothing(language_model, sizes):
+    reader = IncrementalLanguageModel(language_model)
+    sizes.clear()  # what construction read
+    text = list(range(10, 15))
+    reader.read([text])
+    for token in range(20, 30):
+        text.append(token)
+        reader.read([text])
+        reader.read([list(text)])
+    assert sizes == [5] + [1] * 10
+
+
+def test_a_row_that_starts_anew_leaves_the_others_as_they_are(language_model, sizes):
+    reader = IncrementalLanguageModel(language_model)
+    sizes.clear()  # what construction read
+    reader.read([[5, 6, 7], [8, 9, 10], [11, 12]])
+    reader.read([[5, 6, 7, 8], [20, 21], [11, 12, 13]])
+    assert sizes == [9, 3, 2]  # three texts of three columns; a token per row; the new text
+
+
+def test_rows_that_nobody_asks_about_are_not_read(language_model, sizes):
+    reader = IncrementalLanguageModel(language_model)
+    sizes.clear()  # what construction read
+    reader.read([[5, 6, 7], None])
+    assert sizes == [3]
+    said = reader.read([None, [8, 9]])
+    assert sizes == [3, 2]
+    alone = IncrementalLanguageModel(language_model).read([[5, 6, 7]])
+    torch.testing.assert_close(said.logits[0], alone.logits[0])
+
+
+def test_what_was_handed_out_stays_as_it_was(language_model):
+    reader = IncrementalLanguageModel(language_model)
+    first = reader.read([[5, 6], [7, 8]])
+    logits = first.logits.clone()
+    reader.read([[5, 6, 9], [7, 8]])
+    torch.testing.assert_close(first.logits, logits)
+
+
+def test_another_number_of_rows_starts_afresh(language_model):
+    reader = IncrementalLanguageModel(language_model)
+    pair = reader.read([[5, 6], [7, 8]])
+    three = reader.read([[7, 8], [5, 6], [5, 6]])
+    torch.testing.assert_close(three.logits, pair.logits[[1, 0, 0]])
+
+
+def test_models_of_half_precision_are_read_in_it(language_model):
+    model = Qwen3ForCausalLM(language_model.config).bfloat16()
+    said = IncrementalLanguageModel(model).read([[5, 6], [7, 8, 9]])
+    assert said.hidden.dtype == said.logits.dtype == torch.float32
+
+
+BERT = BertConfig(
+    vocab_size=VOCAB,
+    hidden_size=16,
+    num_hidden_layers=2,  # With one layer the keys of a text do not depend on what follows.
+    num_attention_heads=2,
+    intermediate_size=16,
+    initializer_range=0.3,
+)
+
+
+def test_models_that_look_ahead_or_keep_a_state_are_refused():
+    torch.manual_seed(0)
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1))
+    for model in (BertForMaskedLM(BERT), mamba):
+        with pytest.raises(InvalidArgumentError, match="cannot be read token by token"):
+            IncrementalLanguageModel(model)
+
+
+class Doubling(RewardModel):
+    """A reward model with a reading of its own."""
+
+    def read(self, completions, readouts=()):
+        return super().read(completions, readouts)
+
+
+def test_what_needs_the_whole_text_at_once_is_refused(reward_model, classifier, tokenizer):
+    encoder = RewardModel(BertForSequenceClassification(BERT), tokenizer)
+    for model, readout in (
+        (reward_model, GradientTimesInput()),
+        (reward_model, AttentionRow()),
+        (encoder, PrefixScores()),
+        (Doubling(classifier, tokenizer), PrefixScores()),
+    ):
+        with pytest.raises(InvalidArgumentError, match=r"use reward_model\.read"):
+            IncrementalRewardModel(model, [readout])
+    with pytest.raises(InvalidArgumentError, match="layers=7"):
+        IncrementalRewardModel(reward_model, [AttentionMap(7)])
+
+
+@pytest.mark.parametrize("texts", [[[]], [[5], []], [None], []])
+def test_texts_without_a_token_are_refused(language_model, texts):
+    with pytest.raises(InvalidArgumentError, match=r"token|one row"):
+        IncrementalLanguageModel(language_model).read(texts)
+
+
+def test_columns_that_no_text_uses_are_cut(language_model):
+    """Or the cost of a step would grow with the number of episodes."""
+    reader = IncrementalLanguageModel(language_model)
+    for first in range(10, 20):
+        text, other = [first], [first, 5]
+        for token in range(30, 34):
+            text.append(token)
+            reader.read([text, other])
+    assert reader._cache.get_seq_length() == 5

@@ -1,0 +1,176 @@
+"""Stacks of wrappers: single and vector forms agree, and the registered ids."""
+
+from __future__ import annotations
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from tests.wrappers.helpers import N, is_close, make_env, make_envs, scripted
+from textgym import wrappers
+from textgym.registration import ENVIRONMENTS
+from textgym.wrappers import vector
+
+K = 7
+
+# Any order of those that change what an agent sees, does and is paid; the mask goes with actions.
+ORDERS = {
+    "features inside": ["features", "candidates", "shaping", "reference", "mask"],
+    "features outside": ["reference", "candidates", "mask", "shaping", "features"],
+    "shaping inside": ["shaping", "candidates", "features", "reference", "mask"],
+}
+
+
+def stack(env, order, forms, model):
+    wrap = {
+        "features": lambda env: forms.LanguageModelFeatures(env, model, top_k=2, progress=True),
+        "candidates": lambda env: forms.TopKActions(env, K, model),
+        "shaping": lambda env: forms.AttentionShaping(env, 0.5, gamma=0.9),
+        "reference": lambda env: forms.ReferenceLogProb(env, 0.1, model),
+        "mask": lambda env: forms.ActionMask(env),
+    }
+    for name in order:
+        env = wrap[name](env)
+    return env
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_vector_forms_agree_with_gymnasiums_own_vectorisation(tiny, language_model, mode, order):
+    """Observations, rewards, ends and infos, over ragged episodes."""
+    ours = stack(make_envs(tiny, mode), order, vector, language_model)
+    theirs = SyncVectorEnv(
+        [lambda: stack(make_env(tiny), order, wrappers, language_model)] * N, autoreset_mode=mode
+    )
+    assert ours.single_observation_space == theirs.single_observation_space
+    assert ours.action_space == theirs.action_space
+    for mine, other in zip(ours.reset(seed=7), theirs.reset(seed=7), strict=True):
+        is_close(mine, other)
+    ended = 0
+    for actions in scripted(K, 22):
+        mine, other = ours.step(actions), theirs.step(actions)
+        for ourselves, them in zip(mine[:4], other[:4], strict=True):
+            is_close(ourselves, them)
+        ended += int(mine[2].sum())
+        _compare_infos(mine[4], other[4], mode)
+    assert ended > 5
+
+
+def _compare_infos(mine, other, mode):
+    if mode is AutoresetMode.NEXT_STEP:
+        is_close(mine, other)
+        return
+    # The step's own terms stand beside its rewards in our form, and, as in Gymnasium's, in the
+    # final infos; the mask of a state that no action follows is not told.
+    if "final_info" in other:
+        final = {
+            key: value for key, value in other["final_info"].items() if "action_mask" not in key
+        }
+        is_close(mine["final_info"], final)
+        is_close(mine["final_obs"], other["final_obs"])
+    is_close(mine["action_mask"], other["action_mask"])
+    for key in set(other) - {"final_info", "final_obs", "_final_info", "_final_obs"}:
+        if not key.startswith("_"):
+            rows = other[f"_{key}"]
+            np.testing.assert_allclose(mine[key][rows], other[key][rows], atol=1e-4)
+
+
+def test_disabled_mode_agrees_with_single_environments_one_by_one(tiny, language_model):
+    order = ORDERS["features inside"]
+    envs = stack(make_envs(tiny, AutoresetMode.DISABLED), order, vector, language_model)
+    seeds = [11, 5, 8, 2]
+    observations, _ = envs.reset(seed=seeds)
+    script = scripted(K, 10, seed=4)
+    rewards = []
+    for actions in script:
+        observations, reward, terminated, _, _ = envs.step(actions)
+        rewards.append(reward)
+    assert terminated.all()
+    for row, seed in enumerate(seeds):
+        single = stack(make_env(tiny), order, wrappers, language_model)
+        single.reset(seed=seed)
+        for step, actions in enumerate(script):
+            observation, reward, done, _, _ = single.step(actions[row])
+            assert rewards[step][row] == pytest.approx(reward, abs=1e-4)
+            if done:
+                break
+        assert not np.array(rewards)[step + 1 :, row].any()
+        np.testing.assert_allclose(observations[row], observation, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_stacks_pass_the_checkers(tiny, language_model, order):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "(?s).*different from the unwrapped version")
+        # As in Gymnasium's own environments with features of unknown size.
+        warnings.filterwarnings("ignore", "(?s).*(-infinity|infinity)")
+        env = stack(make_env(tiny), order, wrappers, language_model)
+        check_env(env, skip_render_check=True)
+        sb3_check_env(env)
+
+
+def test_every_registered_id_is_made_and_played():
+    for env_id in ENVIRONMENTS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_env(gym.make(env_id).unwrapped, skip_render_check=True)
+        for mode in ("sync", "vector_entry_point"):
+            envs = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode)
+            observations, _ = envs.reset(seed=0)
+            assert observations in envs.observation_space
+            envs.step(envs.action_space.sample())
+
+
+def test_the_features_environment_is_made_by_its_id_alone():
+    env = gym.make("textgym:ABC-RLHF-Features-v0")
+    assert env.observation_space.shape == (257,)
+    assert env.action_space == gym.spaces.Discrete(16)
+    assert (env.unwrapped.min_new_tokens, env.unwrapped.max_new_tokens) == (16, 16)
+    env = gym.make("ABC-RLHF-Features-v0", k=4, top_k=4, max_new_tokens=5, prompts=["This film"])
+    assert env.observation_space.shape == (256 + 4 + 4 * 256 + 1,)
+    assert env.action_space == gym.spaces.Discrete(4)
+    observation, info = env.reset(seed=0)
+    assert info["token_budget"] == 5
+    lengths, terminated = 0, False
+    while not terminated:
+        observation, _, terminated, _, info = env.step(env.action_space.sample())
+        lengths += 1
+        assert observation[-1] == pytest.approx(lengths / 5)
+    assert lengths == 5
+    assert info["prompt"] == "This film"
+
+
+def test_the_features_environment_can_be_made_from_its_spec():
+    env = gym.make("ABC-RLHF-Features-v0", k=4, max_new_tokens=5)
+    again = gym.make(env.spec)
+    assert str(again) == str(env)
+    assert data_equivalence(env.reset(seed=0), again.reset(seed=0))
+
+
+@pytest.mark.parametrize("mode", ["sync", "vector_entry_point"])
+def test_batches_of_the_features_environment_agree(mode):
+    envs = gym.make_vec("ABC-RLHF-Features-v0", num_envs=2, vectorization_mode=mode, k=4)
+    env = gym.make("ABC-RLHF-Features-v0", k=4)
+    observations, _ = envs.reset(seed=3)
+    np.testing.assert_allclose(observations[1], env.reset(seed=4)[0], atol=1e-4)
+    for action in (0, 1, 2, 3):
+        observations, *_, infos = envs.step(np.full(2, action))
+        observation, *_, info = env.step(action)
+        np.testing.assert_allclose(observations[1], observation, atol=1e-4)
+        assert infos["token"][1] == info["token"]
+
+
+def test_long_episodes_have_128_tokens():
+    envs = gym.make_vec("ABC-RLHF-Long-v0", num_envs=2)
+    _, infos = envs.reset(seed=0)
+    assert infos["token_budget"].tolist() == [128, 128]
+    for step in range(128):
+        _, _, terminated, _, infos = envs.step(np.full(2, 40))
+        assert terminated.all() == (step == 127)
+    assert infos["completion_tokens"].tolist() == [128, 128]

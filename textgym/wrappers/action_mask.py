@@ -1,0 +1,105 @@
+"""Tells agents which actions are legal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from textgym.envs import TextGenerationEnv
+from textgym.errors import InvalidArgumentError
+from textgym.wrappers._text_env import find_text_env, wrappers_of
+from textgym.wrappers.top_k_actions import TopKActions
+
+__all__ = ["ActionMask", "masks_tokens"]
+
+
+def masks_tokens(
+    env: Any, space: gym.Space, base_space: gym.Space, top_k_actions: type[Any]
+) -> bool:
+    """Whether the actions of an environment are tokens; if not, they are candidates, all legal.
+
+    Args:
+        env: The environment to wrap.
+        space: Its actions, of one row.
+        base_space: Those of its text environment.
+        top_k_actions: The wrapper that makes candidates of them.
+
+    Raises:
+        InvalidArgumentError: If they are neither.
+    """
+    if space == base_space:
+        return True
+    for one in wrappers_of(env):
+        if isinstance(one, top_k_actions) and space == spaces.Discrete(one.k):
+            return False
+    raise InvalidArgumentError(
+        "env",
+        env,
+        f"its actions ({space}) are neither tokens nor the candidates of TopKActions; put "
+        "ActionMask below the wrapper that changes actions",
+    )
+
+
+class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Adds the mask of legal actions to every info, and offers it to agents that ask.
+
+    EOS is illegal while fewer than ``min_new_tokens`` tokens have been generated; all other tokens
+    are legal. The candidates of :class:`textgym.wrappers.TopKActions` are legal, all of them.
+
+    The method ``action_masks`` is what MaskablePPO of sb3-contrib calls; the mask in ``info`` is
+    what ``env.action_space.sample(mask)`` takes. Spaces and rewards are those of the wrapped
+    environment.
+
+    | key in ``info`` | when        | type                  | meaning                |
+    |-----------------|-------------|-----------------------|------------------------|
+    | `action_mask`   | reset, step | int8 (num_actions,)   | 1 at the legal actions |
+
+    Args:
+        env: A text environment, with any wrappers; its actions must be tokens or candidates.
+
+    Raises:
+        InvalidArgumentError: If the environment cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.wrappers import ActionMask
+        >>> env = ActionMask(gym.make("ABC-RLHF-v0"))
+        >>> observation, info = env.reset(seed=0)
+        >>> eos = env.unwrapped.tokenizer.eos_token_id
+        >>> int(info["action_mask"].sum()), int(info["action_mask"][eos])
+        (4095, 0)
+        >>> action = env.action_space.sample(info["action_mask"])
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
+        self._masks_tokens = masks_tokens(
+            env, env.action_space, self._text_env.action_space, TopKActions
+        )
+        super().__init__(env)
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions are legal now, shape (num_actions,), bool."""
+        if self._masks_tokens:
+            return self._text_env.task.action_masks(self._text_env.num_new_tokens)[0]
+        return np.ones(self.action_space.n, dtype=np.bool_)  # type: ignore[attr-defined]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        info["action_mask"] = self.action_masks().astype(np.int8)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; the mask is that of the new state."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info["action_mask"] = self.action_masks().astype(np.int8)
+        return observation, reward, terminated, truncated, info

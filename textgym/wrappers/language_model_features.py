@@ -1,0 +1,169 @@
+"""Shows agents what a frozen language model makes of the text, in place of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from transformers import PreTrainedModel
+
+from textgym.envs import TextGenerationEnv
+from textgym.envs.task import TextGenerationTask
+from textgym.errors import InvalidArgumentError
+from textgym.wrappers._language_model import (
+    SharedLanguageModel,
+    check_top_k,
+    shared_language_model,
+)
+from textgym.wrappers._text_env import find_text_env, refuse_inside
+
+__all__ = ["FeatureReader", "LanguageModelFeatures", "check_tokens_are_observed"]
+
+
+class FeatureReader:
+    """Makes feature vectors of texts; what the two forms of the wrapper share.
+
+    Args:
+        base: The text environment, single or batched.
+        model: See :class:`LanguageModelFeatures`.
+        top_k: As there.
+        progress: As there.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+    """
+
+    def __init__(
+        self, base: Any, model: str | Path | PreTrainedModel, top_k: int | None, progress: bool
+    ) -> None:
+        self._task: TextGenerationTask = base.task
+        self.progress = bool(progress)
+        self.top_k = None if top_k is None else check_top_k("top_k", top_k, base.task.vocab_size)
+        self._language_model: SharedLanguageModel = shared_language_model(base, model)
+        size = self._language_model.hidden_size + self.progress
+        if self.top_k is not None:
+            size += self.top_k * (1 + self._language_model.embedding_size)
+        self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def __call__(self, texts: Sequence[Sequence[int]], num_new_tokens: np.ndarray) -> np.ndarray:
+        """Compute the features of a batch of texts.
+
+        Args:
+            texts: Their token ids.
+            num_new_tokens: How many of the tokens were generated, shape (batch,).
+
+        Returns:
+            float32, shape (batch, number of features).
+        """
+        said = self._language_model.read(texts)
+        parts = [said.hidden.cpu().numpy()]
+        if self.top_k is not None:
+            legal = self._task.action_masks(num_new_tokens)
+            top = self._language_model.logprobs(said, legal).topk(self.top_k)
+            embeddings = self._language_model.embed(top.indices).flatten(1)
+            parts += [top.values.cpu().numpy(), embeddings.cpu().numpy()]
+        if self.progress:
+            used = num_new_tokens[:, None] / self._task.max_new_tokens
+            parts.append(used.astype(np.float32))
+        return np.concatenate(parts, axis=1)
+
+
+def check_tokens_are_observed(env: Any, space: gym.Space, base_space: gym.Space) -> None:
+    """Check that a wrapper which replaces the observation loses nothing.
+
+    Raises:
+        InvalidArgumentError: If another wrapper changed the observation below it.
+    """
+    if space != base_space:
+        raise InvalidArgumentError(
+            "env",
+            env,
+            "its observations are no longer the tokens, and LanguageModelFeatures would throw away "
+            "what was made of them; put it below the wrapper that changes observations",
+        )
+
+
+class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstructorArgs):
+    r"""Replaces the observation by features that a frozen language model computes.
+
+    An agent with a small network cannot learn to read from rewards. Here it starts from what a
+    language model knows: the last hidden state at the newest token, which the model predicts the
+    next token from. With ``top_k``, the observation also tells the k most likely legal tokens, in
+    the order of :class:`textgym.wrappers.TopKActions`.
+
+    Observation space: ``Box(-inf, inf, (size,), float32)``, in this order:
+
+    | features             | number              | meaning                                       |
+    |----------------------|---------------------|-----------------------------------------------|
+    | hidden state         | `hidden_size`       | last layer, newest token                      |
+    | log-probabilities \* | `top_k`             | normalised over the legal tokens              |
+    | embeddings \*        | `top_k · embedding` | input embeddings, most likely token first     |
+    | progress \*\*        | 1                   | tokens generated, divided by `max_new_tokens` |
+
+    \* with ``top_k``; \*\* with ``progress=True``. The action space and ``info`` are those of the
+    wrapped environment. The hidden state knows the text, but not where the prompt ended: an agent
+    that must know how many tokens are left needs ``progress`` and one budget for all episodes,
+    ``min_new_tokens == max_new_tokens``.
+
+    Cost: each token of an episode goes through the language model once, since keys and values are
+    kept; wrappers of the same environment with the same model share the pass.
+
+    Args:
+        env: A text environment, with any wrappers that leave its observations alone.
+        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
+            model, which is put in evaluation mode and must not be trained meanwhile. It must have
+            the environment's tokenizer.
+        top_k: How many candidates the observation describes; None for none.
+        progress: Whether the observation tells how many tokens have been generated.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.wrappers import LanguageModelFeatures
+        >>> env = LanguageModelFeatures(gym.make("ABC-RLHF-v0"), top_k=4)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation.shape  # 256 + 4 + 4 * 256
+        (1284,)
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        model: str | Path | PreTrainedModel = "embedded",
+        *,
+        top_k: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        RecordConstructorArgs.__init__(
+            self, _disable_deepcopy=True, model=model, top_k=top_k, progress=progress
+        )
+        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
+        refuse_inside(env, LanguageModelFeatures, "features of features are none of the text")
+        base_space = self._text_env.observation_space
+        check_tokens_are_observed(env, env.observation_space, base_space)
+        super().__init__(env)
+        self._features = FeatureReader(self._text_env, model, top_k, progress)
+        self.observation_space = self._features.space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode."""
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._observation(), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Step; the features are those of the new text."""
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._observation(), reward, terminated, truncated, info
+
+    def _observation(self) -> np.ndarray:
+        return self._features(self._text_env.texts, self._text_env.num_new_tokens)[0]

@@ -1,0 +1,136 @@
+"""Pays for text that a reference model finds likely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from transformers import PreTrainedModel
+
+from textgym.envs import TextGenerationEnv
+from textgym.envs.task import TextGenerationTask
+from textgym.errors import InvalidArgumentError
+from textgym.models.incremental import NextToken
+from textgym.wrappers._language_model import SharedLanguageModel, shared_language_model
+from textgym.wrappers._reward_term import RewardTerm
+from textgym.wrappers._text_env import find_text_env, refuse_inside
+
+__all__ = ["ReferenceLogProb", "ReferenceReader"]
+
+
+class ReferenceReader:
+    """Log-probabilities of the tokens of a step; what the two forms of the wrapper share.
+
+    Args:
+        base: The text environment, single or batched.
+        coef: See :class:`ReferenceLogProb`.
+        model: As there.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+    """
+
+    def __init__(self, base: Any, coef: float, model: str | Path | PreTrainedModel) -> None:
+        is_number = isinstance(coef, int | float | np.number) and not isinstance(coef, bool)
+        if not is_number or not abs(coef) < float("inf"):
+            raise InvalidArgumentError("coef", coef, "must be a finite number")
+        self.coef = float(coef)
+        self._task: TextGenerationTask = base.task
+        self._language_model: SharedLanguageModel = shared_language_model(base, model)
+        self._said: NextToken | None = None
+        self._legal = np.zeros((0, 0), dtype=np.bool_)
+
+    def read(self, texts: Sequence[Sequence[int] | None], num_new_tokens: np.ndarray) -> None:
+        """Read the states before a step; None for the rows that will not act."""
+        self._said = self._language_model.read(texts) if any(texts) else None
+        self._legal = self._task.action_masks(num_new_tokens)
+
+    def terms(self, tokens: np.ndarray) -> np.ndarray:
+        """What the step is paid.
+
+        Args:
+            tokens: The tokens that it took, int64, shape (batch,); -1 where it took none.
+
+        Returns:
+            float64, shape (batch,): coef · log π(token), 0 where there is none.
+        """
+        acted = tokens >= 0
+        if self._said is None or not acted.any():
+            return np.zeros(len(tokens))
+        at, taken = np.flatnonzero(acted), tokens[acted]
+        self._legal[at, taken] = True  # One taken against the rule is measured without the rule.
+        logprobs = self._language_model.logprobs(self._said, self._legal).cpu().numpy()
+        terms = np.zeros(len(tokens))
+        terms[at] = self.coef * logprobs[at, taken].astype(np.float64)
+        return terms
+
+
+class ReferenceLogProb(RewardTerm):
+    """Adds coef · log π(a|s) to every reward, π being a frozen reference language model.
+
+    A reward model is easily pleased by text that nobody would write; this term keeps an agent near
+    the language. Together with the entropy bonus of an agent, of the same size, it is the penalty
+    on the divergence from the reference that RLHF pays, -coef · KL(agent ‖ π), for agents that
+    cannot compute it themselves: -KL = E[log π] + entropy.
+
+    π is normalised over the legal tokens, with EOS left out while it is illegal, as agents that
+    sample under the mask do. A token that is taken against the rule is measured without the rule.
+    The token is the one that the text got, also where actions stand for something else, as in
+    :class:`textgym.wrappers.TopKActions`; π is normalised over all legal tokens there too.
+
+    Spaces are those of the wrapped environment.
+
+    | key in ``info``     | when | type  | meaning                                        |
+    |---------------------|------|-------|------------------------------------------------|
+    | `unshaped_reward`   | step | float | what the environment paid                      |
+    | `reference_logprob` | step | float | the term that is added, with its coefficient   |
+    | `unshaped_return`   | end  | float | sum of `unshaped_reward`, undiscounted         |
+    | `shaped_return`     | end  | float | sum of the rewards, undiscounted               |
+
+    Cost: each token of an episode goes through the language model once, since keys and values are
+    kept; wrappers of the same environment with the same model share the pass.
+
+    Args:
+        env: A text environment, with any wrappers but another of this class.
+        coef: Factor on the log-probability, in units of the score per nat; positive to stay close.
+        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
+            model, which is put in evaluation mode and must not be trained meanwhile. It must have
+            the environment's tokenizer.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.wrappers import ReferenceLogProb, TopKActions
+        >>> env = ReferenceLogProb(TopKActions(gym.make("ABC-RLHF-v0"), k=8), coef=0.05)
+        >>> observation, info = env.reset(seed=0)
+        >>> _, reward, _, _, info = env.step(0)
+        >>> info["unshaped_reward"], reward == info["reference_logprob"] < 0
+        (0.0, True)
+    """
+
+    term = "reference_logprob"
+
+    def __init__(
+        self, env: gym.Env, coef: float, model: str | Path | PreTrainedModel = "embedded"
+    ) -> None:
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, coef=coef, model=model)
+        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
+        refuse_inside(env, ReferenceLogProb, "its term would be paid, and named, twice")
+        super().__init__(env)
+        self._reference = ReferenceReader(self._text_env, coef, model)
+        self.coef = self._reference.coef
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step, and add the term to the reward."""
+        self._reference.read(self._text_env.texts, self._text_env.num_new_tokens)
+        return super().step(action)
+
+    def _term(self, terminated: bool) -> float:
+        return float(self._reference.terms(self._text_env.tokens_taken)[0])

@@ -50,6 +50,17 @@ def test_the_page_on_credit_runs_and_names_every_method(monkeypatch):
     assert [name for name in CREDIT_ASSIGNERS if f"`{name}`" not in text] == []
 
 
+def test_the_page_on_agents_runs():
+    blocks = python_blocks(ROOT / "docs" / "agents.md")
+    assert len(blocks) == 3
+    namespace: dict = {}
+    for block in blocks:
+        short = block.replace("learn(10_000", "learn(64").replace("=10_000", "=64")
+        exec(short.replace("n_steps=64", "n_steps=4, batch_size=16"), namespace)
+    assert namespace["env"].observation_space.shape == (256,)
+    assert len(namespace["agent"].history) == 1
+
+
 def play(env):
     env.reset(seed=0, options={"max_new_tokens": 3})
     for token in (300, 400, 500):

@@ -9,15 +9,21 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 
+# RLlib asks for one exact version of Gymnasium, an older one than constraints.txt names.
+RLLIB_VENV ?= .venv-rllib
+
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+RLLIB_BIN := $(RLLIB_VENV)/bin
+RLLIB_PIP_INSTALL := $(RLLIB_BIN)/python -m pip install --quiet --constraint constraints-rllib.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev demo test lint format models clean
+.PHONY: rllib-env rllib-example rllib-test
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "textgym needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
@@ -59,6 +65,25 @@ format: install-dev  ## Repair style and formatting
 models: install-dev  ## Train the embedded models anew (hours); resumes after a stop
 	$(BIN)/python -m textgym.models.build
 
-clean:  ## Remove the environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+$(RLLIB_VENV)/.torch: constraints-rllib.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "textgym needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(RLLIB_VENV)
+	$(RLLIB_PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+# captum and hypothesis are for the tests.
+$(RLLIB_VENV)/.installed: pyproject.toml $(RLLIB_VENV)/.torch
+	$(RLLIB_PIP_INSTALL) "ray[rllib]" --editable ".[attribution]" pytest hypothesis
+	@touch $@
+
+rllib-env: $(RLLIB_VENV)/.installed  ## Install textgym and RLlib into an environment of their own
+
+rllib-example: rllib-env  ## Train RLlib's PPO
+	$(RLLIB_BIN)/python examples/rllib_ppo.py
+
+rllib-test: rllib-env  ## Test the environments and the example with RLlib's versions
+	$(RLLIB_BIN)/python -m pytest tests/test_rllib.py tests/envs tests/wrappers
+
+clean:  ## Remove the environments and all caches
+	rm -rf $(VENV) $(RLLIB_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find textgym agents tests -name __pycache__ -type d -prune -exec rm -rf {} +

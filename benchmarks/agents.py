@@ -140,7 +140,7 @@ def on_features(algorithm: type[BaseAlgorithm], **arguments) -> Callable[[str, i
     """Stable-Baselines3 with a small network on features."""
 
     def run(reward: str, seed: int, timesteps: int) -> Progress:
-        envs = make_envs("ABC-RLHF-Features-v0", 16, reward)
+        envs = make_envs("ABC-RLHF-Features-v0", 64, reward)
         if algorithm is MaskablePPO:
             envs = vector.ActionMask(envs)
         env = VecNormalize(TextVecEnv(envs), norm_reward=False, gamma=1.0)
@@ -227,19 +227,19 @@ class Entry:
     on_features: bool
 
 
+STEPS_ON_FEATURES = 500_000
+OF_PPO = {"n_steps": 68, "batch_size": 544, "n_epochs": 8, "gae_lambda": 1.0}
 AGENTS: dict[str, Entry] = {
     "random, 16 likeliest": Entry(at_random("ABC-RLHF-Features-v0"), ("sparse",), 8_192, True),
-    "SB3 PPO, MLP": Entry(on_features(PPO, n_steps=64, batch_size=256), REWARDS, 100_000, True),
-    "SB3 A2C, MLP": Entry(on_features(A2C, n_steps=32), REWARDS, 100_000, True),
+    "SB3 PPO, MLP": Entry(on_features(PPO, **OF_PPO), REWARDS, STEPS_ON_FEATURES, True),
+    "SB3 A2C, MLP": Entry(on_features(A2C, n_steps=68), REWARDS, STEPS_ON_FEATURES, True),
     "SB3 DQN, MLP": Entry(
         on_features(DQN, learning_starts=2_000, train_freq=4, gradient_steps=4, buffer_size=50_000),
         REWARDS,
-        100_000,
+        STEPS_ON_FEATURES,
         True,
     ),
-    "MaskablePPO, MLP": Entry(
-        on_features(MaskablePPO, n_steps=64, batch_size=256), REWARDS, 100_000, True
-    ),
+    "MaskablePPO, MLP": Entry(on_features(MaskablePPO, **OF_PPO), REWARDS, STEPS_ON_FEATURES, True),
     "random, all tokens": Entry(at_random("ABC-RLHF-v0"), ("sparse",), 8_192, False),
     "SB3 PPO, language model": Entry(sb3_language_model, REWARDS, 15_360, False),
     "PPO": Entry(bundled(agents.PPO), REWARDS, 20_480, False),

@@ -1,5 +1,8 @@
 """RLlib's PPO, as it comes, on text: a small network chooses among the 16 likeliest tokens.
 
+The score comes with the last token, and a network that starts from nothing needs more than 50
+iterations before it writes visibly better. Twenty show how it is done.
+
 RLlib asks for one exact version of Gymnasium, so it lives in an environment of its own:
 ``make rllib-example`` makes it and runs this script.
 
@@ -13,7 +16,7 @@ import argparse
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-NUM_ENVS, NUM_STEPS = 64, 32  # each row writes two texts of 16 tokens
+NUM_ENVS, NUM_STEPS = 64, 64  # each row writes four texts of 16 tokens
 
 
 def main(iterations: int, seed: int = 0) -> None:
@@ -28,12 +31,11 @@ def main(iterations: int, seed: int = 0) -> None:
         )
         .training(
             gamma=1.0,
-            lambda_=0.95,
+            lambda_=1.0,
             lr=1e-3,
             train_batch_size_per_learner=NUM_ENVS * NUM_STEPS,
-            minibatch_size=256,
-            num_epochs=4,
-            entropy_coeff=0.01,
+            minibatch_size=512,
+            num_epochs=8,
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], vf_share_layers=False))
         # The reported mean is over the episodes of one iteration: those of one policy.

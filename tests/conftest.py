@@ -19,6 +19,8 @@ from transformers import (
 from textgym.credit import get_credit_assigner
 from textgym.models import RewardModel
 
+torch.set_num_threads(1)  # the models are so small that threads would only wait for each other
+
 SENTENCES = [
     "This film is a quiet wonder and I loved every minute of it.",
     "I was bored by the plot, but the actors are very good.",

@@ -17,8 +17,9 @@ It writes, each from raw numbers that it writes as well:
 - extra passes through the reward model, and time per completion relative to plain scoring;
 - how far integrated gradients are from summing to the score (their completeness).
 
-The clock is only right on an otherwise idle machine. ``--parts`` runs some of the measurements
-again, and ``--parts`` without any makes table and figure anew from what is there.
+``--also my_module:my-credit --output ...`` measures a method of your own beside them. The clock is
+only right on an otherwise idle machine. ``--parts`` runs some of the measurements again, and
+``--parts`` without any makes table and figure anew from what is there.
 """
 
 from __future__ import annotations
@@ -599,7 +600,8 @@ def describe() -> dict:
     }
 
 
-def main(output: Path, parts: list[str]) -> None:
+def main(output: Path, parts: list[str], also: list[str]) -> None:
+    METHODS.update({name: (name, {}) for name in also})
     output.mkdir(parents=True, exist_ok=True)
     path = output / "meta.json"
     for part in parts:
@@ -623,5 +625,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/credit_fidelity"))
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--also", nargs="*", default=[], help='further methods by name, "module:name" for your own'
+    )
     arguments = parser.parse_args()
     main(**vars(arguments))

@@ -185,11 +185,14 @@ def test_printed_credits_sum_to_the_score(credit, prompt, models, tokenizer, rew
     assert out.splitlines()[0].rstrip() == ("This film" if prompt else "") + completion
 
 
-def test_the_list_has_every_method_and_potential(capsys):
+def test_the_list_has_every_method_with_its_paper_and_every_potential(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["credit", "--list"]) == 0
     out = capsys.readouterr().out
     for name in (*CREDIT_ASSIGNERS, *POTENTIALS):
         assert name in out
+    for assigner in CREDIT_ASSIGNERS.values():
+        assert assigner.paper.split()[-1] in out
 
 
 def test_a_credit_of_ones_own_is_found_by_its_module(models, tmp_path, monkeypatch, capsys):

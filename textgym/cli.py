@@ -461,9 +461,19 @@ def _list_methods(console: Console) -> None:
     def yes(value: bool) -> str:
         return "yes" if value else "no"
 
-    table = Table("credit", "causal", "signed", "sums to", "needs", "paper", box=box.SIMPLE_HEAD)
+    table = Table(
+        "credit",
+        "causal",
+        "signed",
+        "sums to",
+        "needs",
+        "paper",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.columns[0].no_wrap = True
-    table.columns[4].min_width = 20
+    table.columns[3].max_width = 8  # so that all fits 80 columns
+    table.columns[5].min_width = 10
     table.padding = (0, 1, 0, 0)
     for name, method in CREDIT_ASSIGNERS.items():
         paper = method.paper.replace("arXiv ", "")

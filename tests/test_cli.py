@@ -193,6 +193,7 @@ def test_the_list_has_every_method_with_its_paper_and_every_potential(capsys, mo
         assert name in out
     for assigner in CREDIT_ASSIGNERS.values():
         assert assigner.paper.split()[-1] in out
+        assert all(type(readout).__name__ in out for readout in assigner.readouts)
 
 
 def test_a_credit_of_ones_own_is_found_by_its_module(models, tmp_path, monkeypatch, capsys):

@@ -473,7 +473,8 @@ def _list_methods(console: Console) -> None:
     )
     table.columns[0].no_wrap = True
     table.columns[3].max_width = 8  # so that all fits 80 columns
-    table.columns[5].min_width = 10
+    table.columns[4].min_width = 19
+    table.columns[5].width = 10
     table.padding = (0, 1, 0, 0)
     for name, method in CREDIT_ASSIGNERS.items():
         paper = method.paper.replace("arXiv ", "")

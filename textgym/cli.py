@@ -456,7 +456,7 @@ def _list_methods(console: Console) -> None:
 
     def needs(method: Any) -> str:
         names = sorted(type(readout).__name__ for readout in method.readouts)
-        return ", ".join([*names, *([] if method.cost == "none" else [method.cost])]) or "nothing"
+        return "\n".join([*names, *([] if method.cost == "none" else [method.cost])]) or "nothing"
 
     def yes(value: bool) -> str:
         return "yes" if value else "no"
@@ -473,7 +473,7 @@ def _list_methods(console: Console) -> None:
     )
     table.columns[0].no_wrap = True
     table.columns[3].max_width = 8  # so that all fits 80 columns
-    table.columns[4].min_width = 19
+    table.columns[4].min_width = 18
     table.columns[5].width = 10
     table.padding = (0, 1, 0, 0)
     for name, method in CREDIT_ASSIGNERS.items():

@@ -21,16 +21,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,6 +33,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch
+from circumstances import commit, describe
 from gymnasium.vector import AutoresetMode, VectorEnv
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -353,23 +349,7 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
 # --- Main -----------------------------------------------------------------------------------------
 
 
-def commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short=7", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-
-
-def describe() -> dict:
-    packages = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "sb3-contrib")
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "finished": time.strftime("%Y-%m-%d"),
-    }
+PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "sb3-contrib")
 
 
 def main(seeds: int, jobs: int, scale: float, output: Path, tables_only: bool) -> None:
@@ -389,7 +369,7 @@ def main(seeds: int, jobs: int, scale: float, output: Path, tables_only: bool) -
         for future in as_completed(futures):
             runs = pd.concat([runs, future.result()], ignore_index=True)
             runs.sort_values([*keys, "timesteps"]).to_csv(path, index=False)
-            (output / "meta.json").write_text(json.dumps(describe(), indent=2) + "\n")
+            (output / "meta.json").write_text(json.dumps(describe(*PACKAGES), indent=2) + "\n")
             start, end = ends_of(future.result())
             print(f"{', '.join(map(str, futures[future]))}: {start:+.2f} → {end:+.2f}", flush=True)
     runs = runs.sort_values([*keys, "timesteps"])

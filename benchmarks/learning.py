@@ -19,21 +19,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import gymnasium as gym
 import pandas as pd
 import torch
+from circumstances import commit, describe
 from gymnasium.vector import AutoresetMode
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -115,25 +110,9 @@ def train(name: str, condition: str, seed: int) -> tuple[pd.DataFrame, dict]:
     return rows, dataclasses.asdict(agent.config)
 
 
-def commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short=7", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-
-
-def describe(hyperparameters: dict) -> dict:
-    """Circumstances of the runs."""
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
-        "versions": {
-            "python": platform.python_version(),
-            **{p: version(p) for p in ("textgym", "torch", "transformers", "gymnasium", "numpy")},
-        },
-        "finished": time.strftime("%Y-%m-%d"),
+def circumstances(hyperparameters: dict) -> dict:
+    """Those of the runs, with what was trained."""
+    return describe("textgym", "torch", "transformers", "gymnasium", "numpy") | {
         "hyperparameters": {
             k: v for k, v in hyperparameters.items() if k not in ("log_dir", "seed", "gae_lambda")
         },
@@ -217,7 +196,7 @@ def main(name: str, seeds: int, jobs: int, output: Path | None, tables_only: boo
             runs = runs.sort_values(["condition", "seed", "iteration"])
             runs.to_csv(path, index=False)
             (output / "meta.json").write_text(
-                json.dumps(describe(hyperparameters), indent=2, ensure_ascii=False) + "\n"
+                json.dumps(circumstances(hyperparameters), indent=2, ensure_ascii=False) + "\n"
             )
             condition, seed = rows["condition"][0], rows["seed"][0]
             print(f"{condition}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)

@@ -41,7 +41,18 @@ class PrefixScores:
 
 
 @dataclass(frozen=True)
-class AttentionRow:
+class _Attention:
+    """Attention of some layers, with the heads reduced."""
+
+    layers: Layers = -1
+    heads: Heads = "mean"
+
+    def __post_init__(self) -> None:
+        layer_indices(self.layers)
+        _check_heads(self.heads)
+
+
+class AttentionRow(_Attention):
     """Attention that the pooled position pays to every token, shape (batch, num_tokens).
 
     The pooled position is the one that the score is read from: the last token of a decoder, the
@@ -56,16 +67,8 @@ class AttentionRow:
         InvalidArgumentError: If an argument names no layer or no reduction.
     """
 
-    layers: Layers = -1
-    heads: Heads = "mean"
 
-    def __post_init__(self) -> None:
-        layer_indices(self.layers)
-        _check_heads(self.heads)
-
-
-@dataclass(frozen=True)
-class AttentionMap:
+class AttentionMap(_Attention):
     """Attention of every position to every token, shape (batch, num_tokens, num_tokens).
 
     Indexed [row, position that attends, position attended to].
@@ -77,13 +80,6 @@ class AttentionMap:
     Raises:
         InvalidArgumentError: If an argument names no layer or no reduction.
     """
-
-    layers: Layers = -1
-    heads: Heads = "mean"
-
-    def __post_init__(self) -> None:
-        layer_indices(self.layers)
-        _check_heads(self.heads)
 
 
 @dataclass(frozen=True)

@@ -254,8 +254,13 @@ class RewardModel:
         mask = text.attention_mask
         if self._pools_by_mean:
             return mask / mask.sum(1, keepdim=True)
-        pooled = mask.sum(1) - 1 if self.is_causal else torch.zeros_like(text.order[:, 0])
-        return torch.nn.functional.one_hot(pooled, mask.shape[1]).float()
+        return torch.nn.functional.one_hot(self._pooled_position(text), mask.shape[1]).float()
+
+    def _pooled_position(self, text: LeftAligned) -> Tensor:
+        """The position that is pooled where it is one alone, shape (batch,), int64."""
+        return (
+            text.attention_mask.sum(1) - 1 if self.is_causal else torch.zeros_like(text.order[:, 0])
+        )
 
     @property
     def _pools_by_mean(self) -> bool:
@@ -266,11 +271,10 @@ class RewardModel:
         self, attention: RecordedAttention, text: LeftAligned, readout: AttentionRow
     ) -> Tensor:
         """The attention of the pooled position, or the mean over several of them."""
-        pooling = self._pooling(text)
         if self._pools_by_mean:
             weights = attention.weights(readout.layers, readout.heads)
-            return torch.einsum("bs,bst->bt", pooling, weights)
-        return attention.weights(readout.layers, readout.heads, pooling.argmax(1))
+            return torch.einsum("bs,bst->bt", self._pooling(text), weights)
+        return attention.weights(readout.layers, readout.heads, self._pooled_position(text))
 
     @torch.no_grad()
     def _score_prefixes(self, text: LeftAligned) -> Tensor:

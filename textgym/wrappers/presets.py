@@ -32,7 +32,7 @@ def make_features_env(
     :class:`textgym.wrappers.LanguageModelFeatures` (with ``progress=True``) in
     :class:`textgym.wrappers.TopKActions`. With the embedded model the spaces are
     ``Box(-inf, inf, (257,), float32)`` and ``Discrete(16)``, which agents for small control
-    problems can learn on.
+    problems take.
 
     By default every completion has the same number of tokens. The budget is a hidden part of the
     state where it differs between episodes; with one budget for all, the last feature tells how

@@ -8,6 +8,8 @@ Two forms of one task, 16 tokens per completion:
   16 likeliest tokens (ABC-RLHF-Features-v0);
 - language models see the tokens and choose among all of them (ABC-RLHF-v0).
 
+The frozen models compute in bfloat16, each run on one thread; its time is processor time.
+
 Rewards: ``sparse``; ``shaping``, causal, paid by the environment at every step; ``credit``,
 hindsight (ABC), relabelled by the agent: by a callback or a replay buffer in Stable-Baselines3, by
 the bundled PPO itself, and as weights of the tokens in RLOO and GRPO.
@@ -73,13 +75,13 @@ class Progress:
     timesteps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     kl: float = float("nan")
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.process_time)
 
     def add(self, timesteps: int, scores: list[float]) -> None:
         """Note episodes that ended after so many timesteps."""
         self.scores += scores
         self.timesteps += [timesteps] * len(scores)
-        self.seconds += [time.perf_counter() - self.started] * len(scores)
+        self.seconds += [time.process_time() - self.started] * len(scores)
 
     def rows(self) -> pd.DataFrame:
         """A row per chunk of episodes; the KL, known at the end alone, in the last one."""
@@ -108,7 +110,7 @@ class Recorder(BaseCallback):
 
 
 def make_envs(env_id: str, num_envs: int, reward: str) -> VectorEnv:
-    arguments = {"min_new_tokens": NUM_TOKENS, "max_new_tokens": NUM_TOKENS}
+    arguments = {"min_new_tokens": NUM_TOKENS, "max_new_tokens": NUM_TOKENS, "dtype": "bfloat16"}
     envs = gym.make_vec(env_id, num_envs, autoreset_mode=AutoresetMode.DISABLED, **arguments)
     if reward == "shaping":
         return vector.AttentionShaping(envs)
@@ -223,18 +225,31 @@ class Entry:
     on_features: bool
 
 
-STEPS_ON_FEATURES = 500_000
-OF_PPO = {"n_steps": 68, "batch_size": 544, "n_epochs": 8, "gae_lambda": 1.0}
+STEPS_ON_FEATURES = 256_000
+OF_PPO = {
+    "learning_rate": 1e-3,
+    "n_steps": 2 * NUM_TOKENS,
+    "batch_size": 256,
+    "n_epochs": 4,
+    "gae_lambda": 1.0,
+}
+OF_A2C = {"learning_rate": 1e-3, "n_steps": NUM_TOKENS, "use_rms_prop": False}
+OF_DQN = {
+    "learning_rate": 5e-4,
+    "learning_starts": 2_000,
+    "train_freq": 1,
+    "gradient_steps": 4,
+    "batch_size": 256,
+    "buffer_size": 50_000,
+    "target_update_interval": 2_000,
+    "exploration_fraction": 0.3,
+    "exploration_final_eps": 0.02,
+}
 AGENTS: dict[str, Entry] = {
     "random, 16 likeliest": Entry(at_random("ABC-RLHF-Features-v0"), ("sparse",), 8_192, True),
     "SB3 PPO, MLP": Entry(on_features(PPO, **OF_PPO), REWARDS, STEPS_ON_FEATURES, True),
-    "SB3 A2C, MLP": Entry(on_features(A2C, n_steps=68), REWARDS, STEPS_ON_FEATURES, True),
-    "SB3 DQN, MLP": Entry(
-        on_features(DQN, learning_starts=2_000, train_freq=4, gradient_steps=4, buffer_size=50_000),
-        REWARDS,
-        STEPS_ON_FEATURES,
-        True,
-    ),
+    "SB3 A2C, MLP": Entry(on_features(A2C, **OF_A2C), REWARDS, STEPS_ON_FEATURES, True),
+    "SB3 DQN, MLP": Entry(on_features(DQN, **OF_DQN), REWARDS, STEPS_ON_FEATURES, True),
     "MaskablePPO, MLP": Entry(on_features(MaskablePPO, **OF_PPO), REWARDS, STEPS_ON_FEATURES, True),
     "random, all tokens": Entry(at_random("ABC-RLHF-v0"), ("sparse",), 8_192, False),
     "SB3 PPO, language model": Entry(sb3_language_model, REWARDS, 15_360, False),
@@ -276,10 +291,10 @@ def make_table(runs: pd.DataFrame) -> str:
     lines = [
         f"Mean score over seeds of the first {START} and the last {END} episodes; gain over the "
         "own start and over the random agent of the same form, with 95% intervals over seeds "
-        "(Student's t); KL to the reference policy at the end, nats per episode, of agents that "
-        "are language models.",
+        "(Student's t); minutes of processor time, one thread; KL to the reference policy at the end, "
+        "nats per episode, of agents that are language models.",
         "",
-        "| agent | reward | seeds | steps | minutes | start | end | gain over start | "
+        "| agent | reward | seeds | steps | CPU min | start | end | gain over start | "
         "gain over random | KL |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -336,7 +351,9 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
                     color=colors[name],
                 )
             axes.set_xscale("log")
-            axes.set_xlabel("environment steps" if x == "timesteps" else "seconds")
+            axes.set_xlabel(
+                "environment steps" if x == "timesteps" else "seconds of processor time, one thread"
+            )
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         panels[0, column].set_title(reward)
@@ -352,7 +369,9 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3", "sb3-contrib")
 
 
-def main(seeds: int, jobs: int, scale: float, output: Path, tables_only: bool) -> None:
+def main(
+    names: list[str], seeds: int, jobs: int, scale: float, output: Path, tables_only: bool
+) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / "runs.csv"
     runs = pd.read_csv(path) if path.exists() else pd.DataFrame()
@@ -361,8 +380,8 @@ def main(seeds: int, jobs: int, scale: float, output: Path, tables_only: bool) -
     todo = [
         (name, reward, seed)
         for seed in range(0 if tables_only else seeds)
-        for name, entry in AGENTS.items()
-        for reward in entry.rewards
+        for name in names or AGENTS
+        for reward in AGENTS[name].rewards
     ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(train, *one, scale): one for one in todo if one not in done}
@@ -381,6 +400,13 @@ def main(seeds: int, jobs: int, scale: float, output: Path, tables_only: bool) -
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--agent",
+        action="append",
+        choices=AGENTS,
+        dest="names",
+        help="one of them; may be repeated",
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument(

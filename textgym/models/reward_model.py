@@ -95,6 +95,11 @@ class RewardModel:
         return self.model.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the model's weights; scores are float32 always."""
+        return self.model.dtype
+
+    @property
     def max_length(self) -> int | None:
         """Longest text in tokens, or None if the model's config names no limit."""
         return getattr(self.model.config, "max_position_embeddings", None)

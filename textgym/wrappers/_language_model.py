@@ -96,14 +96,16 @@ def shared_language_model(base: Any, model: str | Path | PreTrainedModel) -> Sha
 
     Args:
         base: The text environment, single or batched.
-        model: See :func:`textgym.models.load_language_model`.
+        model: See :func:`textgym.models.load_language_model`. One that is loaded by name goes
+            where the reward model is, and has its dtype.
 
     Raises:
         InvalidArgumentError: If the model cannot be loaded or does not fit the environment.
     """
     if isinstance(model, str | Path):
         _check_tokenizer(base, model)
-    loaded = load_language_model(model, getattr(base.reward_model, "device", "cpu"))
+    device = getattr(base.reward_model, "device", "cpu")
+    loaded = load_language_model(model, device, getattr(base.reward_model, "dtype", None))
     readers = _shared.setdefault(base, {})
     if id(loaded) not in readers:
         readers[id(loaded)] = SharedLanguageModel(loaded, base)

@@ -57,6 +57,7 @@ from textgym.agents.sb3 import (
 from textgym.models import load_language_model
 from textgym.wrappers import vector
 
+COMMIT = commit()  # when the code was read, not when a run ends
 RESULTS = Path(__file__).parent / "results" / "agents"
 NUM_TOKENS = 16
 CHUNK = 64  # episodes per row
@@ -263,7 +264,7 @@ def train(name: str, reward: str, seed: int, scale: float) -> pd.DataFrame:
     torch.set_num_threads(1)  # of each of the processes that run side by side
     entry = AGENTS[name]
     rows = entry.run(reward, seed, int(entry.timesteps * scale)).rows().round(4)
-    for column, value in (("commit", commit()), ("seed", seed), ("reward", reward)):
+    for column, value in (("commit", COMMIT), ("seed", seed), ("reward", reward)):
         rows.insert(0, column, value)
     rows.insert(0, "agent", name)
     return rows
@@ -291,8 +292,8 @@ def make_table(runs: pd.DataFrame) -> str:
     lines = [
         f"Mean score over seeds of the first {START} and the last {END} episodes; gain over the "
         "own start and over the random agent of the same form, with 95% intervals over seeds "
-        "(Student's t); minutes of processor time, one thread; KL to the reference policy at the end, "
-        "nats per episode, of agents that are language models.",
+        "(Student's t); minutes of processor time, one thread; KL to the reference policy at the "
+        "end, nats per episode, of agents that are language models.",
         "",
         "| agent | reward | seeds | steps | CPU min | start | end | gain over start | "
         "gain over random | KL |",

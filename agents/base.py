@@ -28,7 +28,7 @@ from textgym.errors import InvalidArgumentError
 from .checkpoint import describe_model, model_from_description, read_checkpoint, write_checkpoint
 from .kl import AdaptiveKLController
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
-from .policy import ActionRules, LanguageModelPolicy
+from .policy import ActionRules, Evaluation, LanguageModelPolicy, sample
 from .rollout import (
     Rollout,
     action_rules,
@@ -371,6 +371,15 @@ class Agent(ABC):
             for indices in order.to(self.config.device).split(size):
                 yield batch.minibatch(indices)
 
+    def _evaluate(self, minibatch: Batch) -> Evaluation:
+        """What the policy that is updated says about a minibatch, with gradients."""
+        return self.policy.evaluate(
+            minibatch.input_ids,
+            minibatch.attention_mask,
+            minibatch.completion_mask,
+            entropy_gradient=self.config.ent_coef > 0,
+        )
+
     def _gradient_step(self, loss: Tensor) -> float:
         """Step down the gradient; returns its norm before it is scaled down."""
         self.optimizer.zero_grad()
@@ -415,16 +424,15 @@ class Agent(ABC):
         ids, mask = (
             torch.from_numpy(x).to(device) for x in left_padded(batched, rules.pad_token_id)
         )
-        logits, _ = self.policy.decode(ids, mask)
-        logprobs = self.policy.next_token_logprobs(logits.cpu(), rules.min_new_tokens)
+        logits = self.policy.next_token_logits(ids, mask).cpu()
+        logprobs = self.policy.next_token_logprobs(logits, torch.tensor(rules.min_new_tokens))
         if action_masks is not None:
             legal = np.atleast_2d(np.asarray(action_masks, dtype=bool))  # (num_envs, num_actions)
             logprobs[:, : rules.num_actions].masked_fill_(torch.from_numpy(~legal), -torch.inf)
         if deterministic:
             actions = logprobs.argmax(dim=-1)
         else:
-            generator = self._generators["predict"]
-            actions = torch.multinomial(logprobs.softmax(dim=-1), 1, generator=generator)[:, 0]
+            actions = sample(logprobs.log_softmax(dim=-1), self._generators["predict"])
         return (actions[0] if is_single else actions).numpy(), None
 
     def save(self, path: str | Path) -> None:

@@ -10,6 +10,8 @@ would pay the policy for moving probability onto the token that it is never allo
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +23,8 @@ from textgym.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from textgym.models.incremental import IncrementalLanguageModel
+
 __all__ = [
     "ActionRules",
     "Evaluation",
@@ -28,6 +32,7 @@ __all__ = [
     "masked_entropy",
     "masked_logprobs",
     "position_ids_from_mask",
+    "sample",
 ]
 
 
@@ -74,12 +79,37 @@ def masked_logprobs(
     Returns:
         float32 (..., vocab); minus infinity at illegal tokens.
     """
-    illegal = torch.zeros_like(logits, dtype=torch.bool)
+    # A row of the mask per number of generated tokens, not per logit: it is broadcast.
+    illegal = torch.zeros(
+        (*num_generated.shape, logits.shape[-1]), dtype=torch.bool, device=logits.device
+    )
     illegal[..., rules.num_actions :] = True
     if rules.eos_token_id is not None:
         illegal[..., rules.eos_token_id] |= num_generated < rules.min_new_tokens
-    tempered = logits.float() / temperature
+    logits = logits.float()
+    tempered = logits if temperature == 1 else logits / temperature
     return tempered.masked_fill(illegal, -torch.inf).log_softmax(dim=-1)
+
+
+def sample(logprobs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from categorical distributions, by one uniform number and the cumulative sum each.
+
+    Args:
+        logprobs: Normalised log-probabilities, minus infinity allowed, (batch, vocab), on the
+            device of the generator.
+        generator: Draws the numbers.
+
+    Returns:
+        int64 (batch,).
+    """
+    # In double precision: no number below 1 times the sum rounds up to the sum, and the sum grows
+    # at every possible token, so an impossible one is never met.
+    cumulative = logprobs.double().exp().cumsum(dim=1)
+    uniform = torch.rand(
+        (len(logprobs), 1), dtype=torch.float64, generator=generator, device=logprobs.device
+    )
+    threshold = uniform * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 
 
 def masked_entropy(logprobs: Tensor) -> Tensor:
@@ -146,6 +176,7 @@ class LanguageModelPolicy(nn.Module):
         self.rules = rules or ActionRules(num_actions=vocab_size)
         self.temperature = temperature
         self.autocast_dtype = autocast_dtype
+        self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = set(inspect.signature(model.forward).parameters)
         if self.rules.num_actions > vocab_size:
             raise InvalidArgumentError(
@@ -177,7 +208,11 @@ class LanguageModelPolicy(nn.Module):
         return output.logits.float(), self.value_head(hidden).squeeze(-1)
 
     def evaluate(
-        self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        entropy_gradient: bool = True,
     ) -> Evaluation:
         """Log-probabilities, entropies and values of given completions.
 
@@ -197,6 +232,8 @@ class LanguageModelPolicy(nn.Module):
             input_ids: int64 (batch, num_tokens), laid out as above.
             attention_mask: True at tokens, (batch, num_tokens).
             completion_mask: True at generated tokens, bool (batch, num_steps).
+            entropy_gradient: Whether a gradient may flow through the entropy. Where it is only
+                looked at, its share of the backward pass is spared.
 
         Returns:
             Three float32 tensors of shape (batch, num_steps), zero outside the mask.
@@ -207,69 +244,80 @@ class LanguageModelPolicy(nn.Module):
         all_logprobs = masked_logprobs(logits, num_generated, self.rules, self.temperature)
         actions = input_ids[:, -num_steps:, None]  # (batch, num_steps, 1)
         logprobs = all_logprobs.gather(-1, actions).squeeze(-1)
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            entropy = masked_entropy(all_logprobs)
         # The fill token may be an illegal one: masked_fill keeps its -inf out of every sum, and,
         # unlike a product with the mask, out of every gradient.
         outside = ~completion_mask
         return Evaluation(
             logprobs.masked_fill(outside, 0.0),
-            masked_entropy(all_logprobs).masked_fill(outside, 0.0),
+            entropy.masked_fill(outside, 0.0),
             values.masked_fill(outside, 0.0),
         )
 
     @torch.no_grad()
-    def decode(
-        self, input_ids: Tensor, attention_mask: Tensor, cache: Any = None
-    ) -> tuple[Tensor, Any]:
-        """Logits of the next token, reading only the tokens that the cache does not hold.
+    def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of the token that follows.
 
         Args:
-            input_ids: The new tokens, int64 (batch, num_new): the left-padded prompts first, one
-                token per row and call after that.
-            attention_mask: True at tokens, over cached and new columns, (batch, num_columns).
-            cache: The keys and values that the last call returned; None starts afresh.
+            input_ids: int64 (batch, num_tokens), padded on the left.
+            attention_mask: True at tokens, (batch, num_tokens).
 
         Returns:
-            Logits float32 (batch, vocab), and the cache for the next call.
+            float32 (batch, vocab).
         """
-        output = self._run(input_ids, attention_mask, num_logits=1, cache=cache, use_cache=True)
-        return output.logits[:, -1].float(), output.past_key_values
+        return self._run(input_ids, attention_mask, num_logits=1).logits[:, -1].float()
 
-    def next_token_logprobs(self, logits: Tensor, num_generated: int) -> Tensor:
+    def next_token_logprobs(self, logits: Tensor, num_generated: Tensor) -> Tensor:
         """The distribution that actions are sampled from.
 
         Args:
-            logits: What :meth:`decode` returned, (batch, vocab).
-            num_generated: How many tokens each completion has so far.
+            logits: Of the next token, (batch, vocab).
+            num_generated: How many tokens each completion has so far, integer, () or (batch,).
 
         Returns:
             Log-probabilities float32 (batch, vocab).
         """
-        return masked_logprobs(logits, torch.tensor(num_generated), self.rules, self.temperature)
+        return masked_logprobs(logits, num_generated, self.rules, self.temperature)
 
-    def _run(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        num_logits: int,
-        cache: Any = None,
-        use_cache: bool = False,
-    ) -> Any:
+    @contextmanager
+    def reading(self) -> Iterator[IncrementalLanguageModel]:
+        """Let texts be read that grow token by token, with the weights as they are now.
+
+        Within the context no gradient is recorded, and under autocast the weights are brought to
+        its dtype once, not in every step.
+
+        Raises:
+            InvalidArgumentError: If the model cannot be read token by token.
+        """
+        from textgym.models.incremental import IncrementalLanguageModel  # on use: slow to import
+
+        with torch.inference_mode(), self._autocast():
+            if self._reader is None:
+                self._reader = IncrementalLanguageModel(self.model)
+            try:
+                yield self._reader
+            finally:
+                self._reader.forget()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.model.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        )
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor, num_logits: int) -> Any:
         """One forward of the language model; its output, logits cut to the last columns."""
         arguments: dict[str, Any] = {}
         if "position_ids" in self._parameters_of_model:
-            positions = position_ids_from_mask(attention_mask)
-            arguments["position_ids"] = positions[:, -input_ids.shape[1] :]
+            arguments["position_ids"] = position_ids_from_mask(attention_mask)
         if "logits_to_keep" in self._parameters_of_model:  # spares the head the other columns
             arguments["logits_to_keep"] = num_logits
-        with torch.autocast(
-            input_ids.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        with self._autocast():
             output = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask.long(),
-                past_key_values=cache,
-                use_cache=use_cache,
-                output_hidden_states=not use_cache,
+                use_cache=False,
+                output_hidden_states=True,
                 return_dict=True,
                 **arguments,
             )

@@ -308,7 +308,7 @@ class PPO(Agent):
         scalars = defaultdict(list)
         for minibatch in self._minibatches(batch):
             mask = minibatch.completion_mask
-            new = self.policy.evaluate(minibatch.input_ids, minibatch.attention_mask, mask)
+            new = self._evaluate(minibatch)
             surrogate = policy_loss(
                 new.logprobs, minibatch.logprobs, minibatch.advantages, mask, config.clip_coef
             )

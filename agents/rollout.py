@@ -1,4 +1,4 @@
-"""Whole episodes from an environment, sampled with a key-value cache.
+"""Whole episodes from an environment, sampled with a key-value cache and continuous batching.
 
 Layout of a rollout. Prompts are padded on the left and completions on the right, so that every
 completion starts in the same column. Two episodes, "a b" → "c d" and "e" → "f g h", five columns::
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
 
-from .policy import ActionRules
+from .policy import ActionRules, sample
 
 if TYPE_CHECKING:
     from .policy import LanguageModelPolicy
@@ -72,7 +72,7 @@ class Rollout:
 class _Episode:
     """One episode while it is being played."""
 
-    prompt_ids: NDArray[np.int64]  # (num_prompt_tokens,)
+    prompt_ids: list[int]
     actions: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -82,6 +82,18 @@ class _Episode:
     truncated: bool = False
     prompt: str = ""
     completion: str = ""
+
+    @property
+    def text(self) -> list[int]:
+        """Token ids of the prompt and of the completion so far."""
+        return self.prompt_ids + self.actions
+
+    def append(self, action: int, logprob: float, reward: float, unshaped_reward: float) -> None:
+        """Note a step."""
+        self.actions.append(action)
+        self.logprobs.append(logprob)
+        self.rewards.append(reward)
+        self.unshaped_rewards.append(unshaped_reward)
 
 
 def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
@@ -201,9 +213,11 @@ def collect_episodes(
 ) -> Rollout:
     """Play whole episodes and return them in one batch.
 
-    Every round resets all rows with one explicit seed each. The rollout thus depends on the
-    generators and the policy alone, not on what the environment went through before, and a run
-    that continues from a checkpoint sees the episodes that it would have seen without the stop.
+    A row that ends an episode starts the next one at once, while the others go on, so that no row
+    is idle before the last episodes are under way. Every reset has an explicit seed. The rollout
+    thus depends on the generators and the policy alone, not on what the environment went through
+    before, and a run that continues from a checkpoint sees the episodes that it would have seen
+    without the stop.
 
     A group of episodes that start from the same prompt is a group of equal seeds: all that an
     environment draws at reset, the prompt and the budget of tokens, it draws from the seed. So
@@ -232,57 +246,78 @@ def collect_episodes(
     seeds = torch.randint(
         2**31 - 1, (num_episodes // group_size,), generator=seed_generator or generator
     ).repeat_interleave(group_size)  # (num_episodes,)
-    episodes: list[_Episode] = []
-    for seeds_of_round in seeds.split(env.num_envs):
-        episodes += _play_round(policy, env, generator, seeds_of_round.tolist())
+    episodes = _play(policy, env, generator, seeds.tolist())
     _check_groups(env, episodes, group_size)
     return _to_rollout(episodes, policy.rules.pad_token_id)
 
 
-def _play_round(
-    policy: LanguageModelPolicy,
-    env: VectorEnv,
-    generator: torch.Generator,
-    seeds: list[int],
+def _play(
+    policy: LanguageModelPolicy, env: VectorEnv, generator: torch.Generator, seeds: list[int]
 ) -> list[_Episode]:
-    """One episode in every row, each with its seed."""
-    device = policy.value_head.weight.device
-    observations, _ = env.reset(seed=seeds)  # type: ignore[arg-type]
-    prompt_ids, prompt_mask = left_padded(observations, policy.rules.pad_token_id)
-    episodes = [_Episode(ids[mask]) for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
-
-    new_ids = torch.from_numpy(prompt_ids)  # (num_envs, num_new): not yet in the cache
-    mask = torch.from_numpy(prompt_mask)  # (num_envs, num_columns): cached and new
-    running = np.ones(env.num_envs, dtype=bool)
-    cache, num_generated = None, 0
-    while running.any():
-        logits, cache = policy.decode(new_ids.to(device), mask.to(device), cache)
-        logprobs = policy.next_token_logprobs(logits.cpu(), num_generated)  # (num_envs, vocab)
-        actions = torch.multinomial(logprobs.exp(), 1, generator=generator)  # (num_envs, 1)
-        chosen = logprobs.gather(1, actions).squeeze(1).tolist()
-        tokens = actions.squeeze(1).numpy()
-        observations, rewards, terminated, truncated, infos = env.step(tokens)
-        num_generated += 1
-        for row in np.flatnonzero(running).tolist():
-            episode, info = episodes[row], _info_of_row(infos, row)
-            episode.actions.append(int(tokens[row]))
-            episode.logprobs.append(chosen[row])
-            episode.rewards.append(float(rewards[row]))
-            episode.unshaped_rewards.append(float(info.get("unshaped_reward", rewards[row])))
-            if terminated[row] or truncated[row]:
-                _finish(episode, info, truncated=bool(truncated[row] and not terminated[row]))
-        running &= ~(terminated | truncated)
-        _check_appended(env, observations, tokens, episodes, running)
-        new_ids = actions
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    """One episode per seed, in the order of the seeds."""
+    rows = range(env.num_envs)
+    observations, _ = env.reset(seed=seeds[: env.num_envs])  # type: ignore[arg-type]
+    episodes = [_Episode(_text_of_row(observations, row)) for row in rows]
+    playing: dict[int, _Episode] = dict(zip(rows, episodes, strict=True))
+    with policy.reading() as reader:
+        while playing:
+            texts = [playing[row].text if row in playing else None for row in rows]
+            logits = reader.read(texts).logits.cpu()
+            num_generated = [len(playing[row].actions) if row in playing else 0 for row in rows]
+            logprobs = policy.next_token_logprobs(logits, torch.tensor(num_generated))
+            tokens = sample(logprobs, generator)  # (num_envs,)
+            chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+            observations, rewards, terminated, truncated, infos = env.step(tokens.numpy())
+            unshaped = _unshaped_rewards(infos, rewards).tolist()
+            for row, episode in playing.items():
+                episode.append(int(tokens[row]), chosen[row], float(rewards[row]), unshaped[row])
+            _check_appended(env, observations, playing, terminated | truncated)
+            ended = [row for row in playing if terminated[row] or truncated[row]]
+            for row in ended:
+                cut_off = bool(truncated[row] and not terminated[row])
+                _finish(playing.pop(row), _info_of_row(infos, row), cut_off)
+            seeds_left = seeds[len(episodes) :]
+            playing |= _restart(env, dict(zip(ended, seeds_left, strict=False)))
+            episodes += [playing[row] for row in ended if row in playing]
     return episodes
+
+
+def _restart(env: VectorEnv, seeds: dict[int, int]) -> dict[int, _Episode]:
+    """Reset the rows that have a seed; their new episodes."""
+    if not seeds:
+        return {}
+    mask = np.isin(np.arange(env.num_envs), list(seeds))
+    seed = [seeds.get(row) for row in range(env.num_envs)]
+    observations, _ = env.reset(seed=seed, options={"reset_mask": mask})  # type: ignore[arg-type]
+    return {row: _Episode(_text_of_row(observations, row)) for row in seeds}
+
+
+def _text_of_row(observations: dict[str, NDArray[Any]], row: int) -> list[int]:
+    """Token ids without padding.
+
+    Raises:
+        InvalidArgumentError: If there is none: a causal model needs a token to start from.
+    """
+    ids = observations["input_ids"][row][observations["attention_mask"][row].astype(bool)]
+    if not len(ids):
+        raise InvalidArgumentError(
+            "attention_mask", 0, "an observation has no token: prompts need at least one."
+        )
+    return ids.tolist()
+
+
+def _unshaped_rewards(infos: dict[str, Any], rewards: NDArray[Any]) -> NDArray[Any]:
+    """What step would have paid without shaping, (num_envs,)."""
+    if "unshaped_reward" not in infos:
+        return rewards
+    return np.where(infos["_unshaped_reward"], infos["unshaped_reward"], rewards)
 
 
 def _check_groups(env: VectorEnv, episodes: list[_Episode], group_size: int) -> None:
     """Make sure that equal seeds gave equal prompts."""
     for row, episode in enumerate(episodes):
         first = episodes[row - row % group_size]
-        if not np.array_equal(episode.prompt_ids, first.prompt_ids):
+        if episode.prompt_ids != first.prompt_ids:
             raise InvalidArgumentError(
                 "env",
                 env,
@@ -319,21 +354,24 @@ def _finish(episode: _Episode, info: dict[str, Any], truncated: bool) -> None:
 def _check_appended(
     env: VectorEnv,
     observations: dict[str, NDArray[Any]],
-    tokens: NDArray[np.int64],
-    episodes: list[_Episode],
-    running: NDArray[np.bool_],
+    playing: dict[int, _Episode],
+    ended: NDArray[np.bool_],
 ) -> None:
-    """Make sure that the environment did what the cache assumes: append the action."""
-    for row in np.flatnonzero(running).tolist():
-        seen = observations["input_ids"][row][observations["attention_mask"][row].astype(bool)]
-        num_expected = len(episodes[row].prompt_ids) + len(episodes[row].actions)
-        if len(seen) != num_expected or seen[-1] != tokens[row]:
-            raise InvalidArgumentError(
-                "env",
-                env,
-                "a step must append the chosen token to the observation, and nothing else: "
-                "remove wrappers that change actions or observations.",
-            )
+    """Make sure that the environment did what the reader assumes: append the action."""
+    rows = np.array([row for row in playing if not ended[row]], dtype=np.int64)
+    ids = np.asarray(observations["input_ids"])[rows]
+    valid = np.asarray(observations["attention_mask"])[rows].astype(bool)
+    last = valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
+    seen = ids[np.arange(len(rows)), last], valid.sum(axis=1)
+    episodes = [playing[row] for row in rows.tolist()]
+    expected = [e.actions[-1] for e in episodes], [len(e.text) for e in episodes]
+    if not np.array_equal(seen, expected):
+        raise InvalidArgumentError(
+            "env",
+            env,
+            "a step must append the chosen token to the observation, and nothing else: "
+            "remove wrappers that change actions or observations.",
+        )
 
 
 def _to_rollout(episodes: list[_Episode], pad_token_id: int) -> Rollout:
@@ -347,7 +385,7 @@ def _to_rollout(episodes: list[_Episode], pad_token_id: int) -> Rollout:
     for row, episode in enumerate(episodes):
         length = len(episode.actions)
         start, end = num_prompt - len(episode.prompt_ids), num_prompt + length
-        input_ids[row, start:num_prompt] = torch.from_numpy(episode.prompt_ids)
+        input_ids[row, start:num_prompt] = torch.tensor(episode.prompt_ids)
         input_ids[row, num_prompt:end] = torch.tensor(episode.actions)
         attention_mask[row, start:end] = True
         rewards[row, :length] = torch.tensor(episode.rewards)

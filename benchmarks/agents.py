@@ -8,7 +8,8 @@ Two forms of one task, 16 tokens per completion:
   16 likeliest tokens (ABC-RLHF-Features-v0);
 - language models see the tokens and choose among all of them (ABC-RLHF-v0).
 
-The frozen models compute in bfloat16, each run on one thread; its time is processor time.
+Each run has one thread; its time is processor time. Models compute in bfloat16, apart from the
+policy of SB3's PPO with the language model.
 
 Rewards: ``sparse``; ``shaping``, causal, paid by the environment at every step; ``credit``,
 hindsight (ABC), relabelled by the agent: by a callback or a replay buffer in Stable-Baselines3, by
@@ -208,7 +209,9 @@ def bundled(agent_class: type[agents.Agent], **arguments) -> Callable[[str, int,
             progress.add(int(row["time/total_timesteps"]), [row["rollout/score_mean"]] * 16)
 
         with tempfile.TemporaryDirectory() as log_dir:
-            agent = agent_class("embedded", envs, seed=seed, log_dir=log_dir, **arguments_)
+            agent = agent_class(
+                "embedded", envs, seed=seed, dtype="bfloat16", log_dir=log_dir, **arguments_
+            )
             agent.learn(timesteps, callback=record)
         progress.kl = float(np.mean([row["rollout/kl"] for row in agent.history[-10:]]))
         return progress
@@ -234,7 +237,7 @@ OF_PPO = {
     "n_epochs": 4,
     "gae_lambda": 1.0,
 }
-OF_A2C = {"learning_rate": 1e-3, "n_steps": NUM_TOKENS, "use_rms_prop": False}
+OF_A2C = {"learning_rate": 3e-3, "n_steps": NUM_TOKENS, "use_rms_prop": False}
 OF_DQN = {
     "learning_rate": 5e-4,
     "learning_starts": 2_000,

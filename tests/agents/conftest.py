@@ -85,8 +85,9 @@ class TokenVectorEnv(VectorEnv):
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         infos: dict[str, Any] = {}
-        for row, env in enumerate(self.envs):
-            infos = self._add_info(infos, env.reset(seed=seed[row])[1], row)
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=np.bool_))
+        for row in np.flatnonzero(mask):
+            infos = self._add_info(infos, self.envs[row].reset(seed=seed[row])[1], row)
         return self.observe(), infos
 
     def step(self, actions: Any) -> Any:

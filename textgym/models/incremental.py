@@ -70,12 +70,70 @@ class _Pass:
         return values[self.at, self.lengths - 1 if self.is_restart else 0]
 
 
+class _GrowingLayer(DynamicLayer):
+    """Keys and values of one layer, in buffers with room for the columns to come.
+
+    The library's own layer allocates all of them anew, and copies them, for every token.
+
+    Args:
+        keys: Those of another layer, for their sizes, dtype and device, shape
+            (any, num_heads, any, head_dim).
+        values: Likewise; they may differ from the keys in their sizes.
+        batch_size: Number of rows; there are no columns yet.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, batch_size: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._buffers = [
+            states.new_empty((batch_size, states.shape[1], 0, states.shape[3]))
+            for states in (keys, values)
+        ]
+        self._columns = slice(0, 0)
+        self._show()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append columns; returns all keys and all values, (batch, num_heads, columns, ...)."""
+        start, end = self._columns.start, self._columns.stop
+        new_end = end + key_states.shape[2]
+        if new_end > self._buffers[0].shape[2]:
+            self._move(0, room=2 * (new_end - start))
+            new_end, end = new_end - start, end - start
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, end:new_end] = states
+        self._columns = slice(self._columns.start, new_end)
+        return self._show()
+
+    def resize(self, more: int) -> None:
+        """Add so many columns on the left, of zeros, or take them away."""
+        if more > 0:
+            self._move(more, room=self._columns.stop - self._columns.start + more)
+        self._columns = slice(max(0, self._columns.start - more), self._columns.stop)
+        self._show()
+
+    def _move(self, start: int, room: int) -> None:
+        """Into new buffers of ``room`` columns, the present ones from ``start`` on."""
+        length = self._columns.stop - self._columns.start
+        for i, old in enumerate(self._buffers):
+            new = old.new_zeros((*old.shape[:2], room, old.shape[3]))
+            new[:, :, start : start + length] = old[:, :, self._columns]
+            self._buffers[i] = new
+        self._columns = slice(start, start + length)
+
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[:, :, self._columns] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
 class IncrementalDecoder(ABC):
     """Keys and values of a batch of texts, and the passes that extend them.
 
     Args:
-        module: A decoder of Hugging Face, with or without a head. It is not to be changed while
-            it is read: what it said about the texts so far is kept.
+        module: A decoder of Hugging Face, with or without a head. Whoever changes it calls
+            :meth:`forget`: what it said about the texts so far is kept.
 
     Raises:
         InvalidArgumentError: If reading a text piece by piece is not the same as reading it at once
@@ -104,6 +162,10 @@ class IncrementalDecoder(ABC):
     @abstractmethod
     def _newest(self) -> Tensor:
         """What is remembered of the newest tokens, shape (batch, ...), to compare readers by."""
+
+    def forget(self) -> None:
+        """Read everything anew, as is needed after a change of the model."""
+        self._forget(0)
 
     @torch.no_grad()
     def advance(self, texts: Sequence[Text | None]) -> None:
@@ -181,22 +243,20 @@ class IncrementalDecoder(ABC):
         if self._cache is None:
             self._cache = self._empty_like(cache)
         for kept, new in zip(_layers(self._cache), _layers(cache), strict=True):
-            for name in ("keys", "values"):
-                states = pad(getattr(kept, name), (0, 0, missing, 0))
-                states[rows, :, start:] = getattr(new, name).take_along_dim(order, dim=2)
-                setattr(kept, name, states)
+            kept.resize(missing)
+            kept.keys[rows, :, start:] = new.keys.take_along_dim(order, dim=2)
+            kept.values[rows, :, start:] = new.values.take_along_dim(order, dim=2)
         at = torch.arange(len(rows), device=rows.device)
         self._done(texts, _Pass(rows, at, lengths, True, output, attention))
 
     def _empty_like(self, cache: DynamicCache) -> DynamicCache:
         """A cache without columns, for the whole batch."""
+        if not cache.layers or not all(type(layer) is DynamicLayer for layer in cache.layers):
+            raise TypeError("it keeps something other than keys and values")
         empty = DynamicCache()
-        for number, layer in enumerate(_layers(cache)):
-            keys, values = (
-                states.new_zeros((len(self._texts), states.shape[1], 0, states.shape[3]))
-                for states in (layer.keys, layer.values)
-            )
-            empty.update(keys, values, number)
+        empty.layers = [
+            _GrowingLayer(layer.keys, layer.values, len(self._texts)) for layer in _layers(cache)
+        ]
         return empty
 
     def _crop(self) -> None:
@@ -205,7 +265,7 @@ class IncrementalDecoder(ABC):
         unused = self._mask.shape[1] - max(len(text) for text in self._texts if text is not None)
         self._mask = self._mask[:, unused:]
         for layer in _layers(self._cache):
-            layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
+            layer.resize(-unused)
 
     def _run(
         self,
@@ -244,10 +304,6 @@ class IncrementalDecoder(ABC):
         long, short = [i % size for i in (3, 4, 5, 6)], [7 % size, 8 % size]
         try:
             self.advance([long[:2], long])
-            assert self._cache is not None
-            layers = _layers(self._cache)
-            if not layers or not all(type(layer) is DynamicLayer for layer in layers):
-                raise TypeError("it keeps something other than keys and values")
             self.advance([long[:3], None])  # One row waits,
             self.advance([long, short])  # and starts anew.
             in_pieces = self._newest()

@@ -80,6 +80,40 @@ def test_cached_sampling_and_whole_forward_agree(
     assert (rollout.logprobs[rollout.completion_mask] < 0).all()
 
 
+def test_no_row_waits_while_episodes_are_left(make_policy, make_vector_env, generator) -> None:
+    class Busy(VectorWrapper):
+        def __init__(self, env) -> None:
+            super().__init__(env)
+            self.playing: list[int] = []
+
+        def step(self, actions):
+            self.playing.append(sum(not env.ended for env in self.env.unwrapped.envs))
+            return self.env.step(actions)
+
+    env = Busy(make_vector_env(4))
+    rollout = collect_episodes(make_policy(), env, 24, generator)
+    longest = int(rollout.episode_lengths.max())
+    assert len(set(rollout.episode_lengths.tolist())) > 1  # they end at different times
+    assert env.playing[:-longest] == [4] * (len(env.playing) - longest)
+    assert sum(env.playing) == rollout.episode_lengths.sum()
+
+
+def test_episodes_keep_the_order_of_their_seeds(make_policy, make_vector_env) -> None:
+    """Whichever row plays them, and whenever."""
+    rollouts = [
+        collect_episodes(
+            make_policy(),
+            make_vector_env(num_envs),
+            12,
+            generator=torch.Generator().manual_seed(0),
+            seed_generator=torch.Generator().manual_seed(9),
+        )
+        for num_envs in (1, 4, 12)
+    ]
+    assert rollouts[0].prompts == rollouts[1].prompts == rollouts[2].prompts
+    assert len(set(rollouts[0].prompts)) > 1
+
+
 def test_layout_holds_what_the_environment_saw(make_policy, make_vector_env, generator) -> None:
     rollout = collect_episodes(make_policy(), make_vector_env(4), 8, generator)
     for row, (prompt, completion) in enumerate(rows_of(rollout)):

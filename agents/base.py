@@ -244,6 +244,10 @@ class Agent(ABC):
             )
         self.config = config
         self.env = env
+        if config.dtype:
+            from textgym.models.attention import use_float32_attention  # on use: slow to import
+
+            use_float32_attention(model)
         self.policy = LanguageModelPolicy(
             model.requires_grad_(True),
             rules,

@@ -213,8 +213,10 @@ def collect_episodes(
 ) -> Rollout:
     """Play whole episodes and return them in one batch.
 
-    A row that ends an episode starts the next one at once, while the others go on, so that no row
-    is idle before the last episodes are under way. Every reset has an explicit seed. The rollout
+    A row that has ended an episode starts another one while the others go on. Reading new prompts
+    is a forward pass of its own, so rows wait for each other until they have lost as many steps,
+    all together, as there are rows: what is lost by waiting is about what the pass costs. Every
+    reset has an explicit seed. The rollout
     thus depends on the generators and the policy alone, not on what the environment went through
     before, and a run that continues from a checkpoint sees the episodes that it would have seen
     without the stop.
@@ -259,6 +261,8 @@ def _play(
     observations, _ = env.reset(seed=seeds[: env.num_envs])  # type: ignore[arg-type]
     episodes = [_Episode(_text_of_row(observations, row)) for row in rows]
     playing: dict[int, _Episode] = dict(zip(rows, episodes, strict=True))
+    free: list[int] = []  # rows that play no episode
+    num_lost = 0  # steps in which they could have
     with policy.reading() as reader:
         while playing:
             texts = [playing[row].text if row in playing else None for row in rows]
@@ -276,9 +280,13 @@ def _play(
             for row in ended:
                 cut_off = bool(truncated[row] and not terminated[row])
                 _finish(playing.pop(row), _info_of_row(infos, row), cut_off)
-            seeds_left = seeds[len(episodes) :]
-            playing |= _restart(env, dict(zip(ended, seeds_left, strict=False)))
-            episodes += [playing[row] for row in ended if row in playing]
+            free += ended
+            num_lost += len(free)
+            if not playing or num_lost >= env.num_envs:
+                started = _restart(env, dict(zip(free, seeds[len(episodes) :], strict=False)))
+                episodes += started.values()
+                playing |= started
+                free, num_lost = [row for row in free if row not in playing], 0
     return episodes
 
 

@@ -15,9 +15,9 @@ Rewards: ``sparse``; ``shaping``, causal, paid by the environment at every step;
 hindsight (ABC), relabelled by the agent: by a callback or a replay buffer in Stable-Baselines3, by
 the bundled PPO itself, and as weights of the tokens in RLOO and GRPO.
 
-Writes ``runs.csv`` (a row per agent, reward, seed and 64 episodes), ``meta.json``, and from these
-``table.md`` and ``curves.png``. What is in ``runs.csv`` is not run again, so a stopped run can be
-continued; ``--tables-only`` makes table and figure anew.
+Writes ``runs.parquet`` (a row per agent, reward, seed and 64 episodes), ``meta.json``, and from
+these ``table.md`` and ``curves.png``. What is in ``runs.parquet`` is not run again, so a stopped
+run can be continued; ``--tables-only`` makes table and figure anew.
 """
 
 from __future__ import annotations
@@ -291,8 +291,29 @@ def interval(values: np.ndarray) -> float:
     return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
+def make_overview(runs: pd.DataFrame) -> list[str]:
+    """Score at the end, in one row per agent."""
+    lines = [
+        "| agent | environment steps | sparse | shaping | credit |",
+        "|---|---|---|---|---|",
+    ]
+    for name, entry in AGENTS.items():
+        cells = [name, f"{entry.timesteps:,}"]
+        for reward in REWARDS:
+            group = runs[(runs["agent"] == name) & (runs["reward"] == reward)]
+            ends = np.array([ends_of(run)[1] for _, run in group.groupby("seed")])
+            empty = ends.size == 0
+            cells.append("–" if empty else f"{ends.mean():+.2f} ± {interval(ends):.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def make_table(runs: pd.DataFrame) -> str:
     lines = [
+        f"Mean score of the last {END} episodes, with 95% intervals over seeds (Student's t).",
+        "",
+        *make_overview(runs),
+        "",
         f"Mean score over seeds of the first {START} and the last {END} episodes; gain over the "
         "own start and over the random agent of the same form, with 95% intervals over seeds "
         "(Student's t); minutes of processor time, one thread; KL to the reference policy at the "
@@ -343,7 +364,9 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
         for row, x in enumerate(("timesteps", "seconds")):
             axes = panels[row, column]
             for name in names:
-                group = runs.query("agent == @name and reward == @reward")
+                # Without what is left over at the end of a run.
+                chunks = runs[runs["episodes"] == CHUNK]
+                group = chunks.query("agent == @name and reward == @reward")
                 if group.empty:
                     continue
                 chunk = group.groupby("seed").cumcount()
@@ -377,8 +400,8 @@ def main(
     names: list[str], seeds: int, jobs: int, scale: float, output: Path, tables_only: bool
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    path = output / "runs.csv"
-    runs = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    path = output / "runs.parquet"
+    runs = pd.read_parquet(path) if path.exists() else pd.DataFrame()
     keys = ["agent", "reward", "seed"]
     done = set() if runs.empty else set(runs[keys].itertuples(index=False, name=None))
     todo = [
@@ -391,7 +414,7 @@ def main(
         futures = {pool.submit(train, *one, scale): one for one in todo if one not in done}
         for future in as_completed(futures):
             runs = pd.concat([runs, future.result()], ignore_index=True)
-            runs.sort_values([*keys, "timesteps"]).to_csv(path, index=False)
+            runs.sort_values([*keys, "timesteps"]).to_parquet(path, index=False)
             (output / "meta.json").write_text(json.dumps(describe(*PACKAGES), indent=2) + "\n")
             start, end = ends_of(future.result())
             print(f"{', '.join(map(str, futures[future]))}: {start:+.2f} → {end:+.2f}", flush=True)

@@ -1,0 +1,136 @@
+"""Sampling: episodes through the environment against ``generate`` of transformers.
+
+Both sample from the same model at temperature 1 over the whole vocabulary, from prompts of the same
+source, in batches of the same size, as many tokens as each other. ``generate`` returns when the
+longest completion of a batch is done. A rollout also scores every completion with the embedded
+reward model, steps the environment and notes the log-probabilities; what the scores take is told
+beside the ratio, and is part of it.
+
+Two forms: completions of equal length, where nobody waits; and ragged ones of 8 to 16 tokens, the
+environment's default, four batches one after the other, of which only the tokens of the completions
+count. There a rollout starts a row's next episode while the others go on.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from transformers import PreTrainedModel
+
+from speed import models
+from speed.timing import result, side_by_side
+from textgym.agents import ActionRules, LanguageModelPolicy, collect_episodes
+from textgym.agents.rollout import left_padded
+
+__all__ = ["measure"]
+
+BATCHES = (1, 16, 64)
+GOALS = {"embedded": ">= 2", "gpt2-small": ">= 1.3"}
+
+
+def measure(quick: bool = False) -> list[dict[str, Any]]:
+    """Tokens per second of a rollout ÷ those of ``generate``; more is better.
+
+    Args:
+        quick: Small sizes, for tests.
+    """
+    rows = []
+    for name in ("embedded", "gpt2-small"):
+        for dtype in (torch.float32, torch.bfloat16):
+            # A copy: the embedded model is shared, and its dtype would change everywhere.
+            model = copy.deepcopy(models.language_model(name, quick)).to(dtype)
+            for batch in (2,) if quick else BATCHES:
+                rows.append(_compare(name, model, batch, equal=4 if quick else 32, quick=quick))
+                if batch > 1:
+                    rows.append(_compare(name, model, batch, equal=None, quick=quick))
+    return rows
+
+
+def _compare(
+    name: str, model: PreTrainedModel, batch: int, equal: int | None, quick: bool
+) -> dict[str, Any]:
+    """One batch size, completions of ``equal`` tokens or, if that is None, of 8 to 16."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    shortest, longest, batches = (8, 16, 1 if quick else 4) if equal is None else (equal, equal, 1)
+    envs = gym.make_vec(
+        "ABC-RLHF-v0",
+        batch,
+        min_new_tokens=shortest,
+        max_new_tokens=longest,
+        dtype=dtype,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    # EOS of a model with random weights would come at random: no episode ends before its budget.
+    vocabulary = int(envs.single_action_space.n)
+    rules = ActionRules(vocabulary, envs.unwrapped.tokenizer.eos_token_id, longest)
+    policy = LanguageModelPolicy(model, rules)
+    generator = torch.Generator().manual_seed(0)
+    counts: list[int] = []
+    scoring = _Stopwatch(envs.unwrapped.task.score)
+    envs.unwrapped.task.score = scoring
+
+    def collect() -> None:
+        rollout = collect_episodes(policy, envs, batches * batch, generator)
+        counts.append(int(rollout.episode_lengths.sum()))
+
+    roll_out = _Stopwatch(collect)
+    observations, _ = envs.reset(seed=0)
+    ids, mask = map(torch.from_numpy, left_padded(observations, 0))
+
+    @torch.inference_mode()
+    def generate() -> None:
+        for _ in range(batches):
+            model.generate(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=longest,
+                max_new_tokens=longest,
+                pad_token_id=0,
+            )
+
+    small = name == "embedded" or quick
+    rounds = 2 if quick else 11 if small else 3
+    times = side_by_side(
+        {"rollout": roll_out, "generate": generate}, rounds, min_seconds=0.3 if small else 0.0
+    )
+    # Both sides are paid for the tokens of the completions alone.
+    tokens = {
+        "rollout": float(np.mean(counts)),
+        "generate": batches * batch * (shortest + longest) / 2,
+    }
+    more = tokens["rollout"] / tokens["generate"]
+    ratio, low, high = times.ratio("generate", "rollout")
+    return result(
+        "rollout",
+        f"{name} {dtype}, {batch} x {longest if equal else '8 to 16'} tokens",
+        "tokens/s of the rollout / of generate",
+        (ratio * more, low * more, high * more),
+        GOALS[name] if batch in (16, 64) else None,
+        tokens_per_second={side: round(tokens[side] / times.median(side), 1) for side in tokens},
+        share_of_scoring=round(scoring.seconds / roll_out.seconds, 3),
+        seconds=times.seconds,
+    )
+
+
+class _Stopwatch:
+    """A function that knows how long its calls took in all."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.seconds = 0.0
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return self._function(*arguments, **keywords)
+        finally:
+            self.seconds += time.perf_counter() - start

@@ -1,0 +1,132 @@
+"""How fast is textgym, beside what a user would take instead, and beside the machine's limit?
+
+python benchmarks/throughput.py
+
+Every figure is a ratio of two things that take turns on the same machine in the same run:
+
+- ``readout``: scores with attention and prefix scores, against plain scores and eager attention;
+- ``rollout``: episodes through the environment, against ``generate`` of transformers;
+- ``iteration``: an iteration of PPO, against trl 0.7.4 in its own environment (``make trl-env``);
+- ``environment``: steps of the batched environment, against Gymnasium's ``SyncVectorEnv``;
+- ``machine``: floating-point operations of a PPO update, against the fastest matrix product;
+- ``choices``: what some choices in the agents' code gain, against what they replaced;
+- ``growth``: time and memory against batch, length and size of the model.
+
+Let nothing else run meanwhile. Writes ``rows.json`` (a row per ratio, with its 95% interval over
+rounds and the raw seconds), ``meta.json``, and from these ``table.md`` and ``throughput.png``. A
+part that is run again replaces its rows; ``--tables-only`` makes table and figure anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from circumstances import commit, describe
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from speed import choices, environment, growth, iteration, machine, readout, rollout
+
+RESULTS = Path(__file__).parent / "results" / "throughput"
+PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
+    "readout": readout.measure,
+    "rollout": rollout.measure,
+    "iteration": iteration.measure,
+    "environment": environment.measure,
+    "machine": machine.measure,
+    "choices": choices.measure,
+    "growth": growth.measure,
+}
+PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy")
+COMPARISONS = {">=": operator.ge, "<=": operator.le}
+
+
+def is_met(row: dict[str, Any]) -> bool | None:
+    """Whether a ratio reaches its goal; None without one."""
+    if row["goal"] is None:
+        return None
+    comparison, number = row["goal"].split()
+    return COMPARISONS[comparison](row["ratio"], float(number))
+
+
+def make_table(rows: list[dict[str, Any]]) -> str:
+    """All ratios, with goals where there are any."""
+    lines = [
+        "Ratios: median over interleaved rounds, with the 95% interval of the median. Raw seconds "
+        "are in rows.json.",
+    ]
+    for part in PARTS:
+        of_part = [row for row in rows if row["part"] == part]
+        if not of_part:
+            continue
+        lines += ["", f"### {part}", "", "| case | ratio of | result | interval | goal | met |"]
+        lines.append("|---|---|---|---|---|---|")
+        for row in of_part:
+            met = {True: "yes", False: "**no**", None: ""}[is_met(row)]
+            interval = f"{row['low']:.3g} to {row['high']:.3g}"
+            lines.append(
+                f"| {row['case']} | {row['quantity']} | {row['ratio']:.3g} | {interval} | "
+                f"{row['goal'] or ''} | {met} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """What has a goal, on one scale: how far the result is on the right side of it."""
+    rows = [row for row in rows if row["goal"] is not None][::-1]
+    figure = Figure(figsize=(9, 1 + 0.28 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for y, row in enumerate(rows):
+        comparison, number = row["goal"].split()
+        sign = 1 if comparison == ">=" else -1
+        low, middle, high = (
+            (row[name] / float(number)) ** sign for name in ("low", "ratio", "high")
+        )
+        color = "C2" if is_met(row) else "C3"
+        axes.plot([low, high], [y, y], color=color, linewidth=2)
+        axes.plot(middle, y, "o", color=color)
+    axes.axvline(1, color="0.5", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{row['case']}: {row['quantity']} ({row['goal']})" for row in rows],
+        fontsize=7,
+    )
+    axes.set_xlabel("result / goal, or goal / result where less is better; right of 1 it is met")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main(parts: list[str], quick: bool, output: Path, tables_only: bool) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "rows.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for part in [] if tables_only else parts or PARTS:
+        start = time.perf_counter()
+        measured = [{**row, "commit": commit()} for row in PARTS[part](quick)]
+        print(f"{part}: {len(measured)} ratios in {time.perf_counter() - start:.0f} s", flush=True)
+        rows = [row for row in rows if row["part"] != part] + measured
+        rows.sort(key=lambda row: list(PARTS).index(row["part"]))
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+        (output / "meta.json").write_text(json.dumps(describe(*PACKAGES), indent=2) + "\n")
+    table = make_table(rows)
+    (output / "table.md").write_text(table)
+    draw(rows, output / "throughput.png")
+    print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, dest="parts", help="one of them; may be repeated"
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--tables-only", action="store_true")
+    main(**vars(parser.parse_args()))

@@ -292,7 +292,8 @@ class LanguageModelPolicy(nn.Module):
         """
         from textgym.models.incremental import IncrementalLanguageModel  # on use: slow to import
 
-        with torch.inference_mode(), self._autocast():
+        # Not in inference mode: autocast remembers no weights there.
+        with torch.no_grad(), self._autocast():
             if self._reader is None:
                 self._reader = IncrementalLanguageModel(self.model)
             try:

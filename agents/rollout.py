@@ -215,11 +215,11 @@ def collect_episodes(
 
     A row that has ended an episode starts another one while the others go on. Reading new prompts
     is a forward pass of its own, so rows wait for each other until they have lost as many steps,
-    all together, as there are rows: what is lost by waiting is about what the pass costs. Every
-    reset has an explicit seed. The rollout
-    thus depends on the generators and the policy alone, not on what the environment went through
-    before, and a run that continues from a checkpoint sees the episodes that it would have seen
-    without the stop.
+    all together, as there are rows: what is lost by waiting is about what the pass costs.
+
+    Every reset has an explicit seed. The rollout thus depends on the generators and the policy
+    alone, not on what the environment went through before, and a run that continues from a
+    checkpoint sees the episodes that it would have seen without the stop.
 
     A group of episodes that start from the same prompt is a group of equal seeds: all that an
     environment draws at reset, the prompt and the budget of tokens, it draws from the seed. So

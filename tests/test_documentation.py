@@ -98,3 +98,14 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
             assert float(cell.replace("−", "-")) == pytest.approx(number, abs=0.51 * 10**-digits)
             compared += 1
     assert compared > 50
+
+
+def test_the_figures_on_the_page_about_agents_are_those_that_were_measured():
+    def lines(path):
+        text = path.read_text(encoding="utf-8")
+        start = text.index("| agent | environment steps |")
+        return text[start:].split("\n\n")[0].strip().splitlines()
+
+    measured = lines(ROOT / "benchmarks/results/agents/table.md")
+    assert len(measured) == 12
+    assert lines(ROOT / "docs" / "agents.md") == measured

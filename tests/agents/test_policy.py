@@ -167,3 +167,15 @@ def test_dropout_is_off(make_model) -> None:
 def test_a_model_with_too_few_tokens_is_refused(make_model) -> None:
     with pytest.raises(InvalidArgumentError, match=r"20 tokens.*21 actions"):
         LanguageModelPolicy(make_model(), ActionRules(num_actions=21))
+
+
+def test_weights_keep_their_gradients_after_reading_under_autocast(make_model) -> None:
+    policy = LanguageModelPolicy(make_model(), RULES, autocast_dtype=torch.bfloat16)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    mask = torch.ones_like(ids).bool()
+    with torch.autocast("cpu", torch.bfloat16):  # the user's own, around all of it
+        with policy.reading() as reader:
+            reader.read([[5, 6]])
+        policy.evaluate(ids, mask, mask[:, 2:]).logprobs.sum().backward()
+    gradients = [p.grad for p in policy.model.parameters()]
+    assert all(gradient is not None and (gradient != 0).any() for gradient in gradients)

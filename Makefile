@@ -12,15 +12,20 @@ TORCH_INDEX ?=
 # RLlib asks for one exact version of Gymnasium, an older one than constraints.txt names.
 RLLIB_VENV ?= .venv-rllib
 
+# trl's PPO, which a benchmark compares with, asks for a transformers that is too old for textgym.
+TRL_VENV ?= .venv-trl
+
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RLLIB_BIN := $(RLLIB_VENV)/bin
 RLLIB_PIP_INSTALL := $(RLLIB_BIN)/python -m pip install --quiet --constraint constraints-rllib.txt
+TRL_BIN := $(TRL_VENV)/bin
+TRL_PIP_INSTALL := $(TRL_BIN)/python -m pip install --quiet --constraint constraints-trl.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev demo test lint format models clean
-.PHONY: rllib-env rllib-example rllib-test
+.PHONY: rllib-env rllib-example rllib-test trl-env
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +89,19 @@ rllib-example: rllib-env  ## Train RLlib's PPO
 rllib-test: rllib-env  ## Test the environments and the example with RLlib's versions
 	$(RLLIB_BIN)/python -m pytest tests/test_rllib.py tests/envs tests/wrappers
 
+$(TRL_VENV)/.torch: constraints-trl.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "trl 0.7.4 needs Python 3.11 or 3.12 here; name one: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(TRL_VENV)
+	$(TRL_PIP_INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+# Without textgym, which needs a newer transformers: the benchmark hands over weights and prompts.
+$(TRL_VENV)/.installed: $(TRL_VENV)/.torch
+	$(TRL_PIP_INSTALL) trl
+	@touch $@
+
+trl-env: $(TRL_VENV)/.installed  ## Install trl 0.7.4 into an environment of its own, to compare with
+
 clean:  ## Remove the environments and all caches
-	rm -rf $(VENV) $(RLLIB_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RLLIB_VENV) $(TRL_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find textgym agents tests -name __pycache__ -type d -prune -exec rm -rf {} +

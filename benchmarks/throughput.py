@@ -7,6 +7,7 @@ Every figure is a ratio of two things that take turns on the same machine in the
 - ``readout``: scores with attention and prefix scores, against plain scores and eager attention;
 - ``rollout``: episodes through the environment, against ``generate`` of transformers;
 - ``iteration``: an iteration of PPO, against trl 0.7.4 in its own environment (``make trl-env``);
+- ``race``: seconds to the best score of trl's sparse run, with dense reward, against trl;
 - ``environment``: steps of the batched environment, against Gymnasium's ``SyncVectorEnv``;
 - ``machine``: floating-point operations of a PPO update, against the fastest matrix product;
 - ``choices``: what some choices in the agents' code gain, against what they replaced;
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     "readout": readout.measure,
     "rollout": rollout.measure,
     "iteration": iteration.measure,
+    "race": iteration.race,
     "environment": environment.measure,
     "machine": machine.measure,
     "choices": choices.measure,

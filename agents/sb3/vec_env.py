@@ -79,7 +79,7 @@ class TextVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Start new episodes in all rows, with the seeds and options that were set before."""
         observations, infos = self.env.reset(seed=self._seeds, options=self._options[0])  # type: ignore[arg-type]
-        self.reset_infos = [_info_of_row(infos, row) for row in range(self.num_envs)]
+        self.reset_infos = _infos_of_rows(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -97,16 +97,17 @@ class TextVecEnv(VecEnv):
         """
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
         dones = terminated | truncated
-        row_infos = [_info_of_row(infos, row) for row in range(self.num_envs)]
-        for row, info in enumerate(row_infos):
-            info["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
+        row_infos = _infos_of_rows(infos, self.num_envs)
+        for info, is_cut_off in zip(row_infos, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = is_cut_off
         if dones.any():
             done_rows = np.flatnonzero(dones).tolist()
             for row in done_rows:
                 row_infos[row]["terminal_observation"] = _observation_of_row(observations, row)
             observations, infos = self.env.reset(options={"reset_mask": dones})
+            reset_infos = _infos_of_rows(infos, self.num_envs)
             for row in done_rows:
-                self.reset_infos[row] = _info_of_row(infos, row)
+                self.reset_infos[row] = reset_infos[row]
         return observations, rewards.astype(np.float32), dones, row_infos
 
     def set_options(self, options: list[dict] | dict | None = None) -> None:
@@ -195,15 +196,15 @@ def _observation_of_row(observations: Any, row: int) -> Any:
     return observations[row].copy()
 
 
-def _info_of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    """The entries of a vector environment's infos that its masks (``_key``) give to this row."""
-    info: dict[str, Any] = {}
+def _infos_of_rows(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """The entries of a vector environment's infos that its masks (``_key``) give to each row."""
+    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for key, values in infos.items():
-        if f"_{key}" not in infos or not infos[f"_{key}"][row]:
+        if f"_{key}" not in infos:
             continue
         if isinstance(values, dict):
-            info[key] = _info_of_row(values, row)
-        else:
+            values = _infos_of_rows(values, num_envs)
+        for row in np.flatnonzero(infos[f"_{key}"]).tolist():
             value = values[row]
-            info[key] = value.item() if isinstance(value, np.generic) else value
-    return info
+            rows[row][key] = value.item() if isinstance(value, np.generic) else value
+    return rows

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import textgym  # noqa: F401
 from textgym.envs import TextGenerationVectorEnv
 from textgym.errors import InvalidArgumentError
+from textgym.models import Completions
 
 N = 5
 EOS = 2
@@ -145,6 +147,58 @@ def test_observations_are_copies(tiny):
     kept = observations["input_ids"].copy()
     envs.step(np.full(N, 40))
     np.testing.assert_array_equal(observations["input_ids"], kept)
+
+
+def test_texts_counts_and_completions_tell_what_the_observations_show(tiny):
+    envs = make(tiny)
+    base = envs.unwrapped
+    assert base.completions.input_ids.shape == (N, 0)
+    observations, infos = envs.reset(seed=2)
+    budgets = infos["token_budget"]
+    prompts = observations["attention_mask"].sum(1)
+    for actions in scripted_actions(30, seed=1):
+        observations, _, _, _, infos = envs.step(actions)
+        lengths = observations["attention_mask"].sum(1)
+        restarted = infos.get("_token_budget", np.zeros(N, dtype=bool))
+        prompts[restarted] = lengths[restarted]
+        budgets[restarted] = infos.get("token_budget", budgets)[restarted]
+        shown = zip(observations["input_ids"], lengths, strict=True)
+        texts = [ids[:length].tolist() for ids, length in shown]
+        assert base.texts == texts
+        np.testing.assert_array_equal(base.num_new_tokens, lengths - prompts)
+        assert (base.num_new_tokens <= budgets).all()
+        expected = Completions.from_lists(
+            [text[:prompt] for text, prompt in zip(texts, prompts, strict=True)],
+            [text[prompt:] for text, prompt in zip(texts, prompts, strict=True)],
+            base.task.pad_token_id,
+        )
+        for field in ("input_ids", "attention_mask", "completion_mask"):
+            assert torch.equal(getattr(base.completions, field), getattr(expected, field))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.uint64])
+def test_tokens_taken_are_int64_and_minus_one_in_rows_that_wait(tiny, dtype):
+    envs = make(tiny, AutoresetMode.DISABLED)
+    envs.reset(seed=0, options={"max_new_tokens": 9})
+    envs.step(np.array([EOS, 40, 40, EOS, 40], dtype=dtype))
+    envs.step(np.array([50, 51, 52, 53, 54], dtype=dtype))
+    assert envs.unwrapped.tokens_taken.dtype == np.int64
+    assert envs.unwrapped.tokens_taken.tolist() == [-1, 51, 52, -1, 54]
+
+
+def test_rows_that_wait_have_no_action_mask(tiny):
+    envs = make(tiny, AutoresetMode.DISABLED, action_mask_in_info=True, min_new_tokens=2)
+    _, infos = envs.reset(seed=0, options={"max_new_tokens": 3})
+    assert infos["_action_mask"].all()
+    assert not infos["action_mask"][:, EOS].any()
+    ends_first, ends_last = np.array([EOS, 40, 40, 40, 40]), np.full(N, 40)
+    assert envs.step(ends_first)[-1]["_action_mask"].all()  # The end of an episode has one.
+    infos = envs.step(ends_last)[-1]
+    assert infos["_action_mask"].tolist() == [False, True, True, True, True]
+    assert infos["action_mask"][:, EOS].tolist() == [0, 1, 1, 1, 1]
+    assert not infos["action_mask"][0].any()
+    envs.step(ends_last)
+    assert "action_mask" not in envs.step(ends_last)[-1]
 
 
 def test_rendering_shows_every_row(tiny):

@@ -114,6 +114,20 @@ class TextGenerationTask:
         """One action per token of the vocabulary."""
         return spaces.Discrete(self.vocab_size)
 
+    def padded(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What an observation shows of a text.
+
+        Args:
+            ids: At most max_length token ids.
+
+        Returns:
+            Token ids, int64, and validity mask, int8, both of shape (max_length,).
+        """
+        input_ids = np.full(self.max_length, self.pad_token_id, dtype=np.int64)
+        input_ids[: len(ids)] = ids
+        attention_mask = np.arange(self.max_length) < len(ids)
+        return input_ids, attention_mask.astype(np.int8)
+
     def draw(
         self, rng: np.random.Generator, options: dict[str, Any] | None = None
     ) -> tuple[list[int], int]:
@@ -154,10 +168,7 @@ class TextGenerationTask:
 
     def action_mask(self, num_new_tokens: int) -> np.ndarray:
         """Which tokens are legal after ``num_new_tokens`` generated ones, (vocab_size,), int8."""
-        mask = np.ones(self.vocab_size, dtype=np.int8)
-        if num_new_tokens < self.min_new_tokens:
-            mask[self.eos_token_id] = 0
-        return mask
+        return self.action_masks(np.array([num_new_tokens]))[0].astype(np.int8)
 
     def action_masks(self, num_new_tokens: np.ndarray) -> np.ndarray:
         """Which tokens are legal in some states.
@@ -168,8 +179,9 @@ class TextGenerationTask:
         Returns:
             bool, shape (batch, vocab_size).
         """
-        masks = [self.action_mask(int(number)) for number in num_new_tokens]
-        return np.stack(masks).astype(np.bool_)
+        masks = np.ones((len(num_new_tokens), self.vocab_size), dtype=np.bool_)
+        masks[:, self.eos_token_id] = num_new_tokens >= self.min_new_tokens
+        return masks
 
     def score(
         self,

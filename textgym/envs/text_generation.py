@@ -154,6 +154,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self.render_mode = render_mode
         self._prompt_ids: list[int] = []
         self._completion_ids: list[int] = []
+        self._input_ids, self._attention_mask = self.task.padded([])
         self._budget = 0
         self.tokens_taken = np.full(1, -1, dtype=np.int64)
         self._console = Console(highlight=False, soft_wrap=True) if render_mode == "human" else None
@@ -182,6 +183,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         super().reset(seed=seed)
         self._prompt_ids, self._budget = self.task.draw(self.np_random, options)
         self._completion_ids = []
+        self._input_ids, self._attention_mask = self.task.padded(self._prompt_ids)
         self.scored = None
         self.tokens_taken = np.full(1, -1, dtype=np.int64)
         if self._console is not None:
@@ -204,6 +206,8 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
                 "action", action, f"must be a token id from 0 to {self.task.vocab_size - 1}"
             )
         token = int(action)
+        position = len(self._prompt_ids) + len(self._completion_ids)
+        self._input_ids[position], self._attention_mask[position] = token, 1
         self._completion_ids.append(token)
         self.tokens_taken = np.array([token])
         terminated = token == self.task.eos_token_id or len(self._completion_ids) == self._budget
@@ -250,12 +254,10 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
             self._console.file.write(self._render_text() + "\n")
 
     def _observation(self) -> dict[str, np.ndarray]:
-        ids = [*self._prompt_ids, *self._completion_ids]
-        input_ids = np.full(self.task.max_length, self.task.pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros(self.task.max_length, dtype=np.int8)
-        input_ids[: len(ids)] = ids
-        attention_mask[: len(ids)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        return {
+            "input_ids": self._input_ids.copy(),
+            "attention_mask": self._attention_mask.copy(),
+        }
 
     def _mask_info(self) -> dict[str, Any]:
         if not self.action_mask_in_info:

@@ -118,33 +118,39 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         """The rows that ``scored`` belongs to, shape (number finished,)."""
         self.tokens_taken = np.full(num_envs, -1, dtype=np.int64)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-        self._prompt_ids: list[list[int]] = [[] for _ in range(num_envs)]
-        self._completion_ids: list[list[int]] = [[] for _ in range(num_envs)]
-        self._budgets = np.zeros(num_envs, dtype=np.int64)
-        self._ended = np.zeros(num_envs, dtype=np.bool_)
-        self._started = False
+        # The texts are where their observations are; a step writes one column of each row.
         shape = (num_envs, self.task.max_length)
         self._input_ids = np.full(shape, self.task.pad_token_id, dtype=np.int64)
         self._attention_mask = np.zeros(shape, dtype=np.int8)
-        self._last_texts: list[str] = [""] * num_envs
+        self._prompt_lengths = np.zeros(num_envs, dtype=np.int64)
+        self._lengths = np.zeros(num_envs, dtype=np.int64)  # of prompt and completion
+        self._budgets = np.zeros(num_envs, dtype=np.int64)
+        self._ended = np.zeros(num_envs, dtype=np.bool_)
+        self._started = False
+        self._last_renderings: list[str] = [""] * num_envs
 
     @property
     def completions(self) -> Completions:
         """The texts so far; rows that were just reset have no completion yet."""
-        return Completions.from_lists(
-            self._prompt_ids, self._completion_ids, self.task.pad_token_id
+        longest = self._lengths.max()
+        attention_mask = self._attention_mask[:, :longest] != 0
+        is_generated = np.arange(longest) >= self._prompt_lengths[:, None]
+        return Completions(
+            torch.from_numpy(self._input_ids[:, :longest].copy()),
+            torch.from_numpy(attention_mask),
+            torch.from_numpy(attention_mask & is_generated),
         )
 
     @property
     def texts(self) -> list[list[int]]:
         """Token ids of the texts so far, prompt and completion, one list per row."""
-        pairs = zip(self._prompt_ids, self._completion_ids, strict=True)
-        return [[*prompt, *completion] for prompt, completion in pairs]
+        rows = zip(self._input_ids, self._lengths.tolist(), strict=True)
+        return [ids[:length].tolist() for ids, length in rows]
 
     @property
     def num_new_tokens(self) -> np.ndarray:
         """How many tokens each completion has so far, shape (num_envs,), int64."""
-        return np.array([len(completion) for completion in self._completion_ids])
+        return self._lengths - self._prompt_lengths
 
     @property
     def ended(self) -> np.ndarray:
@@ -175,6 +181,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             if seeds[row] is not None:
                 self._generators[row] = seeding.np_random(seeds[row])[0]
             infos = self._add_info(infos, self._start(row, options), row)
+        self._add_action_masks(infos, mask)
         self._started = True
         self.scored, self.scored_rows = None, np.zeros(0, dtype=np.int64)
         self.tokens_taken = np.full(self.num_envs, -1, dtype=np.int64)
@@ -215,27 +222,21 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             for row in np.flatnonzero(waiting).tolist():
                 infos = self._add_info(infos, self._start(row), row)
-        self.tokens_taken = np.where(waiting, -1, tokens)
-        acting: list[int] = np.flatnonzero(~waiting).tolist()
-        for row in acting:
-            self._append(row, int(tokens[row]))
-        finished = [row for row in acting if self._ended[row]]
+        self.tokens_taken = np.where(waiting, -1, tokens.astype(np.int64))
+        finished = self._append(np.flatnonzero(~waiting))
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         terminated = self._ended.copy()
-        final_infos = self._score(finished)
-        for row, final_info in zip(finished, final_infos, strict=True):
-            rewards[row] = final_info["score"]
-            info = {**final_info, **self._mask_info(row)}
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        for row, info in zip(finished.tolist(), self._score(finished), strict=True):
+            rewards[row] = info["score"]
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                if self.action_mask_in_info:
+                    info["action_mask"] = self.task.action_mask(int(self.num_new_tokens[row]))
                 final = {"final_obs": self._row_observation(row), "final_info": info}
                 infos = self._add_info(infos, final, row)
                 info = self._start(row)
             infos = self._add_info(infos, info, row)
-        if self.action_mask_in_info:
-            for row in acting:
-                if row not in finished:
-                    infos = self._add_info(infos, self._mask_info(row), row)
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        self._add_action_masks(infos, ~(waiting & self._ended))
         return self._observation(), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[str, ...] | None:
@@ -249,9 +250,9 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         texts = []
         for row in range(self.num_envs):
             if row in self.scored_rows or self._ended[row]:
-                texts.append(self._last_texts[row])
+                texts.append(self._last_renderings[row])
             else:
-                texts.append(self.task.render(self._prompt_ids[row], self._completion_ids[row]))
+                texts.append(self.task.render(*self._prompt_and_completion(row)))
         return tuple(texts)
 
     def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
@@ -291,42 +292,43 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         if generator is None:
             generator = self._generators[row] = seeding.np_random()[0]
         prompt, budget = self.task.draw(generator, options)
-        self._prompt_ids[row], self._completion_ids[row] = prompt, []
+        self._input_ids[row], self._attention_mask[row] = self.task.padded(prompt)
+        self._prompt_lengths[row] = self._lengths[row] = len(prompt)
         self._budgets[row] = budget
         self._ended[row] = False
-        self._input_ids[row] = self.task.pad_token_id
-        self._input_ids[row, : len(prompt)] = prompt
-        self._attention_mask[row] = np.arange(self.task.max_length) < len(prompt)
-        return {"token_budget": budget, **self._mask_info(row)}
+        return {"token_budget": budget}
 
-    def _append(self, row: int, token: int) -> None:
-        completion = self._completion_ids[row]
-        position = len(self._prompt_ids[row]) + len(completion)
-        completion.append(token)
-        self._input_ids[row, position] = token
-        self._attention_mask[row, position] = 1
-        is_full = len(completion) == self._budgets[row]
-        self._ended[row] = is_full or token == self.task.eos_token_id
+    def _append(self, rows: np.ndarray) -> np.ndarray:
+        """Append the tokens taken to some rows; returns those whose episode that ends."""
+        tokens, columns = self.tokens_taken[rows], self._lengths[rows]
+        self._input_ids[rows, columns] = tokens
+        self._attention_mask[rows, columns] = 1
+        self._lengths[rows] += 1
+        is_full = (self.num_new_tokens == self._budgets)[rows]
+        is_over = is_full | (tokens == self.task.eos_token_id)
+        self._ended[rows] = is_over
+        return rows[is_over]
 
-    def _score(self, rows: list[int]) -> list[dict[str, Any]]:
+    def _score(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Score finished rows in one call; one final info per row."""
-        self.scored_rows = np.asarray(rows, dtype=np.int64)
-        if not rows:
-            self.scored = None
+        self.scored, self.scored_rows = None, rows
+        if not rows.size:
             return []
-        prompts = [self._prompt_ids[row] for row in rows]
-        completions = [self._completion_ids[row] for row in rows]
+        texts = [self._prompt_and_completion(row) for row in rows.tolist()]
+        prompts = [prompt for prompt, _ in texts]
+        completions = [completion for _, completion in texts]
         self.scored = self.task.score(prompts, completions, self._readouts)
-        scores = self.scored.score.tolist()
         if self.render_mode is not None:
-            credit = self.rendered_credit(self.scored)
-            for i, row in enumerate(rows):
+            scores, credit = self.scored.score.tolist(), self.rendered_credit(self.scored)
+            for i, row in enumerate(rows.tolist()):
                 shares = credit[i][self.scored.completion_mask[i]].tolist()
-                self._last_texts[row] = self.task.render(
-                    prompts[i], completions[i], shares, scores[i]
-                )
+                self._last_renderings[row] = self.task.render(*texts[i], shares, scores[i])
         budgets = self._budgets[rows].tolist()
         return self.task.final_infos(prompts, completions, budgets, self.scored)
+
+    def _prompt_and_completion(self, row: int) -> tuple[list[int], list[int]]:
+        start, end = self._prompt_lengths[row], self._lengths[row]
+        return self._input_ids[row, :start].tolist(), self._input_ids[row, start:end].tolist()
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {
@@ -340,7 +342,9 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             "attention_mask": self._attention_mask[row].copy(),
         }
 
-    def _mask_info(self, row: int) -> dict[str, Any]:
-        if not self.action_mask_in_info:
-            return {}
-        return {"action_mask": self.task.action_mask(len(self._completion_ids[row]))}
+    def _add_action_masks(self, infos: dict[str, Any], rows: np.ndarray) -> None:
+        """Tell which tokens are legal now in some rows, shape (num_envs,), bool."""
+        if self.action_mask_in_info and rows.any():
+            masks = self.task.action_masks(self.num_new_tokens)
+            masks[~rows] = False
+            infos["action_mask"], infos["_action_mask"] = masks.view(np.int8), rows.copy()

@@ -2,18 +2,18 @@
 
 ``output_attentions=True`` makes transformers fall back to the eager kernel and build the map of
 every layer. Here the model keeps PyTorch's fused kernel; an attention function that is registered
-with transformers' attention interface only remembers the queries and keys that pass through it.
-After the forward pass, those of a layer give the wanted row by one product and one softmax.
+with transformers' attention interface sees the queries and keys that pass through it. Where one row
+per text is wanted, it computes that row on the spot, by one product and one softmax, and keeps
+nothing else; for whole maps it remembers queries and keys until the forward pass is over.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -41,9 +41,41 @@ class _Call:
     is_causal: bool
 
 
-# The calls of the forward pass under way, first layer first; the last layer alone where no other
-# one is wanted, so that the others' tensors can be freed.
-_calls: ContextVar[deque[_Call] | None] = ContextVar("textgym_attention_calls", default=None)
+_Weights = Callable[[Tensor | None, Heads], Tensor]
+"""From positions and heads to weights, as :func:`attention_rows`."""
+
+
+@dataclass
+class _Recording:
+    """What is kept of the attention calls of a forward pass.
+
+    Attributes:
+        skip: How many calls are passed over: those of all layers but the last, where no other one
+            is wanted.
+        positions: The query position of each sequence, if no other one is wanted; shape (batch,).
+        layers: What was kept, first layer first.
+        num_calls: How many calls there were.
+    """
+
+    skip: int
+    positions: Tensor | None
+    layers: list[_Weights] = field(default_factory=list)
+    num_calls: int = 0
+
+    def add(self, call: _Call) -> None:
+        self.num_calls += 1
+        if self.num_calls <= self.skip:
+            return
+        if self.positions is None:
+            self.layers.append(partial(_recorded_rows, call))
+        else:
+            # Queries and keys are often views of one large tensor, and would keep all of it.
+            with torch.no_grad():
+                weights = _head_weights(call, self.positions[:, None])[:, 0]
+            self.layers.append(partial(_computed_rows, weights))
+
+
+_recording: ContextVar[_Recording | None] = ContextVar("textgym_attention", default=None)
 
 
 def _recording_sdpa(
@@ -54,13 +86,13 @@ def _recording_sdpa(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    calls = _calls.get()
-    if calls is not None:
+    recording = _recording.get()
+    if recording is not None:
         if kwargs.get("position_bias") is not None:
             raise NotImplementedError("attention with a position bias is not recorded")
         is_causal = kwargs.get("is_causal")
         is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        calls.append(_Call(query, key, attention_mask, kwargs.get("scaling"), is_causal))
+        recording.add(_Call(query, key, attention_mask, kwargs.get("scaling"), is_causal))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -100,30 +132,39 @@ def attention_rows(
         float32 weights, shape (batch, num_keys), or (batch, num_tokens, num_keys) for all
         positions.
     """
-    batch, num_heads, num_tokens, head_dim = query.shape
-    num_cached = key.shape[2] - num_tokens
-    if positions is None:
-        at = torch.arange(num_tokens, device=query.device).expand(batch, -1)
-    else:
-        at = positions[:, None]  # (batch, 1)
-    rows = torch.arange(batch, device=query.device)[:, None]
-    chosen = query[rows, :, at].float()  # (batch, num_positions, num_heads, head_dim)
-    key_heads = key.shape[1]
+    at = torch.arange(query.shape[2], device=query.device).expand(len(query), -1)
+    if positions is not None:
+        at = positions[:, None]
+    weights = _head_weights(_Call(query, key, mask, scaling, is_causal), at)
+    weights = _reduce_heads(weights, heads, dim=2)
+    return weights if positions is None else weights[:, 0]
+
+
+def _head_weights(call: _Call, at: Tensor) -> Tensor:
+    """Attention of every head at the positions ``at``, shape (batch, num_positions).
+
+    Returns:
+        float32, shape (batch, num_positions, num_heads, num_keys).
+    """
+    batch, num_heads, num_tokens, head_dim = call.query.shape
+    key_heads, num_keys = call.key.shape[1:3]
+    rows = torch.arange(batch, device=at.device)[:, None]
+    chosen = call.query[rows, :, at].float()  # (batch, num_positions, num_heads, head_dim)
     grouped = chosen.unflatten(2, (key_heads, num_heads // key_heads))
-    logits = torch.einsum("bpkgd,bktd->bpkgt", grouped, key.float()).flatten(2, 3)
-    logits = logits * (head_dim**-0.5 if scaling is None else scaling)
-    if mask is not None:
-        chosen_mask = mask.expand(batch, -1, -1, -1)[rows, :, at][..., : key.shape[2]]
-        if mask.dtype == torch.bool:
+    logits = torch.einsum("bpkgd,bktd->bpkgt", grouped, call.key.float()).flatten(2, 3)
+    logits = logits * (head_dim**-0.5 if call.scaling is None else call.scaling)
+    if call.mask is not None:
+        chosen_mask = call.mask.expand(batch, -1, -1, -1)[rows, :, at][..., :num_keys]
+        if chosen_mask.dtype == torch.bool:
             logits = logits.masked_fill(~chosen_mask, -torch.inf)
         else:
             logits = logits + chosen_mask
-    elif is_causal:
-        later = torch.arange(key.shape[2], device=query.device) > at[..., None] + num_cached
+    elif call.is_causal:
+        num_cached = num_keys - num_tokens
+        later = torch.arange(num_keys, device=at.device) > at[..., None] + num_cached
         logits = logits.masked_fill(later[:, :, None], -torch.inf)
     # A query in the padding may attend to nothing at all: its row is zero, not NaN.
-    weights = _reduce_heads(logits.softmax(dim=-1).nan_to_num(0.0), heads, dim=2)
-    return weights if positions is None else weights[:, 0]
+    return logits.softmax(dim=-1).nan_to_num(0.0)
 
 
 def _reduce_heads(weights: Tensor, heads: Heads, dim: int) -> Tensor:
@@ -142,7 +183,7 @@ class RecordedAttention:
             gives weights as :func:`attention_rows` does.
     """
 
-    def __init__(self, layers: Sequence[Callable[[Tensor | None, Heads], Tensor]]) -> None:
+    def __init__(self, layers: Sequence[_Weights]) -> None:
         self._layers = layers
 
     def __len__(self) -> int:
@@ -181,6 +222,7 @@ class AttentionRecorder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._num_calls = 0
         self._recording = self._switch_plan(_IMPLEMENTATION) if self._can_record() else None
         self._eager = self._switch_plan("eager") if self._recording is None else None
         if self._recording is None:
@@ -204,13 +246,14 @@ class AttentionRecorder:
         except (ValueError, ImportError):  # The model's class does not support sdpa.
             return False
         probe = torch.zeros((1, 2), dtype=torch.int64, device=self._model.device)
-        calls: deque[_Call] = deque(maxlen=1)
-        with torch.no_grad(), self._switched(plan), self._recorded(calls):
+        recording = _Recording(skip=0, positions=None)
+        with torch.no_grad(), self._switched(plan), self._recorded(recording):
             try:
                 self._model.base_model(input_ids=probe, attention_mask=torch.ones_like(probe))
             except (NotImplementedError, ValueError):  # A bias or soft cap the kernel cannot take.
                 return False
-        return bool(calls)
+        self._num_calls = recording.num_calls
+        return self._num_calls > 0
 
     def _switch_plan(self, implementation: str) -> list[tuple[Any, str]]:
         """Which configs of the model must be changed to run on this kernel, and to what."""
@@ -242,22 +285,28 @@ class AttentionRecorder:
 
     @staticmethod
     @contextmanager
-    def _recorded(calls: deque[_Call]) -> Iterator[None]:
-        token = _calls.set(calls)
+    def _recorded(recording: _Recording) -> Iterator[None]:
+        token = _recording.set(recording)
         try:
             yield
         finally:
-            _calls.reset(token)
+            _recording.reset(token)
 
     def run(
-        self, module: nn.Module, inputs: Mapping[str, Tensor], last_layer_only: bool = True
+        self,
+        module: nn.Module,
+        inputs: Mapping[str, Any],
+        last_layer_only: bool = True,
+        positions: Tensor | None = None,
     ) -> tuple[Any, RecordedAttention]:
         """Run a forward pass and return its output with its attention.
 
         Args:
             module: The model itself or its base model.
             inputs: Keyword arguments of its forward.
-            last_layer_only: Whether to keep no other layer's tensors: less memory.
+            last_layer_only: Whether to keep nothing of the other layers: less memory.
+            positions: The query positions that will be asked for, one per sequence, shape (batch,),
+                if no others will be: hardly any memory. None keeps what gives all of them.
 
         Returns:
             The module's output, and the attention of the last layer or of all layers.
@@ -268,16 +317,21 @@ class AttentionRecorder:
             maps = output.attentions[-1:] if last_layer_only else output.attentions
             return output, RecordedAttention([partial(_eager_rows, one) for one in maps])
         assert self._recording is not None
-        calls: deque[_Call] = deque(maxlen=1 if last_layer_only else None)
-        with self._switched(self._recording), self._recorded(calls):
+        recording = _Recording(self._num_calls - 1 if last_layer_only else 0, positions)
+        with self._switched(self._recording), self._recorded(recording):
             output = module(**inputs)
-        return output, RecordedAttention([partial(_recorded_rows, call) for call in calls])
+        return output, RecordedAttention(recording.layers)
 
 
 def _recorded_rows(call: _Call, positions: Tensor | None, heads: Heads) -> Tensor:
     return attention_rows(
         call.query, call.key, call.mask, call.scaling, call.is_causal, positions, heads
     )
+
+
+def _computed_rows(weights: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:
+    assert positions is not None, "only the positions that were named before can be asked for"
+    return _reduce_heads(weights, heads, dim=1)
 
 
 def _eager_rows(attention: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:

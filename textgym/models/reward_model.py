@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,6 +90,10 @@ class RewardModel:
         self.attention_profile: list[float] | None = getattr(config, "attention_profile", None)
         """How its attention is spread over a completion on average; see textgym.models.profile."""
         self._recorder: AttentionRecorder | None = None
+        # A decoder would keep the keys and values of all layers for tokens that never come.
+        parameters = inspect.signature(model.base_model.forward).parameters
+        without_cache = self.is_causal and "use_cache" in parameters
+        self._arguments = {"use_cache": False} if without_cache else {}
 
     @property
     def device(self) -> torch.device:
@@ -240,14 +246,17 @@ class RewardModel:
         # A decoder's head is applied to the base model's output here, at every position: the
         # library's own pooling looks for padding ids among the tokens.
         module = self.model.base_model if self.is_causal else self.model
-        inputs = {**inputs, "attention_mask": mask.long()}
-        layers = [readout.layers for readout in readouts if hasattr(readout, "layers")]
-        all_layers = any(isinstance(readout, LayerAttentionMaps) for readout in readouts)
-        if layers or all_layers:
-            last_only = not all_layers and all(layer_indices(layer) == (-1,) for layer in layers)
-            output, attention = self.attention_recorder().run(module, inputs, last_only)
+        arguments: dict[str, Any] = {**inputs, "attention_mask": mask.long(), **self._arguments}
+        wanted = [one for one in readouts if hasattr(one, "heads")]
+        if wanted:
+            # LayerAttentionMaps, which names no layers, needs all of them.
+            last_only = all(layer_indices(getattr(one, "layers", 0)) == (-1,) for one in wanted)
+            rows_only = all(isinstance(one, AttentionRow) for one in wanted)
+            positions = self._pooled_position(mask) if rows_only else None
+            recorder = self.attention_recorder()
+            output, attention = recorder.run(module, arguments, last_only, positions)
         else:
-            output, attention = module(**inputs), RecordedAttention([])
+            output, attention = module(**arguments), RecordedAttention([])
         if not self.is_causal:
             return None, self._to_score(output.logits), attention
         all_scores = self.score_states(output.last_hidden_state)  # (batch, num_tokens)
@@ -257,29 +266,28 @@ class RewardModel:
     def _pooling(self, text: LeftAligned) -> Tensor:
         """What the score is read from, shape (batch, longest text), rows that sum to 1."""
         mask = text.attention_mask
-        if self._pools_by_mean:
+        position = self._pooled_position(mask)
+        if position is None:
             return mask / mask.sum(1, keepdim=True)
-        return torch.nn.functional.one_hot(self._pooled_position(text), mask.shape[1]).float()
+        return torch.nn.functional.one_hot(position, mask.shape[1]).float()
 
-    def _pooled_position(self, text: LeftAligned) -> Tensor:
-        """The position that is pooled where it is one alone, shape (batch,), int64."""
-        return (
-            text.attention_mask.sum(1) - 1 if self.is_causal else torch.zeros_like(text.order[:, 0])
-        )
-
-    @property
-    def _pools_by_mean(self) -> bool:
+    def _pooled_position(self, mask: Tensor) -> Tensor | None:
+        """The position that is pooled, shape (batch,), int64; None where it is the mean of all."""
+        lengths = mask.sum(1)
+        if self.is_causal:
+            return lengths - 1
         pooling = getattr(self.model.config, "classifier_pooling", None)
-        return not self.is_causal and pooling == "mean"
+        return None if pooling == "mean" else torch.zeros_like(lengths)
 
     def _pooled_row(
         self, attention: RecordedAttention, text: LeftAligned, readout: AttentionRow
     ) -> Tensor:
         """The attention of the pooled position, or the mean over several of them."""
-        if self._pools_by_mean:
-            weights = attention.weights(readout.layers, readout.heads)
+        position = self._pooled_position(text.attention_mask)
+        weights = attention.weights(readout.layers, readout.heads, position)
+        if position is None:
             return torch.einsum("bs,bst->bt", self._pooling(text), weights)
-        return attention.weights(readout.layers, readout.heads, self._pooled_position(text))
+        return weights
 
     @torch.no_grad()
     def _score_prefixes(self, text: LeftAligned) -> Tensor:

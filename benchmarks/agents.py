@@ -284,6 +284,12 @@ def ends_of(run: pd.DataFrame) -> tuple[float, float]:
     return first["score"].mean(), last["score"].mean()
 
 
+def steps_to(run: pd.DataFrame, score: float) -> float:
+    """Steps until the mean score of ``END`` episodes reaches this; infinite if it never does."""
+    mean = run["score"].rolling(END // CHUNK).mean()
+    return float(run["timesteps"][mean >= score].min()) if (mean >= score).any() else np.inf
+
+
 def interval(values: np.ndarray) -> float:
     """Half of the 95% interval of the mean over seeds, by Student's t."""
     if len(values) < 2:
@@ -317,11 +323,12 @@ def make_table(runs: pd.DataFrame) -> str:
         f"Mean score over seeds of the first {START} and the last {END} episodes; gain over the "
         "own start and over the random agent of the same form, with 95% intervals over seeds "
         "(Student's t); minutes of processor time, one thread; KL to the reference policy at the "
-        "end, nats per episode, of agents that are language models.",
+        "end, nats per episode, of agents that are language models; environment steps until the "
+        f"mean of {END} episodes reaches +1, median over seeds.",
         "",
         "| agent | reward | seeds | steps | CPU min | start | end | gain over start | "
-        "gain over random | KL |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "gain over random | KL | steps to +1 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     summaries = {
         key: np.array([ends_of(run) for _, run in group.groupby("seed")])
@@ -338,6 +345,7 @@ def make_table(runs: pd.DataFrame) -> str:
             over = end - (np.nan if level is None else level[:, 1].mean())
             last = group.groupby("seed").last()
             kl = last["kl"].mean()
+            steps = np.median([steps_to(run, 1.0) for _, run in group.groupby("seed")])
             cells = [
                 name,
                 reward,
@@ -349,6 +357,7 @@ def make_table(runs: pd.DataFrame) -> str:
                 f"{(end - start).mean():+.2f} ± {interval(end - start):.2f}",
                 f"{over.mean():+.2f} ± {interval(over):.2f}",
                 "–" if np.isnan(kl) else f"{kl:.1f}",
+                "–" if np.isinf(steps) else f"{steps:,.0f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

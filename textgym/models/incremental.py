@@ -117,7 +117,8 @@ class _GrowingLayer(DynamicLayer):
         """Into new buffers of ``room`` columns, the present ones from ``start`` on."""
         length = self._columns.stop - self._columns.start
         for i, old in enumerate(self._buffers):
-            new = old.new_zeros((*old.shape[:2], room, old.shape[3]))
+            new = old.new_empty((*old.shape[:2], room, old.shape[3]))
+            new[:, :, :start] = 0.0  # They are masked, and must still be numbers.
             new[:, :, start : start + length] = old[:, :, self._columns]
             self._buffers[i] = new
         self._columns = slice(start, start + length)

@@ -20,9 +20,12 @@ them: 1% of the whole here, and the usual convention (Chowdhery et al., 2022, ar
 appendix B). Norms, activations, softmax, losses and the optimizer count nothing: they are overhead.
 
 There are two limits in float32. PyTorch multiplies float32 matrices by MKL, and bfloat16 ones by
-oneDNN. On some processors, those of AMD among them, oneDNN is much faster in float32 too, but no
-setting makes PyTorch's linear layers use it. So the goal is set against the product that PyTorch
-offers, and the share of the fastest one stands beside it.
+oneDNN, which on some processors, those of AMD among them, is much faster in float32 too. The goal
+is set against the product that PyTorch takes by default; the share of the fastest one stands beside
+it. ``torch.set_float32_matmul_precision("medium")`` makes PyTorch's layers use oneDNN: it permits
+products in bfloat16, but where the processor has no fast ones of that kind, oneDNN stays with
+float32. Updates are timed with it as well, and ``relative_error`` tells which of both it is: about
+4e-7 in float32, 2e-3 in bfloat16.
 """
 
 from __future__ import annotations

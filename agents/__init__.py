@@ -1,8 +1,9 @@
 """Agents that come with textgym: token-level PPO, RLOO and GRPO, their policy and their rollout."""
 
 from .base import Agent, AgentConfig
+from .distribution import ActionRules
 from .grpo import GRPO, GRPOConfig
-from .policy import ActionRules, LanguageModelPolicy
+from .policy import LanguageModelPolicy
 from .ppo import PPO, PPOConfig
 from .registry import AGENTS, load_agent
 from .rloo import RLOO, RLOOConfig

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
+from textgym.memory import keep_freed_memory
 
 from .checkpoint import describe_model, model_from_description, read_checkpoint, write_checkpoint
+from .distribution import ActionRules, sample
 from .kl import AdaptiveKLController
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
-from .policy import ActionRules, Evaluation, LanguageModelPolicy, sample
+from .policy import LanguageModelPolicy
 from .rollout import (
     Rollout,
     action_rules,
@@ -160,6 +162,11 @@ class Batch:
     attention_mask: Tensor  # (num_episodes, num_tokens) bool
     completion_mask: Tensor  # (num_episodes, num_steps) bool
 
+    @property
+    def texts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, attention mask and completion mask: what a policy evaluates."""
+        return self.input_ids, self.attention_mask, self.completion_mask
+
     def minibatch(self, indices: Tensor) -> Self:
         """Some of the episodes, without the columns that all of them pad."""
         rows = {
@@ -244,10 +251,8 @@ class Agent(ABC):
             )
         self.config = config
         self.env = env
-        if config.dtype:
-            from textgym.models.attention import use_float32_attention  # on use: slow to import
-
-            use_float32_attention(model)
+        if config.device == "cpu":
+            keep_freed_memory()
         self.policy = LanguageModelPolicy(
             model.requires_grad_(True),
             rules,
@@ -374,15 +379,6 @@ class Agent(ABC):
             size = self.config.minibatch_size or num_episodes
             for indices in order.to(self.config.device).split(size):
                 yield batch.minibatch(indices)
-
-    def _evaluate(self, minibatch: Batch) -> Evaluation:
-        """What the policy that is updated says about a minibatch, with gradients."""
-        return self.policy.evaluate(
-            minibatch.input_ids,
-            minibatch.attention_mask,
-            minibatch.completion_mask,
-            entropy_gradient=self.config.ent_coef > 0,
-        )
 
     def _gradient_step(self, loss: Tensor) -> float:
         """Step down the gradient; returns its norm before it is scaled down."""

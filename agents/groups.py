@@ -220,7 +220,7 @@ class GroupAgent(Agent):
         means = defaultdict(list)
         for minibatch in self._minibatches(batch):
             mask = minibatch.completion_mask
-            new = self._evaluate(minibatch)
+            new = self.policy.evaluate(*minibatch.texts)
             loss, scalars = self._loss(minibatch, new)
             entropy = masked_mean(new.entropy, mask)
             if self.config.ent_coef:

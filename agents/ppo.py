@@ -308,7 +308,7 @@ class PPO(Agent):
         scalars = defaultdict(list)
         for minibatch in self._minibatches(batch):
             mask = minibatch.completion_mask
-            new = self._evaluate(minibatch)
+            new = self.policy.evaluate(*minibatch.texts)
             surrogate = policy_loss(
                 new.logprobs, minibatch.logprobs, minibatch.advantages, mask, config.clip_coef
             )

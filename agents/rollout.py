@@ -27,7 +27,7 @@ from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
 
-from .policy import ActionRules, sample
+from .distribution import ActionRules, sample
 
 if TYPE_CHECKING:
     from .policy import LanguageModelPolicy

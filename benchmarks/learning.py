@@ -89,12 +89,28 @@ COLUMNS = {
 }
 
 
-def train(name: str, condition: str, seed: int) -> tuple[pd.DataFrame, dict]:
-    """One run: a row per iteration, and the hyperparameters."""
+def train(
+    name: str, condition: str, seed: int, dtype: str | None = None
+) -> tuple[pd.DataFrame, dict]:
+    """One run: a row per iteration, and the hyperparameters.
+
+    Args:
+        name: The task.
+        condition: One of :data:`CONDITIONS`.
+        seed: Of the agent.
+        dtype: "bfloat16" for the reward model, and for the policy under autocast.
+    """
     torch.set_num_threads(1)  # of each of the processes that run side by side
     task, (credit, changes) = TASKS[name], CONDITIONS[condition]
-    envs = gym.make_vec(task.env_id, num_envs=task.num_envs, autoreset_mode=AutoresetMode.DISABLED)
-    settings = {"episodes_per_iteration": task.num_envs, **task.hyperparameters, **changes}
+    envs = gym.make_vec(
+        task.env_id, num_envs=task.num_envs, dtype=dtype, autoreset_mode=AutoresetMode.DISABLED
+    )
+    settings = {
+        "episodes_per_iteration": task.num_envs,
+        "dtype": dtype,
+        **task.hyperparameters,
+        **changes,
+    }
     with tempfile.TemporaryDirectory() as log_dir:
         agent = PPO(
             task.model, CreditAssignment(envs, credit), seed=seed, log_dir=log_dir, **settings

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["textgym.errors", "textgym.rendering", "textgym.registration"],
+    ["textgym.errors", "textgym.memory", "textgym.rendering", "textgym.registration"],
     ["textgym.reviews", "textgym.planted", "textgym.exact"],
     ["textgym.prompts"],
     ["textgym.models"],

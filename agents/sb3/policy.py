@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from textgym.agents.policy import ActionRules
+from textgym.agents.distribution import ActionRules
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model

@@ -6,21 +6,26 @@ minibatches of 16.
 
 from __future__ import annotations
 
-import copy
+import ctypes
+import platform
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from speed import models
+from speed.machine import synthetic_agent, synthetic_rollout
 from speed.timing import result, side_by_side
-from textgym.agents import PPO, LanguageModelPolicy
-from textgym.agents.policy import sample
+from textgym.agents import PPO, ActionRules
+from textgym.agents.distribution import action_logprobs, masked_entropy, masked_logprobs, sample
+from textgym.memory import keep_freed_memory
+from textgym.models.attention import fast_sdpa
 from textgym.models.incremental import _GrowingLayer
 from textgym.wrappers.vector import CreditAssignment
 
@@ -40,6 +45,7 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
         ratio = times.ratio("before", "now")
         rows.append(result("choices", case, quantity, ratio, seconds=times.seconds))
     rows.append(_iterations(2 if quick else 7))
+    rows += [_memory(*case, quick) for case in (("embedded", 32, 16), ("gpt2-small", 128, 96))]
     return rows
 
 
@@ -60,37 +66,50 @@ def _pairs() -> list[tuple[str, str, Any, Any]]:
             lambda: _grow(_GrowingLayer(*_states(0), 64)),
         ),
     ]
-    for name, queries, keys in (("sampling", 1, 32), ("training", 25, 25)):
-        batch = 64 if name == "sampling" else 16
+    for name, batch, queries, keys, dtype in (
+        ("sampling", 64, 1, 32, torch.float32),
+        ("sampling", 64, 1, 32, torch.bfloat16),
+        ("training", 16, 25, 25, torch.bfloat16),
+    ):
+        case = f"attention in {name}, {batch} x {queries} of {keys} tokens, 4 heads of 64, {dtype}"
+        library, ours = (
+            _Attention(function, batch, queries, keys, dtype)
+            for function in (sdpa_attention_forward, fast_sdpa)
+        )
+        pairs.append((case.replace("torch.", ""), "PyTorch's fused kernel / ours", library, ours))
+    for batch, num_steps, vocab_size in ((16, 16, 4096), (4, 96, 50257)):
+        logits = torch.randn(batch, num_steps, vocab_size, generator=generator).bfloat16()
         pairs.append(
             (
-                f"attention in {name}, {batch} x {queries} of {keys} tokens, 4 heads of 64",
-                "bfloat16 / float32 with conversions",
-                _Attention(batch, queries, keys, torch.bfloat16),
-                _Attention(batch, queries, keys, torch.float32),
+                f"log-probabilities and entropy, {batch} x {num_steps} x {vocab_size:,}, bfloat16",
+                "of all tokens, then gathered / of the chosen ones, piece by piece",
+                _Logprobs(logits, piece_by_piece=False),
+                _Logprobs(logits, piece_by_piece=True),
             )
         )
-    policy = LanguageModelPolicy(copy.deepcopy(models.language_model("embedded")))
-    ids = torch.randint(3, 4096, (16, 25), generator=generator)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-
-    def learn(entropy_gradient: bool) -> None:
-        said = policy.evaluate(ids, mask, mask[:, 9:], entropy_gradient)
-        loss = said.logprobs.mean()
-        if entropy_gradient:
-            loss = loss - 0.01 * said.entropy.mean()
-        loss.backward()
-        policy.zero_grad()
-
-    pairs.append(
-        (
-            "forward and backward, 16 x 25 tokens",
-            "entropy with gradient / without",
-            lambda: learn(True),
-            lambda: learn(False),
-        )
-    )
     return pairs
+
+
+class _Logprobs:
+    """Log-probabilities and entropies, forward and backward."""
+
+    def __init__(self, logits: torch.Tensor, piece_by_piece: bool) -> None:
+        self._logits = logits.requires_grad_()
+        self._actions = logits.detach().argmin(dim=-1)
+        self._steps = torch.arange(logits.shape[1])
+        self._piece_by_piece = piece_by_piece
+
+    def __call__(self) -> None:
+        rules = ActionRules(self._logits.shape[-1], eos_token_id=2, min_new_tokens=8)
+        if self._piece_by_piece:
+            logprobs, _ = action_logprobs(self._logits, self._actions, self._steps, rules)
+        else:
+            all_logprobs = masked_logprobs(self._logits, self._steps, rules)
+            logprobs = all_logprobs.gather(-1, self._actions[..., None])
+            with torch.no_grad():
+                masked_entropy(all_logprobs)
+        logprobs.sum().backward()
+        self._logits.grad = None
 
 
 def _states(num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,19 +125,25 @@ def _grow(layer: DynamicLayer) -> None:
 
 
 class _Attention:
-    """Attention of bfloat16 states in a dtype; forward and, in training, backward."""
+    """Attention of some function; forward and, in training, backward."""
 
-    def __init__(self, batch: int, queries: int, keys: int, dtype: torch.dtype) -> None:
-        self._dtype, self._trains = dtype, queries > 1
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        batch: int,
+        queries: int,
+        keys: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self._function, self._trains = function, queries > 1
         self._states = [
-            torch.randn(batch, 4, num, 64, dtype=torch.bfloat16, requires_grad=self._trains)
+            torch.randn(batch, 4, num, 64, dtype=dtype, requires_grad=self._trains)
             for num in (queries, keys, keys)
         ]
         self._mask = torch.ones(batch, 1, queries, keys, dtype=torch.bool).tril(keys - queries)
 
     def __call__(self) -> None:
-        states = [one.to(self._dtype) for one in self._states]
-        output = scaled_dot_product_attention(*states, attn_mask=self._mask).bfloat16()
+        output, _ = self._function(torch.nn.Identity(), *self._states, self._mask)
         if self._trains:
             output.backward(torch.ones_like(output))
 
@@ -143,3 +168,38 @@ def _iterations(rounds: int) -> dict[str, Any]:
         times.ratio("float32", "bfloat16"),
         seconds=times.seconds,
     )
+
+
+def _memory(name: str, num_tokens: int, num_steps: int, quick: bool) -> dict[str, Any]:
+    """An update whose freed memory is given back to the system, or kept."""
+    with tempfile.TemporaryDirectory() as log_dir:
+        model = models.language_model(name, quick)
+        agent = synthetic_agent(model, log_dir, dtype="bfloat16", minibatch_size=8)
+    batch, _ = agent._label(synthetic_rollout(8, num_tokens, num_steps))
+
+    def update(set_memory: Callable[[], object]) -> None:
+        set_memory()
+        agent._update(batch)
+
+    functions = {
+        "given back": lambda: update(_give_memory_back),
+        "kept": lambda: update(keep_freed_memory),
+    }
+    small = name == "embedded" or quick
+    times = side_by_side(functions, 15 if small else 5, min_seconds=0.0 if quick else 0.2)
+    keep_freed_memory()
+    return result(
+        "choices",
+        f"a gradient step, {name}, 8 x {num_tokens} tokens, bfloat16",
+        "freed memory given back / kept",
+        times.ratio("given back", "kept"),
+        seconds=times.seconds,
+    )
+
+
+def _give_memory_back() -> None:
+    """What glibc does by itself, with the thresholds that it arrives at."""
+    if platform.libc_ver()[0] == "glibc":
+        c_library = ctypes.CDLL(None)
+        for option, value in ((-4, 65536), (-3, 32 * 2**20), (-1, 64 * 2**20)):
+            c_library.mallopt(option, value)

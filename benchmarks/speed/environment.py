@@ -53,7 +53,7 @@ class _Sizes:
     shaped_rows: int = 16
     long_tokens: int = 128
     scored_steps: int = 34  # at least two whole episodes in every row
-    rounds: int = 11
+    rounds: int = 7
     min_seconds: float = 0.2
 
 

@@ -3,12 +3,12 @@
 Both sample from the same model at temperature 1 over the whole vocabulary, from prompts of the same
 source, in batches of the same size, as many tokens as each other. ``generate`` returns when the
 longest completion of a batch is done. A rollout also scores every completion with the embedded
-reward model, steps the environment and notes the log-probabilities; what the scores take is told
-beside the ratio, and is part of it.
+reward model, steps the environment and notes the log-probabilities. The ratio is that of the whole,
+and stands a second time without the seconds of the scores, which ``generate`` has not to give.
 
 Two forms: completions of equal length, where nobody waits; and ragged ones of 8 to 16 tokens, the
-environment's default, four batches one after the other, of which only the tokens of the completions
-count. There a rollout starts a row's next episode while the others go on.
+environment's default, four batches one after the other (two with GPT-2), of which only the tokens
+of the completions count. There a rollout starts a row's next episode while the others go on.
 """
 
 from __future__ import annotations
@@ -42,23 +42,26 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
         quick: Small sizes, for tests.
     """
     rows = []
-    for name in ("embedded", "gpt2-small"):
+    lengths = {"embedded": 4 if quick else 32, "gpt2-small": 4 if quick else 16}
+    for name in lengths:
         for dtype in (torch.float32, torch.bfloat16):
             # A copy: the embedded model is shared, and its dtype would change everywhere.
             model = copy.deepcopy(models.language_model(name, quick)).to(dtype)
             for batch in (2,) if quick else BATCHES:
-                rows.append(_compare(name, model, batch, equal=4 if quick else 32, quick=quick))
+                rows += _compare(name, model, batch, equal=lengths[name], quick=quick)
                 if batch > 1:
-                    rows.append(_compare(name, model, batch, equal=None, quick=quick))
+                    rows += _compare(name, model, batch, equal=None, quick=quick)
     return rows
 
 
 def _compare(
     name: str, model: PreTrainedModel, batch: int, equal: int | None, quick: bool
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """One batch size, completions of ``equal`` tokens or, if that is None, of 8 to 16."""
     dtype = str(model.dtype).removeprefix("torch.")
-    shortest, longest, batches = (8, 16, 1 if quick else 4) if equal is None else (equal, equal, 1)
+    small = name == "embedded" or quick
+    ragged = 1 if quick else 4 if small else 2
+    shortest, longest, batches = (8, 16, ragged) if equal is None else (equal, equal, 1)
     envs = gym.make_vec(
         "ABC-RLHF-v0",
         batch,
@@ -97,7 +100,6 @@ def _compare(
                 pad_token_id=0,
             )
 
-    small = name == "embedded" or quick
     rounds = 2 if quick else 11 if small else 3
     times = side_by_side(
         {"rollout": roll_out, "generate": generate}, rounds, min_seconds=0.3 if small else 0.0
@@ -108,17 +110,23 @@ def _compare(
         "generate": batches * batch * (shortest + longest) / 2,
     }
     more = tokens["rollout"] / tokens["generate"]
-    ratio, low, high = times.ratio("generate", "rollout")
-    return result(
+    ratio = [more * bound for bound in times.ratio("generate", "rollout")]
+    share = scoring.seconds / roll_out.seconds
+    case = f"{name} {dtype}, {batch} x {longest if equal else '8 to 16'} tokens"
+    quantity = "tokens/s of the rollout / of generate"
+    whole = result(
         "rollout",
-        f"{name} {dtype}, {batch} x {longest if equal else '8 to 16'} tokens",
-        "tokens/s of the rollout / of generate",
-        (ratio * more, low * more, high * more),
+        case,
+        quantity,
+        (ratio[0], ratio[1], ratio[2]),
         GOALS[name] if batch in (16, 64) else None,
         tokens_per_second={side: round(tokens[side] / times.median(side), 1) for side in tokens},
-        share_of_scoring=round(scoring.seconds / roll_out.seconds, 3),
+        share_of_scoring=round(share, 3),
         seconds=times.seconds,
     )
+    low, middle, high = (bound / (1 - share) for bound in (ratio[1], ratio[0], ratio[2]))
+    without = result("rollout", case, f"{quantity}, without the scores", (middle, low, high))
+    return [whole, without]
 
 
 class _Stopwatch:

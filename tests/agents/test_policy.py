@@ -2,16 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import chisquare
 
-from textgym.agents.policy import (
-    ActionRules,
-    LanguageModelPolicy,
-    masked_entropy,
-    masked_logprobs,
-    position_ids_from_mask,
-    sample,
-)
+from textgym.agents.distribution import ActionRules, masked_entropy, masked_logprobs
+from textgym.agents.policy import LanguageModelPolicy, position_ids_from_mask
 from textgym.errors import InvalidArgumentError
 
 ARCHITECTURES = ["qwen3", "gpt2"]
@@ -26,73 +19,6 @@ def padded(rows: list[list[int]], width: int, side: str) -> tuple[torch.Tensor, 
         ids[row, start : start + len(tokens)] = torch.tensor(tokens)
         mask[row, start : start + len(tokens)] = True
     return ids, mask
-
-
-def test_logprobs_are_normalised_over_the_legal_actions() -> None:
-    logits = torch.randn(4, 6, 23)  # three logits beyond the action space
-    logprobs = masked_logprobs(logits, torch.arange(6), RULES)
-    legal = torch.ones(6, 23, dtype=torch.bool)
-    legal[:, 20:] = False
-    legal[:3, 2] = False
-    for t in range(6):
-        expected = logits[:, t, legal[t]].log_softmax(-1)
-        torch.testing.assert_close(logprobs[:, t, legal[t]], expected)
-        assert logprobs[:, t, ~legal[t]].isneginf().all()
-
-
-def test_temperature_divides_the_logits() -> None:
-    logits = torch.randn(5, 20)
-    logprobs = masked_logprobs(logits, torch.tensor(3), RULES, temperature=0.5)
-    torch.testing.assert_close(logprobs, (2 * logits).log_softmax(-1))
-
-
-def test_entropy_counts_masked_tokens_as_nothing() -> None:
-    logits = torch.randn(7, 20)
-    logprobs = masked_logprobs(logits, torch.tensor(0), RULES)
-    legal = torch.arange(20) != 2
-    expected = torch.distributions.Categorical(logits=logits[:, legal]).entropy()
-    torch.testing.assert_close(masked_entropy(logprobs), expected)
-
-
-def test_masked_entropy_has_a_finite_gradient() -> None:
-    logits = torch.randn(7, 20, requires_grad=True)
-    masked_entropy(masked_logprobs(logits, torch.tensor(0), RULES)).sum().backward()
-    assert logits.grad.isfinite().all()
-    assert (logits.grad[:, 2] == 0).all()
-
-
-def test_samples_have_the_given_probabilities() -> None:
-    probabilities = torch.tensor([0.0, 0.25, 0.0, 0.7, 0.05, 0.0])
-    logprobs = probabilities.log().expand(40_000, -1)
-    counts = sample(logprobs, torch.Generator().manual_seed(0)).bincount(minlength=6)
-    possible = probabilities > 0
-    assert (counts[~possible] == 0).all()
-    result = chisquare(counts[possible], 40_000 * probabilities[possible].double())
-    assert result.pvalue > 0.01
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
-def test_the_extreme_draws_are_possible_tokens(monkeypatch, uniform: float) -> None:
-    """Also where the rounded probabilities do not sum to 1."""
-    monkeypatch.setattr(
-        torch, "rand", lambda size, **_: torch.full(size, uniform, dtype=torch.float64)
-    )
-    logits = torch.randn(200, 1_000, generator=torch.Generator().manual_seed(0))
-    logits[:, :300] = logits[:, 700:] = -torch.inf
-    tokens = sample(logits.log_softmax(dim=1), torch.Generator())
-    assert (tokens == (300 if uniform == 0 else 699)).all()
-
-
-def test_an_entropy_without_gradient_is_the_same_number(make_model) -> None:
-    policy = LanguageModelPolicy(make_model(), RULES)
-    ids = torch.tensor([[5, 6, 7, 8, 9]])
-    mask = torch.ones_like(ids).bool()
-    looked_at = policy.evaluate(ids, mask, mask[:, 2:], entropy_gradient=False)
-    learned_from = policy.evaluate(ids, mask, mask[:, 2:])
-    assert torch.equal(looked_at.entropy, learned_from.entropy)
-    assert learned_from.entropy.requires_grad
-    assert not looked_at.entropy.requires_grad
-    assert looked_at.logprobs.requires_grad
 
 
 def test_positions_count_tokens_not_columns() -> None:

@@ -86,7 +86,7 @@ def test_praise_scores_above_blame(better, worse):
 
 def test_scores_of_the_untrained_policy_are_centred():
     """Completions of the language model from the embedded prompts: the reference of the score."""
-    from textgym.agents.policy import ActionRules, LanguageModelPolicy
+    from textgym.agents import ActionRules, LanguageModelPolicy
     from textgym.agents.rollout import collect_episodes
 
     envs = gym.make_vec("ABC-RLHF-v0", num_envs=64, autoreset_mode="Disabled")

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from tests.wrappers.helpers import EOS, MODES, N, count_tokens, make_env, make_envs, scripted
 from textgym.agents import ActionRules
-from textgym.agents.policy import masked_logprobs
+from textgym.agents.distribution import masked_logprobs
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers import ActionMask, LanguageModelFeatures, TopKActions, vector
 

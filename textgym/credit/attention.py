@@ -221,7 +221,11 @@ class _PolicyCredit(WeightedCredit):
                 "on the tokenizer of the environment",
             )
         text = LeftAligned.of(scored.to(self._model.device))
-        inputs = {"input_ids": text.input_ids, "attention_mask": text.attention_mask.long()}
+        inputs = {
+            "input_ids": text.input_ids,
+            "attention_mask": text.attention_mask.long(),
+            "use_cache": False,
+        }
         last_only = layer_indices(self.layers) == (-1,)
         _, attention = self._recorder.run(self._model.base_model, inputs, last_only)
         weights = attention.weights(self.layers, self.heads)

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from textgym.models.attention import AttentionSwitch, fast_sdpa
 from textgym.models.readouts import Heads, Layers, layer_indices
 
 __all__ = ["AttentionRecorder", "RecordedAttention", "attention_rows"]
@@ -93,7 +93,7 @@ def _recording_sdpa(
         is_causal = kwargs.get("is_causal")
         is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         recording.add(_Call(query, key, attention_mask, kwargs.get("scaling"), is_causal))
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return fast_sdpa(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(_IMPLEMENTATION, _recording_sdpa)
@@ -223,8 +223,8 @@ class AttentionRecorder:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._num_calls = 0
-        self._recording = self._switch_plan(_IMPLEMENTATION) if self._can_record() else None
-        self._eager = self._switch_plan("eager") if self._recording is None else None
+        self._recording = AttentionSwitch(model, _IMPLEMENTATION) if self._can_record() else None
+        self._eager = AttentionSwitch(model, "eager") if self._recording is None else None
         if self._recording is None:
             warnings.warn(
                 f"{type(model).__name__} is not on transformers' attention interface; its "
@@ -242,46 +242,18 @@ class AttentionRecorder:
         if not self._model._can_set_attn_implementation():
             return False
         try:
-            plan = self._switch_plan(_IMPLEMENTATION)
+            switch = AttentionSwitch(self._model, _IMPLEMENTATION)
         except (ValueError, ImportError):  # The model's class does not support sdpa.
             return False
         probe = torch.zeros((1, 2), dtype=torch.int64, device=self._model.device)
         recording = _Recording(skip=0, positions=None)
-        with torch.no_grad(), self._switched(plan), self._recorded(recording):
+        with torch.no_grad(), switch, self._recorded(recording):
             try:
                 self._model.base_model(input_ids=probe, attention_mask=torch.ones_like(probe))
             except (NotImplementedError, ValueError):  # A bias or soft cap the kernel cannot take.
                 return False
         self._num_calls = recording.num_calls
         return self._num_calls > 0
-
-    def _switch_plan(self, implementation: str) -> list[tuple[Any, str]]:
-        """Which configs of the model must be changed to run on this kernel, and to what."""
-        configs: dict[int, Any] = {
-            id(module.config): module.config
-            for module in self._model.modules()
-            if hasattr(module, "config")
-        }
-        before = [(config, config._attn_implementation_internal) for config in configs.values()]
-        try:
-            if self._model._can_set_attn_implementation():
-                self._model.set_attn_implementation(implementation)
-            return [(config, config._attn_implementation_internal) for config, _ in before]
-        finally:
-            for config, value in before:
-                config._attn_implementation_internal = value
-
-    @staticmethod
-    @contextmanager
-    def _switched(plan: list[tuple[Any, str]]) -> Iterator[None]:
-        before = [(config, config._attn_implementation_internal) for config, _ in plan]
-        for config, value in plan:
-            config._attn_implementation_internal = value
-        try:
-            yield
-        finally:
-            for config, value in before:
-                config._attn_implementation_internal = value
 
     @staticmethod
     @contextmanager
@@ -312,13 +284,13 @@ class AttentionRecorder:
             The module's output, and the attention of the last layer or of all layers.
         """
         if self._eager is not None:
-            with self._switched(self._eager):
+            with self._eager:
                 output = module(**inputs, output_attentions=True)
             maps = output.attentions[-1:] if last_layer_only else output.attentions
             return output, RecordedAttention([partial(_eager_rows, one) for one in maps])
         assert self._recording is not None
         recording = _Recording(self._num_calls - 1 if last_layer_only else 0, positions)
-        with self._switched(self._recording), self._recorded(recording):
+        with self._recording, self._recorded(recording):
             output = module(**inputs)
         return output, RecordedAttention(recording.layers)
 

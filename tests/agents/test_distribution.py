@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from textgym.agents import distribution
+from textgym.agents.distribution import (
+    ActionRules,
+    action_logprobs,
+    masked_entropy,
+    masked_logprobs,
+    sample,
+)
+
+RULES = ActionRules(num_actions=20, eos_token_id=2, min_new_tokens=3)
+
+
+def test_logprobs_are_normalised_over_the_legal_actions() -> None:
+    logits = torch.randn(4, 6, 23)  # three logits beyond the action space
+    logprobs = masked_logprobs(logits, torch.arange(6), RULES)
+    legal = torch.ones(6, 23, dtype=torch.bool)
+    legal[:, 20:] = False
+    legal[:3, 2] = False
+    for t in range(6):
+        expected = logits[:, t, legal[t]].log_softmax(-1)
+        torch.testing.assert_close(logprobs[:, t, legal[t]], expected)
+        assert logprobs[:, t, ~legal[t]].isneginf().all()
+
+
+def test_temperature_divides_the_logits() -> None:
+    logits = torch.randn(5, 20)
+    logprobs = masked_logprobs(logits, torch.tensor(3), RULES, temperature=0.5)
+    torch.testing.assert_close(logprobs, (2 * logits).log_softmax(-1))
+
+
+def test_entropy_counts_masked_tokens_as_nothing() -> None:
+    logits = torch.randn(7, 20)
+    logprobs = masked_logprobs(logits, torch.tensor(0), RULES)
+    legal = torch.arange(20) != 2
+    expected = torch.distributions.Categorical(logits=logits[:, legal]).entropy()
+    torch.testing.assert_close(masked_entropy(logprobs), expected)
+
+
+def test_masked_entropy_has_a_finite_gradient() -> None:
+    logits = torch.randn(7, 20, requires_grad=True)
+    masked_entropy(masked_logprobs(logits, torch.tensor(0), RULES)).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[:, 2] == 0).all()
+
+
+def test_samples_have_the_given_probabilities() -> None:
+    probabilities = torch.tensor([0.0, 0.25, 0.0, 0.7, 0.05, 0.0])
+    logprobs = probabilities.log().expand(40_000, -1)
+    counts = sample(logprobs, torch.Generator().manual_seed(0)).bincount(minlength=6)
+    possible = probabilities > 0
+    assert (counts[~possible] == 0).all()
+    result = chisquare(counts[possible], 40_000 * probabilities[possible].double())
+    assert result.pvalue > 0.01
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_extreme_draws_are_possible_tokens(monkeypatch, uniform: float) -> None:
+    """Also where the rounded probabilities do not sum to 1."""
+    monkeypatch.setattr(
+        torch, "rand", lambda size, **_: torch.full(size, uniform, dtype=torch.float64)
+    )
+    logits = torch.randn(200, 1_000, generator=torch.Generator().manual_seed(0))
+    logits[:, :300] = logits[:, 700:] = -torch.inf
+    tokens = sample(logits.log_softmax(dim=1), torch.Generator())
+    assert (tokens == (300 if uniform == 0 else 699)).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [1, 50, 2**20])
+def test_chosen_logprobs_and_entropy_are_those_of_all_tokens(
+    monkeypatch, chunk: int, temperature: float
+) -> None:
+    monkeypatch.setattr(distribution, "_CHUNK", chunk)
+    logits = torch.randn(4, 6, 23)  # three logits beyond the action space
+    actions = torch.randint(3, 20, (4, 6))
+    all_logprobs = masked_logprobs(logits, torch.arange(6), RULES, temperature)
+    logprobs, entropy = action_logprobs(logits, actions, torch.arange(6), RULES, temperature)
+    torch.testing.assert_close(logprobs, all_logprobs.gather(-1, actions[..., None])[..., 0])
+    torch.testing.assert_close(entropy, masked_entropy(all_logprobs))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (1.0, 0.5)])
+@pytest.mark.parametrize("chunk", [1, 50, 2**20])
+def test_their_gradient_is_that_of_autograd(
+    monkeypatch, chunk: int, weights: tuple[float, float]
+) -> None:
+    monkeypatch.setattr(distribution, "_CHUNK", chunk)
+    ours, theirs = (x.requires_grad_() for x in torch.randn(4, 6, 23).repeat(2, 1, 1, 1))
+    actions = torch.randint(3, 20, (4, 6))
+    of_logprobs, of_entropy = torch.randn(2, 4, 6)
+
+    def loss(logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        terms = (of_logprobs * logprobs, of_entropy * entropy)
+        return sum(w * term.sum() for w, term in zip(weights, terms, strict=True) if w)
+
+    loss(*action_logprobs(ours, actions, torch.arange(6), RULES, 0.7)).backward()
+    all_logprobs = masked_logprobs(theirs, torch.arange(6), RULES, 0.7)
+    logprobs = all_logprobs.gather(-1, actions[..., None])[..., 0]
+    loss(logprobs, masked_entropy(all_logprobs)).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_logits_in_bfloat16_are_looked_at_in_float32() -> None:
+    logits = torch.randn(5, 20).bfloat16()
+    actions = torch.randint(3, 20, (5,))
+    step = torch.tensor(3)
+    rounded = action_logprobs(logits, actions, step, RULES)
+    exact = action_logprobs(logits.float(), actions, step, RULES)
+    assert rounded[0].dtype == rounded[1].dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0)
+
+
+def test_an_illegal_action_is_impossible() -> None:
+    logprobs, entropy = action_logprobs(
+        torch.randn(1, 23), torch.tensor([21]), torch.tensor([5]), RULES
+    )
+    assert logprobs.isneginf().all()
+    assert entropy.isfinite().all()

@@ -384,9 +384,11 @@ class Agent(ABC):
         """Step down the gradient; returns its norm before it is scaled down."""
         self.optimizer.zero_grad()
         loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.policy.parameters(), self.config.max_grad_norm, error_if_nonfinite=True
-        )
+        parameters = list(self.policy.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm(gradients, error_if_nonfinite=True)
+        if grad_norm > self.config.max_grad_norm:  # Else all would be multiplied by 1.
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, grad_norm)
         self.optimizer.step()
         return grad_norm.item()
 

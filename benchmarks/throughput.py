@@ -14,8 +14,9 @@ Every figure is a ratio of two things that take turns on the same machine in the
 - ``growth``: time and memory against batch, length and size of the model.
 
 Let nothing else run meanwhile. Writes ``rows.json`` (a row per ratio, with its 95% interval over
-rounds and the raw seconds), ``meta.json``, and from these ``table.md`` and ``throughput.png``. A
-part that is run again replaces its rows; ``--tables-only`` makes table and figure anew.
+rounds and the raw seconds), ``meta.json``, and from these ``table.md`` (all ratios), ``goals.md``
+(those with a goal) and ``throughput.png``. A part that is run again replaces its rows;
+``--tables-only`` makes tables and figure anew.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from speed import choices, environment, growth, iteration, machine, readout, rollout
 
+from textgym.memory import keep_freed_memory
+
 RESULTS = Path(__file__).parent / "results" / "throughput"
 PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     "readout": readout.measure,
@@ -45,6 +48,7 @@ PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     "growth": growth.measure,
 }
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy")
+HEADER = "| case | ratio of | result | interval | goal | met |"
 COMPARISONS = {">=": operator.ge, "<=": operator.le}
 
 
@@ -64,18 +68,25 @@ def make_table(rows: list[dict[str, Any]]) -> str:
     ]
     for part in PARTS:
         of_part = [row for row in rows if row["part"] == part]
-        if not of_part:
-            continue
-        lines += ["", f"### {part}", "", "| case | ratio of | result | interval | goal | met |"]
-        lines.append("|---|---|---|---|---|---|")
-        for row in of_part:
-            met = {True: "yes", False: "**no**", None: ""}[is_met(row)]
-            interval = f"{row['low']:.3g} to {row['high']:.3g}"
-            lines.append(
-                f"| {row['case']} | {row['quantity']} | {row['ratio']:.3g} | {interval} | "
-                f"{row['goal'] or ''} | {met} |"
-            )
+        if of_part:
+            lines += ["", f"### {part}", "", HEADER, "|---|---|---|---|---|---|"]
+            lines += [_line(row) for row in of_part]
     return "\n".join(lines) + "\n"
+
+
+def make_goals(rows: list[dict[str, Any]]) -> str:
+    """The ratios that have a goal."""
+    lines = [HEADER, "|---|---|---|---|---|---|"]
+    return "\n".join(lines + [_line(row) for row in rows if row["goal"] is not None]) + "\n"
+
+
+def _line(row: dict[str, Any]) -> str:
+    met = {True: "yes", False: "**no**", None: ""}[is_met(row)]
+    interval = f"{row['low']:.3g} to {row['high']:.3g}"
+    return (
+        f"| {row['case']} | {row['quantity']} | {row['ratio']:.3g} | {interval} | "
+        f"{row['goal'] or ''} | {met} |"
+    )
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -107,18 +118,24 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(parts: list[str], quick: bool, output: Path, tables_only: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()  # As the agents do: no part depends on whether one ran before.
     path = output / "rows.json"
     rows = json.loads(path.read_text()) if path.exists() else []
+    meta_path = output / "meta.json"
+    took = json.loads(meta_path.read_text()).get("seconds", {}) if meta_path.exists() else {}
     for part in [] if tables_only else parts or PARTS:
         start = time.perf_counter()
         measured = [{**row, "commit": commit()} for row in PARTS[part](quick)]
-        print(f"{part}: {len(measured)} ratios in {time.perf_counter() - start:.0f} s", flush=True)
+        took[part] = round(time.perf_counter() - start)
+        print(f"{part}: {len(measured)} ratios in {took[part]} s", flush=True)
         rows = [row for row in rows if row["part"] != part] + measured
         rows.sort(key=lambda row: list(PARTS).index(row["part"]))
         path.write_text(json.dumps(rows, indent=1) + "\n")
-        (output / "meta.json").write_text(json.dumps(describe(*PACKAGES), indent=2) + "\n")
+        meta = describe(*PACKAGES) | {"seconds": took}
+        meta_path.write_text(json.dumps(meta, indent=2) + "\n")
     table = make_table(rows)
     (output / "table.md").write_text(table)
+    (output / "goals.md").write_text(make_goals(rows))
     draw(rows, output / "throughput.png")
     print(table)
 

@@ -100,12 +100,19 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
     assert compared > 50
 
 
-def test_the_figures_on_the_page_about_agents_are_those_that_were_measured():
+@pytest.mark.parametrize(
+    ("page", "results", "first_line", "num_lines"),
+    [
+        ("agents.md", "agents/table.md", "| agent | environment steps |", 12),
+        ("performance.md", "throughput/goals.md", "| case | ratio of |", 38),
+    ],
+)
+def test_a_table_of_results_is_shown_as_it_was_measured(page, results, first_line, num_lines):
     def lines(path):
         text = path.read_text(encoding="utf-8")
-        start = text.index("| agent | environment steps |")
+        start = text.index(first_line)
         return text[start:].split("\n\n")[0].strip().splitlines()
 
-    measured = lines(ROOT / "benchmarks/results/agents/table.md")
-    assert len(measured) == 12
-    assert lines(ROOT / "docs" / "agents.md") == measured
+    measured = lines(ROOT / "benchmarks/results" / results)
+    assert len(measured) == num_lines
+    assert lines(ROOT / "docs" / page) == measured

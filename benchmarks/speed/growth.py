@@ -97,7 +97,7 @@ def _grow(case: str, kind: str, points: list[Point], works: list[Work], quick: b
     names = [f"{p.model}, {p.batch} texts, {p.new_tokens} new tokens" for p in points]
     compared = side_by_side(
         {name: work.run for name, work in zip(names, works, strict=True)},
-        rounds=2 if quick else 3,
+        rounds=2,
         min_seconds=0.0 if quick else 0.2,
     )
     detail = {}

@@ -327,10 +327,10 @@ def _all_threads() -> list[int]:
 
 
 def _candidates() -> dict[str, list[dict[str, Any]]]:
-    """Settings that each side may choose from."""
+    """Settings that each side may choose from; the larger the minibatch, the faster both are."""
     common = [
-        {"minibatch_size": size, "bfloat16": bfloat16, "threads": threads}
-        for size, bfloat16, threads in product((8, 16), (False, True), _all_threads())
+        {"minibatch_size": NUM_ENVS, "bfloat16": bfloat16, "threads": threads}
+        for bfloat16, threads in product((False, True), _all_threads())
     ]
     trl = [{**TRL_FAST, **settings} for settings in common]
     eager = [{**settings, "attention": "eager"} for settings in trl if settings["bfloat16"]]
@@ -354,20 +354,22 @@ def _fastest(name: str, candidates: list[dict[str, Any]]) -> tuple[dict[str, Any
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """Seconds per PPO iteration: trl's over ours, at trl's defaults and at the best of each side.
+    """Seconds per PPO iteration: trl's over ours, at the defaults and at the best of each side.
 
     Args:
         quick: Few episodes and iterations, no trials of settings; for tests.
 
     Returns:
-        Two rows; none if trl's environment is missing.
+        A row per case; none if trl's environment is missing.
     """
     if not _has_trl():
         return []
-    default: dict[str, Any] = {"minibatch_size": 1, "threads": torch.get_num_threads()}
+    threads = {"threads": torch.get_num_threads()}
+    default: dict[str, Any] = {"minibatch_size": 1, **threads}
+    ours = {"minibatch_size": PPOConfig.minibatch_size, **threads}
     trials: dict[str, list[dict]] = {}
     if quick:
-        default["episodes"] = 4
+        default["episodes"] = ours["episodes"] = 4
         best = dict.fromkeys(("trl", "textgym"), default | {"minibatch_size": 4, "bfloat16": True})
     else:
         best = {}
@@ -376,6 +378,13 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     cases = {
         # With rounds, and iterations in each: with minibatches of 1 they take seconds.
         "minibatches of 1, float32": (dict.fromkeys(("trl", "textgym"), default), ">= 2.5", 8, 1),
+        "each at its defaults": ({"trl": default, "textgym": ours}, None, 8, 1),
+        "trl at its defaults, textgym at its best settings": (
+            {"trl": default, "textgym": best["textgym"]},
+            None,
+            8,
+            1,
+        ),
         "each at its best settings": (best, ">= 8", 12, 3),
     }
     prompts = draw_prompts(8 if quick else 40 * NUM_ENVS, seed=0)

@@ -33,16 +33,18 @@ def test_a_model_left_alone_makes_one(caches, language_model):
 
 
 def test_reading_scores_makes_none(caches, reward_model):
-    reward_model.read(BATCH)
-    reward_model.read(BATCH, {AttentionRow(), PrefixScores()})
-    assert not caches
+    for readouts in (set(), {AttentionRow(), PrefixScores()}):
+        reward_model.read(BATCH, readouts)
+        caches.clear()  # A probe of the model, at its first use, is of two tokens.
+        reward_model.read(BATCH, readouts)
+        assert not caches
 
 
 def test_the_attention_of_a_policy_makes_none(caches, reward_model, language_model):
     assigner = PolicyAttentionCredit(language_model)
     scored = reward_model.read(BATCH, assigner.readouts)
     assigner(scored)
-    caches.clear()  # A probe of the model, at its first use, is of two tokens.
+    caches.clear()  # As above.
     assigner(scored)
     assert not caches
 

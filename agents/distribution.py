@@ -25,7 +25,7 @@ __all__ = [
     "sample",
 ]
 
-_CHUNK = 2**18
+_CHUNK = 2**19
 """How many logits are looked at together: few enough to stay in a processor's cache."""
 _CHUNK_OF_DEVICES = 2**26
 """The same on other devices, where only the memory counts."""
@@ -63,11 +63,7 @@ def masked_logprobs(
     Returns:
         float32 (..., vocab); minus infinity at illegal tokens.
     """
-    tempered = logits.to(torch.float32, copy=True)
-    if temperature != 1:
-        tempered /= temperature
-    _fill_illegal(tempered, num_generated, rules, -torch.inf)
-    return tempered.log_softmax(dim=-1)
+    return _tempered(logits, num_generated, rules, temperature).log_softmax(dim=-1)
 
 
 def masked_entropy(logprobs: Tensor) -> Tensor:
@@ -137,6 +133,17 @@ def sample(logprobs: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 
 
+def _tempered(
+    logits: Tensor, num_generated: Tensor, rules: ActionRules, temperature: float
+) -> Tensor:
+    """A float32 copy of the logits, divided by the temperature, minus infinity where illegal."""
+    tempered = logits.to(torch.float32, copy=True)
+    if temperature != 1:
+        tempered /= temperature
+    _fill_illegal(tempered, num_generated, rules, -torch.inf)
+    return tempered
+
+
 def _fill_illegal(x: Tensor, num_generated: Tensor, rules: ActionRules, value: float) -> None:
     """Write a value to the illegal tokens of (..., vocab), in place."""
     if rules.num_actions < x.shape[-1]:
@@ -170,8 +177,7 @@ class _ActionLogprobs(torch.autograd.Function):
             all_logprobs = masked_logprobs(logits[rows], num_generated[rows], rules, temperature)
             logprobs[rows] = all_logprobs.gather(1, actions[rows, None])[:, 0]
             p = all_logprobs.exp()
-            _fill_illegal(all_logprobs, num_generated[rows], rules, 0.0)  # 0 · (−∞) would be NaN.
-            entropy[rows] = p.mul_(all_logprobs).sum(dim=1).neg_()
+            entropy[rows] = p.mul_(_made_finite(all_logprobs)).sum(dim=1).neg_()
         ctx.save_for_backward(logits, actions, num_generated, entropy)
         ctx.rules, ctx.temperature = rules, temperature
         ctx.set_materialize_grads(False)  # What the loss leaves out costs nothing.
@@ -187,20 +193,23 @@ class _ActionLogprobs(torch.autograd.Function):
             logprobs_grad = torch.zeros_like(entropy)
         grad = torch.empty_like(logits)
         for rows in _chunks(logits):
-            all_logprobs = masked_logprobs(
-                logits[rows], num_generated[rows], ctx.rules, ctx.temperature
-            )
-            p = all_logprobs.exp()
-            factor = logprobs_grad[rows, None]
-            of_rows = p * -factor
-            of_rows.scatter_add_(1, actions[rows, None], factor)
+            tempered = _tempered(logits[rows], num_generated[rows], ctx.rules, ctx.temperature)
+            p = tempered.softmax(dim=1)
+            of_rows = p * -logprobs_grad[rows, None]
+            of_rows.scatter_add_(1, actions[rows, None], logprobs_grad[rows, None])
             if entropy_grad is not None:
-                _fill_illegal(all_logprobs, num_generated[rows], ctx.rules, 0.0)
-                surprise = all_logprobs.add_(entropy[rows, None])
+                surprise = _made_finite(tempered.log_softmax(dim=1)).add_(entropy[rows, None])
                 of_rows -= p.mul_(surprise).mul_(entropy_grad[rows, None])
             _fill_illegal(of_rows, num_generated[rows], ctx.rules, 0.0)
-            grad[rows] = of_rows.div_(ctx.temperature)
+            if ctx.temperature != 1:
+                of_rows /= ctx.temperature
+            grad[rows] = of_rows
         return grad, None, None, None, None
+
+
+def _made_finite(logprobs: Tensor) -> Tensor:
+    """Bring minus infinity to the least number, in place: 0 · (−∞) would be NaN."""
+    return logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
 
 
 def _chunks(logits: Tensor) -> Iterator[slice]:

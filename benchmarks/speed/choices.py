@@ -6,10 +6,12 @@ minibatches of 16.
 
 from __future__ import annotations
 
-import ctypes
-import platform
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,12 +21,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from speed import models
-from speed.machine import synthetic_agent, synthetic_rollout
-from speed.timing import result, side_by_side
+from speed.timing import Comparison, peak_memory, result, side_by_side
 from textgym.agents import PPO, ActionRules
 from textgym.agents.distribution import action_logprobs, masked_entropy, masked_logprobs, sample
-from textgym.memory import keep_freed_memory
 from textgym.models.attention import fast_sdpa
 from textgym.models.incremental import _GrowingLayer
 from textgym.wrappers.vector import CreditAssignment
@@ -44,6 +43,9 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
         times = side_by_side({"before": before, "now": now}, rounds, min_seconds=seconds)
         ratio = times.ratio("before", "now")
         rows.append(result("choices", case, quantity, ratio, seconds=times.seconds))
+        if isinstance(now, _Logprobs):
+            memory = peak_memory(before) / peak_memory(now)
+            rows.append(result("choices", case, f"peak memory: {quantity}", (memory,) * 3))
     rows.append(_iterations(2 if quick else 7))
     rows += [_memory(*case, quick) for case in (("embedded", 32, 16), ("gpt2-small", 128, 96))]
     return rows
@@ -171,35 +173,26 @@ def _iterations(rounds: int) -> dict[str, Any]:
 
 
 def _memory(name: str, num_tokens: int, num_steps: int, quick: bool) -> dict[str, Any]:
-    """An update whose freed memory is given back to the system, or kept."""
-    with tempfile.TemporaryDirectory() as log_dir:
-        model = models.language_model(name, quick)
-        agent = synthetic_agent(model, log_dir, dtype="bfloat16", minibatch_size=8)
-    batch, _ = agent._label(synthetic_rollout(8, num_tokens, num_steps))
-
-    def update(set_memory: Callable[[], object]) -> None:
-        set_memory()
-        agent._update(batch)
-
-    functions = {
-        "given back": lambda: update(_give_memory_back),
-        "kept": lambda: update(keep_freed_memory),
-    }
-    small = name == "embedded" or quick
-    times = side_by_side(functions, 15 if small else 5, min_seconds=0.0 if quick else 0.2)
-    keep_freed_memory()
+    """A gradient step whose freed memory is given back to the system, or kept."""
+    seconds: dict[str, list[float]] = {"given back": [], "kept": []}
+    command = [sys.executable, "-m", "speed.step", name, str(num_tokens), str(num_steps)]
+    for _ in range(1 if quick else 4):
+        for way, of_way in seconds.items():
+            # Any such variable tells the agent to leave glibc alone; this one changes nothing else.
+            variables = {} if way == "kept" else {"MALLOC_CHECK_": "0"}
+            done = subprocess.run(
+                [*command, "quick" if quick else "full"],
+                env=os.environ | variables,
+                cwd=Path(__file__).parents[1],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            of_way.append(float(done.stdout))
     return result(
         "choices",
         f"a gradient step, {name}, 8 x {num_tokens} tokens, bfloat16",
         "freed memory given back / kept",
-        times.ratio("given back", "kept"),
-        seconds=times.seconds,
+        Comparison(seconds).ratio("given back", "kept"),
+        seconds=seconds,
     )
-
-
-def _give_memory_back() -> None:
-    """What glibc does by itself, with the thresholds that it arrives at."""
-    if platform.libc_ver()[0] == "glibc":
-        c_library = ctypes.CDLL(None)
-        for option, value in ((-4, 65536), (-3, 32 * 2**20), (-1, 64 * 2**20)):
-            c_library.mallopt(option, value)

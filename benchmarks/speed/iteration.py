@@ -454,7 +454,7 @@ def race(quick: bool) -> list[dict[str, Any]]:
     """
     if not _has_trl():
         return []
-    blocks, iterations, seeds, episodes = (1, 2, 1, 4) if quick else (8, 10, 3, NUM_ENVS)
+    blocks, iterations, seeds, episodes = (1, 2, 1, 4) if quick else (7, 10, 3, NUM_ENVS)
     settings = {"trl": {**TRL_FAST, **TRL_RACE}}
     settings |= {name: {"credit": name, **ours} for name, ours in RACE.items()}
     for name, of_side in settings.items():

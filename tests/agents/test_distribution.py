@@ -116,6 +116,18 @@ def test_logits_in_bfloat16_are_looked_at_in_float32() -> None:
     torch.testing.assert_close(rounded, exact, rtol=0, atol=0)
 
 
+def test_a_model_may_rule_out_tokens_by_itself() -> None:
+    logits = torch.randn(1, 23)
+    logits[0, 7] = -torch.inf
+    logits.requires_grad_()
+    logprobs, entropy = action_logprobs(logits, torch.tensor([4]), torch.tensor([5]), RULES)
+    (logprobs + entropy).sum().backward()
+    all_logprobs = masked_logprobs(logits.detach(), torch.tensor([5]), RULES)
+    torch.testing.assert_close(entropy, masked_entropy(all_logprobs))
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 7] == 0
+
+
 def test_an_illegal_action_is_impossible() -> None:
     logprobs, entropy = action_logprobs(
         torch.randn(1, 23), torch.tensor([21]), torch.tensor([5]), RULES

@@ -82,9 +82,11 @@ def make_goals(rows: list[dict[str, Any]]) -> str:
 
 def _line(row: dict[str, Any]) -> str:
     met = {True: "yes", False: "**no**", None: ""}[is_met(row)]
-    interval = f"{row['low']:.3g} to {row['high']:.3g}"
+    ratio, low, high = (
+        f"{row[name]:{'.3f' if row[name] < 10 else '.3g'}}" for name in ("ratio", "low", "high")
+    )
     return (
-        f"| {row['case']} | {row['quantity']} | {row['ratio']:.3g} | {interval} | "
+        f"| {row['case']} | {row['quantity']} | {ratio} | {low} to {high} | "
         f"{row['goal'] or ''} | {met} |"
     )
 
@@ -111,7 +113,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         [f"{row['case']}: {row['quantity']} ({row['goal']})" for row in rows],
         fontsize=7,
     )
-    axes.set_xlabel("result / goal, or goal / result where less is better; right of 1 it is met")
+    axes.set_xlabel("result / goal (less is better: goal / result)")
+    axes.margins(y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

@@ -4,6 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -24,6 +25,7 @@ def demo(tiny, language_model, tmp_path_factory):
         seed=7,
         policy=language_model,
         console=Console(file=out, width=160, highlight=False),
+        dtype="float32",
         num_epochs=1,
         **{**tiny, "max_new_tokens": 4},
     )
@@ -153,3 +155,31 @@ def test_trailing_mean_is_a_mean_of_the_last_values():
     np.testing.assert_allclose(trailing_mean([1.0, 2.0], 5), [1.5])
     with pytest.raises(InvalidArgumentError, match="values"):
         trailing_mean([], 5)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "dtype"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")],
+)
+def test_bfloat16_is_for_processors_with_instructions_for_it(
+    monkeypatch, tiny, language_model, tmp_path, instructions, dtype
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    out = io.StringIO()
+    folder = run_demo(
+        tmp_path / "out",
+        iterations=1,
+        policy=language_model,
+        console=Console(file=out, width=160, highlight=False),
+        num_epochs=1,
+        **{**tiny, "max_new_tokens": 4},
+    )
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["environment"]["dtype"] == dtype
+    assert meta["hyperparameters"]["dtype"] == (None if dtype == "float32" else dtype)
+    assert dtype in out.getvalue()
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(InvalidArgumentError, match="dtype"):
+        run_demo(dtype="float16")

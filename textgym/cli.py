@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich import box
@@ -59,7 +59,14 @@ class Environment:
     max_new_tokens: int | None = 16
     """Most tokens of a completion."""
 
-    def make(self, policy: str, num_envs: int, device: str, credit: CreditAssigner) -> VectorEnv:
+    def make(
+        self,
+        policy: str,
+        num_envs: int,
+        device: str,
+        credit: CreditAssigner,
+        dtype: str | None = None,
+    ) -> VectorEnv:
         """The batched environment, its finished rows waiting for the others."""
         import gymnasium as gym
         from gymnasium.vector import AutoresetMode
@@ -73,6 +80,7 @@ class Environment:
             num_envs=num_envs,
             autoreset_mode=AutoresetMode.DISABLED,
             device=device,
+            dtype=dtype,
             **arguments,
         )
         return CreditAssignment(envs, credit)
@@ -151,6 +159,8 @@ class DemoCommand:
     """Tokenizer: a folder or a hub id. None: the policy's."""
     reward_model: str = "embedded"
     """Reward model: "embedded", a folder or a hub id."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the models compute in. auto: bfloat16 where the processor has instructions for it."""
 
     def run(self) -> None:
         """Run the command."""
@@ -192,7 +202,9 @@ class TrainCommand:
         config = PPOConfig(**{name: getattr(self.ppo, name) for name in names})
         _check_policy(self.policy)
         credit = _make_credit(self.credit, self.beta, self.policy, config.gamma)
-        envs = self.environment.make(self.policy, self.num_envs, config.device, credit)
+        envs = self.environment.make(
+            self.policy, self.num_envs, config.device, credit, config.dtype
+        )
         agent = PPO(self.policy, envs, **dataclasses.asdict(config))
         checkpoint = agent.log_dir / _CHECKPOINT
         if checkpoint.exists():

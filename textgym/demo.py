@@ -305,6 +305,17 @@ def _describe(
     }
 
 
+def _resolve_dtype(dtype: str) -> str:
+    """What "auto" stands for on this machine."""
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise InvalidArgumentError("dtype", dtype, 'must be "auto", "float32" or "bfloat16"')
+    if dtype != "auto":
+        return dtype
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in older versions
+    has: Mapping[str, Any] = get_capabilities()
+    return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
+
+
 def _name(value: Any) -> Any:
     """A value as it can stand in a JSON file: a loaded object by its class."""
     if isinstance(value, Path):
@@ -330,6 +341,7 @@ def run_demo(
     reward_model: Any = "embedded",
     min_new_tokens: int = 8,
     max_new_tokens: int = 16,
+    dtype: str = "auto",
     console: Console | None = None,
     **hyperparameters: Any,
 ) -> Path:
@@ -349,6 +361,8 @@ def run_demo(
         reward_model: The reward model.
         min_new_tokens: Smallest budget of new tokens.
         max_new_tokens: Largest one.
+        dtype: What policy and reward model compute in, "float32", "bfloat16" or "auto": bfloat16
+            where the processor has instructions for it.
         console: Where to print; the standard output by default.
         **hyperparameters: Fields of :class:`textgym.agents.PPOConfig`.
 
@@ -361,19 +375,22 @@ def run_demo(
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise InvalidArgumentError("iterations", iterations, "must be a whole number of at least 1")
     console = console or Console(highlight=False)
+    dtype = _resolve_dtype(dtype)
     env_arguments = {
         "tokenizer": tokenizer,
         "reward_model": reward_model,
         "prompts": prompts,
         "min_new_tokens": min_new_tokens,
         "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
     }
+    hyperparameters["dtype"] = None if dtype == "float32" else dtype
     load_language_model(policy)  # bad models and prompts must not leave a folder behind
     _make_env(METHODS[0], 1, env_arguments)
     folder = _fresh_folder(output)
     console.print(
         f"textgym {textgym.__version__}: PPO on ABC-RLHF-v0, {len(METHODS)} runs of {iterations} "
-        f"iterations with {NUM_ENVS} episodes each, seed {seed}"
+        f"iterations with {NUM_ENVS} episodes each, seed {seed}, {dtype}"
     )
     runs: list[_Run] = []
     progress = _Progress(console, iterations)

@@ -59,7 +59,8 @@ class LanguageModelPolicy(nn.Module):
     The value head starts at zero, so that the first advantages are those of a critic that knows
     nothing, instead of those of a random one. The module stays in evaluation mode: with dropout
     the network that is updated is another one than the network that sampled, and the probability
-    ratio of PPO would differ from 1 before the first update.
+    ratio of PPO would differ from 1 before the first update. While the policy runs it, a model
+    with PyTorch's fused attention uses :func:`textgym.models.attention.fast_sdpa` in its place.
 
     Args:
         model: Any Hugging Face causal language model; it is used as it is, not copied.
@@ -76,6 +77,8 @@ class LanguageModelPolicy(nn.Module):
         temperature: float = 1.0,
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
+        from textgym.models.attention import fast_attention  # on use: slow to import
+
         super().__init__()
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape
         self.model = model
@@ -86,8 +89,6 @@ class LanguageModelPolicy(nn.Module):
         self.rules = rules or ActionRules(num_actions=vocab_size)
         self.temperature = temperature
         self.autocast_dtype = autocast_dtype
-        from textgym.models.attention import fast_attention  # on use: slow to import
-
         self._attention = fast_attention(model)
         self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = set(inspect.signature(model.forward).parameters)

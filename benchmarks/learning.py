@@ -20,8 +20,10 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -197,25 +199,45 @@ def draw(runs: pd.DataFrame, task: Task, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(name: str, seeds: int, jobs: int, output: Path | None, tables_only: bool) -> None:
-    output = output or RESULTS / ("learning" if name == "embedded" else f"learning_{name}")
+def run_all(
+    run: Callable[..., tuple[pd.DataFrame, dict]],
+    todo: Iterable[tuple],
+    names: list[str],
+    output: Path,
+    jobs: int,
+) -> pd.DataFrame:
+    """Run what ``runs.csv`` does not hold yet, several at a time; all rows, old and new.
+
+    Args:
+        run: From arguments to the rows of a run and its hyperparameters.
+        todo: Arguments of all runs.
+        names: Columns that hold the arguments, in their order.
+        output: Folder of ``runs.csv`` and ``meta.json``, which are written after every run.
+        jobs: Number of processes.
+    """
     output.mkdir(parents=True, exist_ok=True)
     path = output / "runs.csv"
-    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["condition", "seed"])
-    done = set(zip(runs["condition"], runs["seed"], strict=True))
-    todo = [(c, s) for s in range(0 if tables_only else seeds) for c in CONDITIONS]
+    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=names)
+    done = set(runs[names].itertuples(index=False, name=None))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train, name, c, s) for c, s in todo if (c, s) not in done]
+        futures = [pool.submit(run, *arguments) for arguments in todo if arguments not in done]
         for future in as_completed(futures):
             rows, hyperparameters = future.result()
             runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
-            runs = runs.sort_values(["condition", "seed", "iteration"])
+            runs = runs.sort_values([*names, "iteration"])
             runs.to_csv(path, index=False)
             (output / "meta.json").write_text(
                 json.dumps(circumstances(hyperparameters), indent=2, ensure_ascii=False) + "\n"
             )
-            condition, seed = rows["condition"][0], rows["seed"][0]
-            print(f"{condition}, seed {seed}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
+            what = ", ".join(f"{name} {rows[name][0]}" for name in names)
+            print(f"{what}: {rows['score'].tail(ENDS).mean():+.2f}", flush=True)
+    return runs
+
+
+def main(name: str, seeds: int, jobs: int, output: Path | None, tables_only: bool) -> None:
+    output = output or RESULTS / ("learning" if name == "embedded" else f"learning_{name}")
+    todo = [(c, s) for s in range(0 if tables_only else seeds) for c in CONDITIONS]
+    runs = run_all(partial(train, name), todo, ["condition", "seed"], output, jobs)
     table = make_table(runs)
     (output / "table.md").write_text(table)
     draw(runs, TASKS[name], output / "learning_curves.png")

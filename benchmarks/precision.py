@@ -17,13 +17,10 @@ What is in ``runs.csv`` already is not run again; ``--tables-only`` makes table 
 from __future__ import annotations
 
 import argparse
-import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
-from learning import ENDS, RESULTS, SMOOTHING, circumstances, train
+from learning import ENDS, RESULTS, SMOOTHING, run_all, train
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import ttest_ind
@@ -99,30 +96,13 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
 
 
 def main(seeds: int, jobs: int, tables_only: bool) -> None:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    path = OUTPUT / "runs.csv"
-    names = ["condition", "dtype", "seed"]
-    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=names)
-    done = set(runs[names].itertuples(index=False, name=None))
     todo = [
         (condition, dtype, seed)
         for seed in range(0 if tables_only else seeds)
         for condition in CONDITIONS
         for dtype in DTYPES
     ]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *one) for one in todo if one not in done]
-        for future in as_completed(futures):
-            rows, hyperparameters = future.result()
-            runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
-            runs = runs.sort_values([*names, "iteration"])
-            runs.to_csv(path, index=False)
-            (OUTPUT / "meta.json").write_text(
-                json.dumps(circumstances(hyperparameters), indent=2, ensure_ascii=False) + "\n"
-            )
-            condition, dtype, seed = (rows[name][0] for name in names)
-            score = rows["score"].tail(ENDS).mean()
-            print(f"{condition}, {dtype}, seed {seed}: {score:+.2f}", flush=True)
+    runs = run_all(run, todo, ["condition", "dtype", "seed"], OUTPUT, jobs)
     everything = with_those_before(runs)
     table = make_table(everything)
     (OUTPUT / "table.md").write_text(table)

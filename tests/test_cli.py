@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from textgym import cli
+from textgym import cli, usage
 from textgym.agents import PPO, PPOConfig
 from textgym.cli import main
 from textgym.credit import CREDIT_ASSIGNERS
@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, part, capsys, monkeypa
     ],
 )
 def test_boxes_with_and_without_unicode_become_one_line(box):
-    assert cli._one_line(box) == "Unrecognized options: --sed; did you mean --seed?"
+    assert usage._one_line(box) == "Unrecognized options: --sed; did you mean --seed?"
 
 
 def test_bad_prompts_and_folders_are_one_line(models, trained, capsys, tmp_path):

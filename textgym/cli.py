@@ -6,16 +6,12 @@ to import is imported when a command runs, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-import io
-import itertools
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +25,7 @@ from rich.table import Table
 
 from textgym.errors import InvalidArgumentError, TextgymError
 from textgym.rendering import credit_text, token_pieces, visible
+from textgym.usage import parse
 
 if TYPE_CHECKING:
     import torch
@@ -532,8 +529,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        command = _parse(arguments)
-        command.run()
+        parse(_COMMANDS, arguments).run()
     except SystemExit as end:  # the parser has printed the help
         return int(end.code or 0)
     except KeyboardInterrupt:
@@ -542,63 +538,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"textgym: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
-
-
-def _parse(arguments: Sequence[str] | None) -> Any:
-    """Turn arguments into a command, or bad ones into an error of one line."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = tyro.extras.SubcommandApp()
-    for name, command in _COMMANDS.items():
-        commands.command(name=name)(command)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return commands.cli(
-                prog="textgym",
-                description="Text generation as a reinforcement-learning environment, one token "
-                "per step, with dense rewards from the reward model's own attention.",
-                args=arguments,
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise
-        place = "".join(f"{name} " for name in arguments[:1] if name in _COMMANDS)
-        said = _one_line(complaint.getvalue())
-        raise _UsageError(f"{said} (see textgym {place}--help)") from None
-
-
-class _UsageError(TextgymError):
-    """The arguments do not parse."""
-
-
-def _one_line(frame: str) -> str:
-    """What the parser's box says, without its frame and its excerpts of the help.
-
-    A box has a title, a message, and after rules further sections::
-
-        ╭─ Unrecognized options ──────────────╮
-        │ Unrecognized options: --sed, 3      │
-        │ ─────────────────────────────────── │
-        │ Perhaps you meant:                  │
-        │     --seed INT                      │
-        │ ─────────────────────────────────── │
-        │ For full helptext, run textgym -h   │
-        ╰─────────────────────────────────────╯
-    """
-    frame = re.sub(r"\x1b\[[0-9;]*m", "", frame)
-    lines = [line.strip("│╭╮╰╯─| ") for line in frame.splitlines()]
-    # Without its dashes, of either kind, a rule is empty.
-    title, *lines = [line if line.strip("-") else "" for line in lines]
-    sections = [list(group) for filled, group in itertools.groupby(lines, bool) if filled]
-    message, *rest = sections or [[title]]
-    said = " ".join(message)
-    if title != "Unrecognized options":
-        return said
-    hints = [line for section in rest for line in section]
-    close = dict.fromkeys(line.split()[0].strip(",") for line in hints if line[:2] == "--")
-    commands = [line for line in hints if line.startswith("Available subcommands")]
-    hints = [f"did you mean {' or '.join(close)}?"] if close else commands
-    return "; ".join([said, *hints])
 
 
 def _console() -> Console:

@@ -10,7 +10,7 @@ from transformers import Qwen3ForSequenceClassification, Qwen3Model
 
 from tests.conftest import tiny_config
 from textgym.errors import InvalidArgumentError
-from textgym.models import AttentionRow, Completions, PrefixScores, RewardModel
+from textgym.models import AttentionMap, AttentionRow, Completions, PrefixScores, RewardModel
 from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
 
 BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
@@ -51,6 +51,14 @@ def test_batch_order_and_size_change_nothing(reward_model):
     torch.testing.assert_close(swapped.score, whole.score.flip(0))
     torch.testing.assert_close(swapped[AttentionRow()], whole[AttentionRow()].flip(0))
     torch.testing.assert_close(alone.score, whole.score[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_readout_leaves_the_score_as_it_is(classifier, tokenizer, dtype):
+    model = RewardModel(copy.deepcopy(classifier).to(dtype), tokenizer)
+    plain = model.read(BATCH).score
+    for readouts in ({AttentionRow()}, {PrefixScores()}, {AttentionMap(0), PrefixScores()}):
+        assert torch.equal(model.read(BATCH, readouts).score, plain)
 
 
 @pytest.mark.parametrize("labels", [3, 5])

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-from textgym.models.attention import AttentionSwitch, fast_sdpa
+from textgym.models.attention import AttentionSwitch
 from textgym.models.readouts import Heads, Layers, layer_indices
 
 __all__ = ["AttentionRecorder", "RecordedAttention", "attention_rows"]
@@ -93,7 +94,8 @@ def _recording_sdpa(
         is_causal = kwargs.get("is_causal")
         is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         recording.add(_Call(query, key, attention_mask, kwargs.get("scaling"), is_causal))
-    return fast_sdpa(module, query, key, value, attention_mask, **kwargs)
+    # Not in the fast way: a read-out must leave the score as it is, to the last bit.
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(_IMPLEMENTATION, _recording_sdpa)

@@ -60,7 +60,7 @@ class LanguageModelPolicy(nn.Module):
     nothing, instead of those of a random one. The module stays in evaluation mode: with dropout
     the network that is updated is another one than the network that sampled, and the probability
     ratio of PPO would differ from 1 before the first update. While the policy runs it, a model
-    with PyTorch's fused attention uses :func:`textgym.models.attention.fast_sdpa` in its place.
+    with PyTorch's fused attention uses :func:`textgym.models.kernels.fast_sdpa` in its place.
 
     Args:
         model: Any Hugging Face causal language model; it is used as it is, not copied.
@@ -77,7 +77,7 @@ class LanguageModelPolicy(nn.Module):
         temperature: float = 1.0,
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
-        from textgym.models.attention import fast_attention  # on use: slow to import
+        from textgym.models.kernels import fast_attention  # on use: slow to import
 
         super().__init__()
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape

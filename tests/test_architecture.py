@@ -13,7 +13,7 @@ FLOORS = [
     ["textgym.reviews", "textgym.planted", "textgym.exact", "textgym.usage"],
     ["textgym.prompts"],
     ["textgym.models"],
-    ["textgym.potentials"],
+    ["textgym.credit.potentials"],
     ["textgym.credit"],
     ["textgym.envs", "textgym.agents"],
     ["textgym.wrappers"],

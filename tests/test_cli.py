@@ -10,7 +10,7 @@ from textgym import cli, usage
 from textgym.agents import PPO, PPOConfig
 from textgym.cli import main
 from textgym.credit import CREDIT_ASSIGNERS
-from textgym.potentials import POTENTIALS
+from textgym.credit.potentials import POTENTIALS
 
 
 @pytest.fixture(scope="module")

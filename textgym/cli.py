@@ -461,7 +461,7 @@ class CreditCommand:
 def _list_methods(console: Console) -> None:
     """Print the tables of credit assigners and potentials."""
     from textgym.credit import CREDIT_ASSIGNERS
-    from textgym.potentials import POTENTIALS
+    from textgym.credit.potentials import POTENTIALS
 
     def needs(method: Any) -> str:
         names = sorted(type(readout).__name__ for readout in method.readouts)

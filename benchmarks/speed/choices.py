@@ -24,8 +24,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from speed.timing import Comparison, peak_memory, result, side_by_side
 from textgym.agents import PPO, ActionRules
 from textgym.agents.distribution import action_logprobs, masked_entropy, masked_logprobs, sample
-from textgym.models.attention import fast_sdpa
-from textgym.models.incremental import _GrowingLayer
+from textgym.models.incremental.cache import GrowingLayer
+from textgym.models.kernels import fast_sdpa
 from textgym.wrappers.vector import CreditAssignment
 
 __all__ = ["measure"]
@@ -65,7 +65,7 @@ def _pairs() -> list[tuple[str, str, Any, Any]]:
             "keys and values, 64 rows from 8 to 40 tokens, one layer",
             "concatenation / buffers with room",
             lambda: _grow(DynamicLayer()),
-            lambda: _grow(_GrowingLayer(*_states(0), 64)),
+            lambda: _grow(GrowingLayer(*_states(0), 64)),
         ),
     ]
     for name, batch, queries, keys, dtype in (

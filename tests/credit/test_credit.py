@@ -21,6 +21,7 @@ from textgym.credit import (
     SparseCredit,
     UniformCredit,
 )
+from textgym.credit.potentials import AttentionWeightedPrefixScore, FunctionPotential, PrefixScore
 from textgym.credit.shaping import shape
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
@@ -32,7 +33,6 @@ from textgym.models import (
     PrefixScores,
     ScoredCompletions,
 )
-from textgym.potentials import AttentionWeightedPrefixScore, FunctionPotential, PrefixScore
 
 
 def scored_batch(lengths, seed=0, score_scale=1.0):

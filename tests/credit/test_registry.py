@@ -19,9 +19,9 @@ from textgym.credit import (
     register_credit_assigner,
 )
 from textgym.credit._example import five_tokens
+from textgym.credit.potentials import POTENTIALS, Potential, get_potential, register_potential
 from textgym.errors import InvalidArgumentError
 from textgym.models import PrefixScores
-from textgym.potentials import POTENTIALS, Potential, get_potential, register_potential
 from textgym.wrappers import AttentionShaping, CreditAssignment
 
 

@@ -15,7 +15,7 @@ import textgym  # noqa: F401
 from textgym.envs import PlantedEnv, PlantedVectorEnv
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionRow, PrefixScores, load_language_model, load_reward_model
-from textgym.models.build.planted import evaluate_planted_reward_model, make_tokenizer
+from textgym.models.build.planted_models import evaluate_planted_reward_model, make_tokenizer
 from textgym.planted import (
     EOS_ID,
     PROMPTS,

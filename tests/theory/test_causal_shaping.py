@@ -22,15 +22,15 @@ from tests.theory.process import (
     sparse_rewards,
 )
 from textgym.credit import ShapingCredit
-from textgym.exact import cosine, is_causal, optimal_actions, policy_gradient, returns_to_go
-from textgym.models import RewardModel
-from textgym.potentials import (
+from textgym.credit.potentials import (
     POTENTIALS,
     AttentionWeightedPrefixScore,
     FunctionPotential,
     Potential,
     PrefixScore,
 )
+from textgym.exact import cosine, is_causal, optimal_actions, policy_gradient, returns_to_go
+from textgym.models import RewardModel
 
 
 def noise(prompt, completion):

@@ -8,7 +8,7 @@ import torch
 
 from tests.theory.process import per_step, shaped_rewards, sparse_rewards
 from textgym.agents.ppo import gae
-from textgym.potentials import AttentionWeightedPrefixScore
+from textgym.credit.potentials import AttentionWeightedPrefixScore
 
 GAMMA, BETA = 0.9, -1.5
 

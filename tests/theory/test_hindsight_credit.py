@@ -22,6 +22,7 @@ from tests.theory.process import (
     sparse_rewards,
 )
 from textgym.credit import AttentionCredit, ShapingCredit, SparseCredit, UniformCredit
+from textgym.credit.potentials import PrefixScore
 from textgym.exact import (
     Trajectories,
     cosine,
@@ -31,7 +32,6 @@ from textgym.exact import (
     state_values,
 )
 from textgym.models import AttentionRow, Completions, ScoredCompletions
-from textgym.potentials import PrefixScore
 
 A, B = 0, 1
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.theory.process import PROMPTS, build, make_tokenizer, names, per_step
+from textgym.credit.potentials import POTENTIALS, AttentionWeightedPrefixScore, FunctionPotential
 from textgym.models import Completions
-from textgym.potentials import POTENTIALS, AttentionWeightedPrefixScore, FunctionPotential
 
 POTENTIALS_TRIED = {
     **{name: potential() for name, potential in POTENTIALS.items()},

@@ -8,14 +8,14 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from tests.wrappers.helpers import EOS, MODES, N, count_tokens, make_env, make_envs, play, scripted
-from textgym.errors import InvalidArgumentError
-from textgym.models import AttentionRow, Completions, PrefixScores, RewardModel
-from textgym.potentials import (
+from textgym.credit.potentials import (
     AttentionWeightedPrefixScore,
     FunctionPotential,
     Potential,
     PrefixScore,
 )
+from textgym.errors import InvalidArgumentError
+from textgym.models import AttentionRow, Completions, PrefixScores, RewardModel
 from textgym.wrappers import AttentionShaping, ReferenceLogProb, vector
 
 

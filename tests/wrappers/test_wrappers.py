@@ -14,9 +14,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import textgym  # noqa: F401
 from textgym.credit import CREDIT_ASSIGNERS, AttentionCredit, ShapingCredit
+from textgym.credit.potentials import AttentionWeightedPrefixScore, Potential, PrefixScore
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, AttentionRow, Completions, PrefixScores, RewardModel
-from textgym.potentials import AttentionWeightedPrefixScore, Potential, PrefixScore
 from textgym.wrappers import AttentionShaping, CreditAssignment, vector
 
 N = 4

@@ -18,6 +18,15 @@ from textgym.credit.controls import (
 )
 from textgym.credit.gradients import GradientTimesInputCredit, IntegratedGradientsCredit
 from textgym.credit.perturbation import OcclusionCredit
+from textgym.credit.potentials import (
+    POTENTIALS,
+    AttentionWeightedPrefixScore,
+    FunctionPotential,
+    Potential,
+    PrefixScore,
+    get_potential,
+    register_potential,
+)
 from textgym.credit.registry import (
     CREDIT_ASSIGNERS,
     FunctionCredit,
@@ -30,10 +39,13 @@ from textgym.credit.shapley import ShapleyCredit
 
 __all__ = [
     "CREDIT_ASSIGNERS",
+    "POTENTIALS",
     "AttentionCredit",
     "AttentionRolloutCredit",
+    "AttentionWeightedPrefixScore",
     "CreditAssigner",
     "FunctionCredit",
+    "FunctionPotential",
     "GradientTimesInputCredit",
     "HindsightCredit",
     "IntegratedGradientsCredit",
@@ -41,6 +53,8 @@ __all__ = [
     "PolicyAttentionCredit",
     "PolicyLastAttentionCredit",
     "PositionCredit",
+    "Potential",
+    "PrefixScore",
     "PrefixScoreCredit",
     "RandomCredit",
     "ShapingCredit",
@@ -51,5 +65,7 @@ __all__ = [
     "WeightedCredit",
     "find_credit_assigner",
     "get_credit_assigner",
+    "get_potential",
     "register_credit_assigner",
+    "register_potential",
 ]

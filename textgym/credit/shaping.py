@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from textgym.credit.base import CreditAssigner, check_gamma, steps_to_go
-from textgym.credit.registry import register_credit_assigner
-from textgym.errors import InvalidArgumentError
-from textgym.models import ScoredCompletions
-from textgym.potentials import (
+from textgym.credit.potentials import (
     AttentionWeightedPrefixScore,
     Potential,
     PrefixScore,
     StateFunction,
     get_potential,
 )
+from textgym.credit.registry import register_credit_assigner
+from textgym.errors import InvalidArgumentError
+from textgym.models import ScoredCompletions
 
 __all__ = ["PrefixScoreCredit", "ShapingCredit", "shape"]
 
@@ -57,7 +57,7 @@ class ShapingCredit(CreditAssigner):
     discounted return stays that of the score.
 
     Args:
-        potential: See :func:`textgym.potentials.get_potential`; None for the attention-weighted
+        potential: See :func:`textgym.credit.get_potential`; None for the attention-weighted
             prefix score.
         beta: Factor on the potential, any finite number; 0 is sparse.
         gamma: Discount factor of the agent, in (0, 1].

@@ -7,7 +7,6 @@ from textgym.models.incremental import (
     NextToken,
 )
 from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
-from textgym.models.readout import AttentionRecorder
 from textgym.models.readouts import (
     AttentionMap,
     AttentionRow,
@@ -17,6 +16,7 @@ from textgym.models.readouts import (
     PrefixScores,
     Readout,
 )
+from textgym.models.recorder import AttentionRecorder
 from textgym.models.reward_model import RewardModel
 
 __all__ = [

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.errors import InvalidArgumentError
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
-from textgym.models.readout import AttentionRecorder, RecordedAttention
 from textgym.models.readouts import (
     AttentionMap,
     AttentionRow,
@@ -23,6 +22,7 @@ from textgym.models.readouts import (
     Readout,
     layer_indices,
 )
+from textgym.models.recorder import AttentionRecorder, RecordedAttention
 
 __all__ = ["RewardModel"]
 

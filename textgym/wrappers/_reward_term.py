@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
 
-__all__ = ["RewardTerm"]
+from textgym.wrappers._vector import TextVectorWrapper, put
+
+__all__ = ["RewardTerm", "VectorRewardTerm"]
 
 
 class RewardTerm(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):
@@ -53,3 +57,65 @@ class RewardTerm(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):
                 "shaped_return": self._shaped_return,
             }
         return observation, shaped, terminated, truncated, info
+
+
+class VectorRewardTerm(TextVectorWrapper):
+    """The vector form of :class:`RewardTerm`.
+
+    Attributes:
+        term: The term's key in ``infos``.
+    """
+
+    term: ClassVar[str]
+
+    def __init__(self, env: VectorEnv, needs_causal_reward_model: bool = False) -> None:
+        super().__init__(env, needs_causal_reward_model)
+        self._unshaped_return = np.zeros(self.num_envs)
+        self._shaped_return = np.zeros(self.num_envs)
+
+    @abstractmethod
+    def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
+        """What is added to the rewards of the step that was just made, shape (num_envs,).
+
+        Args:
+            acted: Rows that took part in the step, shape (num_envs,), bool.
+            finished: Those of them whose episode it ended, shape (num_envs,), bool.
+        """
+
+    def _clear(self, rows: np.ndarray) -> None:
+        """Forget the episodes of some rows, shape (num_envs,), bool."""
+        self._unshaped_return[rows] = 0.0
+        self._shaped_return[rows] = 0.0
+
+    def reset(
+        self,
+        *,
+        seed: Any = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start new episodes."""
+        result = self.env.reset(seed=seed, options=options)
+        self._clear(self._rows_to_reset(options))
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step, and add the term to the rewards of the rows that acted."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        acted, finished = self._acted, self._finished
+        term = np.where(acted, self._term(acted, finished), 0.0)
+        shaped = rewards + term
+        if "unshaped_reward" not in infos:
+            put(infos, "unshaped_reward", rewards, acted)
+        put(infos, self.term, term, acted)
+        self._unshaped_return += infos["unshaped_reward"]
+        self._shaped_return += np.where(acted, shaped, 0.0)
+        over = finished | (acted & truncated)
+        if over.any():
+            final = self._final_infos(infos)
+            if self._restarts_at_once:
+                for name in ("unshaped_reward", self.term):
+                    put(final, name, infos[name], over)
+            put(final, "unshaped_return", self._unshaped_return, over)
+            put(final, "shaped_return", self._shaped_return, over)
+        self._clear(finished)
+        return observations, shaped, terminated, truncated, infos

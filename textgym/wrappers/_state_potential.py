@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from textgym.credit.potentials import Potential
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, RewardModel, ScoredCompletions
 from textgym.models.incremental import IncrementalRewardModel
-from textgym.potentials import Potential
 
 __all__ = ["StatePotential"]
 

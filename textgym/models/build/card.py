@@ -229,7 +229,7 @@ praise and blame are equally likely. Both the texts and the score are synthetic.
 
 Qwen3 architecture; {circumstances["recipe"]["num_words"]} words per text; Muon on the matrices of
 the blocks and AdamW on the rest. Stored in float16. Made by
-`python -m textgym.models.build.planted`.
+`python -m textgym.models.build.planted_models`.
 
 {_settings(circumstances)}
 ## Evaluation
@@ -276,7 +276,7 @@ attention, gradients, and the scores of prefixes as a model sees them.
 Qwen3 architecture with one label; squared error of the score at all positions of random texts of
 {circumstances["recipe"]["num_words"]} words: words drawn one by one, sentiment phrases, and the
 clauses of the language model, a third each, every text new. Muon on the matrices of the blocks and
-AdamW on the rest. Stored in float16. Made by `python -m textgym.models.build.planted`.
+AdamW on the rest. Stored in float16. Made by `python -m textgym.models.build.planted_models`.
 
 {_settings(circumstances)}
 ## Evaluation

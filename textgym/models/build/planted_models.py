@@ -1,4 +1,4 @@
-"""Builds the models of the planted task: ``python -m textgym.models.build.planted``.
+"""Builds the models of the planted task: ``python -m textgym.models.build.planted_models``.
 
 Both are trained on texts that are drawn at random and scored by :mod:`textgym.planted`; there is
 no data to get. The whole build takes some minutes on one core.
@@ -469,7 +469,9 @@ def _circumstances(model: PreTrainedModel, recipe: PlantedRecipe) -> dict[str, A
 def main() -> None:
     """Read the options from the command line, and build."""
     torch.set_num_threads(1)
-    build_planted(tyro.cli(PlantedBuildOptions, prog="python -m textgym.models.build.planted"))
+    build_planted(
+        tyro.cli(PlantedBuildOptions, prog="python -m textgym.models.build.planted_models")
+    )
 
 
 if __name__ == "__main__":

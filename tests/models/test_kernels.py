@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from textgym.models.attention import fast_attention
 from textgym.models.incremental import IncrementalLanguageModel
+from textgym.models.kernels import fast_attention
 
 CONFIGS = {
     "qwen3": Qwen3Config(

@@ -23,7 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-from textgym.models.attention import AttentionSwitch
+from textgym.models.kernels import AttentionSwitch
 from textgym.models.readouts import Heads, Layers, layer_indices
 
 __all__ = ["AttentionRecorder", "RecordedAttention", "attention_rows"]

@@ -140,7 +140,7 @@ def get_potential(potential: str | Potential | StateFunction | None) -> Potentia
     raise InvalidArgumentError(
         "potential",
         potential,
-        f"pass one of {', '.join(POTENTIALS)}, a textgym.potentials.Potential, or a function of "
+        f"pass one of {', '.join(POTENTIALS)}, a textgym.credit.Potential, or a function of "
         "(prompt_ids, completion_ids)",
     )
 

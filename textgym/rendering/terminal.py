@@ -18,8 +18,8 @@ __all__ = ["credit_text", "to_ansi", "token_pieces", "visible"]
 # Weak credit is grey, strong credit is green or red, all of about the same brightness, so that
 # white letters can be read on it whether the terminal itself is dark or light.
 _NEUTRAL, _POSITIVE, _NEGATIVE = (96, 96, 96), (0, 128, 0), (192, 0, 32)
-# An agent may write any byte: control characters are shown as pictures, not sent to the terminal.
-# The second range holds the 8-bit control sequences, for which Unicode has no pictures.
+# An agent may write any byte. Control characters appear as pictures and never reach the terminal.
+# The last range holds the 8-bit control sequences, for which Unicode has no pictures.
 _VISIBLE = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) != "\n"},
     0x7F: "\u2421",
@@ -86,7 +86,7 @@ def _style(strength: float, is_negative: bool) -> Style:
         return Style()
     full = _NEGATIVE if is_negative else _POSITIVE
     red, green, blue = (round(n + strength * (f - n)) for n, f in zip(_NEUTRAL, full, strict=True))
-    # The underline tells the sign to those who do not see the colours, or switched them off.
+    # The underline marks the sign for readers who cannot see colours or have switched them off.
     return Style(
         bgcolor=f"rgb({red},{green},{blue})",
         color="rgb(255,255,255)",

@@ -1,0 +1,124 @@
+"""Text with its credit, as pixels.
+
+rich lays the text out as on a terminal of 60 columns. Pillow draws the characters in DejaVu Sans
+Mono, a font that matplotlib ships. Both are loaded with the first frame.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw, ImageFont
+
+__all__ = ["draw_frame", "frame_lines"]
+
+_COLUMNS = 60
+_MIN_LINES, _MAX_LINES = 6, 32
+_CHARACTERS_PER_TOKEN = 5
+
+# All in pixels. At this size every glyph is exactly one cell wide. The numbers are even, so frames
+# have an even width and height, which the usual video format (H.264 with yuv420p) requires.
+_FONT_SIZE = 16
+_CELL_WIDTH, _LINE_HEIGHT, _MARGIN = 10, 22, 20
+
+_BACKGROUND, _PLAIN, _DIM = (24, 24, 27), (235, 235, 235), (150, 150, 155)
+
+# The font lacks the pictures of control characters, so they become caret notation (^[ for escape).
+_CARET_NOTATION = {0x2400 + code: f"^{chr(code ^ 0x40)}" for code in range(0x20)} | {0x2421: "^?"}
+# Half of a surrogate pair is not a character, and Pillow cannot encode it.
+_DRAWABLE = {**_CARET_NOTATION, **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
+
+
+def frame_lines(max_tokens: int) -> int:
+    """How many lines a frame needs to show texts of some length.
+
+    Args:
+        max_tokens: Most tokens of a text.
+
+    Returns:
+        Room for average English tokens and the score, from 6 to 32 lines.
+    """
+    needed = -(-max_tokens * _CHARACTERS_PER_TOKEN // _COLUMNS) + 2
+    return min(max(needed, _MIN_LINES), _MAX_LINES)
+
+
+def draw_frame(text: Text, lines: int) -> np.ndarray:
+    """Draw a rich text with its colours, wrapped at 60 columns.
+
+    Text that does not fit scrolls, as in a terminal: the last lines are shown. Characters that the
+    font lacks become boxes, and characters without a width of their own are left out.
+
+    Args:
+        text: Such as :func:`textgym.rendering.credit_text` returns.
+        lines: Height of the frame in lines of text.
+
+    Returns:
+        RGB pixels, shape (height, width, 3), uint8. The shape depends on ``lines`` alone, and
+        height and width are even.
+    """
+    from PIL import Image, ImageDraw
+
+    size = (2 * _MARGIN + _COLUMNS * _CELL_WIDTH, 2 * _MARGIN + lines * _LINE_HEIGHT)
+    image = Image.new("RGB", size, _BACKGROUND)
+    canvas = ImageDraw.Draw(image)
+    console = _console()
+    drawable = [
+        (_drawable(segment.text), segment.style or Style.null()) for segment in text.render(console)
+    ]
+    rows = console.render_lines(Text.assemble(*drawable), pad=False)
+    for row, segments in enumerate(rows[-lines:]):
+        x, y = _MARGIN, _MARGIN + row * _LINE_HEIGHT
+        for segment in segments:
+            width = cell_len(segment.text) * _CELL_WIDTH
+            _draw_run(canvas, x, y, width, segment.text, segment.style or Style.null())
+            x += width
+    return np.array(image)
+
+
+def _drawable(text: str) -> str:
+    """The text in characters that the font can show, each as wide as rich takes it to be."""
+    # The font has most accented letters, but cannot put an accent on a letter.
+    composed = unicodedata.normalize("NFC", text).translate(_DRAWABLE)
+    return "".join(character for character in composed if character == "\n" or cell_len(character))
+
+
+def _draw_run(
+    canvas: ImageDraw.ImageDraw, x: int, y: int, width: int, text: str, style: Style
+) -> None:
+    """Draw characters of one style; the top left corner is at x, y."""
+    if style.bgcolor is not None:
+        box = (x, y + 1, x + width - 1, y + _LINE_HEIGHT - 2)
+        canvas.rectangle(box, fill=style.bgcolor.get_truecolor())
+    colour: tuple[int, ...] = _DIM if style.dim else _PLAIN
+    if style.color is not None:
+        colour = style.color.get_truecolor()
+    canvas.text((x, y + 1), text, fill=colour, font=_font())
+    if style.underline:
+        canvas.line((x, y + _LINE_HEIGHT - 4, x + width - 1, y + _LINE_HEIGHT - 4), fill=colour)
+
+
+@cache
+def _console() -> Console:
+    # With a height given, too, rich does not ask the real terminal for its size.
+    return Console(file=io.StringIO(), width=_COLUMNS, height=_MAX_LINES, legacy_windows=False)
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib
+    from PIL import ImageFont
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")
+    # The basic layout puts each character into a cell of its own; ligatures would break the grid.
+    return ImageFont.truetype(str(path), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)

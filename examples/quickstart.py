@@ -15,7 +15,7 @@ from textgym.wrappers import CreditAssignment
 
 def main(episodes: int) -> None:
     env = gym.make("ABC-RLHF-v0", render_mode="ansi", action_mask_in_info=True)
-    env = CreditAssignment(env, "attention")  # adds info["credit"] when an episode ends
+    env = CreditAssignment(env, "abc")  # adds info["credit"] when an episode ends
     env.action_space.seed(0)
     for seed in range(episodes):
         _, info = env.reset(seed=seed)

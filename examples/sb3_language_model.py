@@ -25,7 +25,7 @@ NUM_ENVS, NUM_STEPS = 16, 48  # a rollout holds some four texts of each row
 
 def main(iterations: int, seed: int = 0) -> None:
     envs = gym.make_vec("ABC-RLHF-v0", NUM_ENVS, autoreset_mode=AutoresetMode.DISABLED)
-    env = VecMonitor(TextVecEnv(CreditAssignment(envs, "attention")))
+    env = VecMonitor(TextVecEnv(CreditAssignment(envs, "abc")))
     agent = PPO(
         LanguageModelPolicy,
         env,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,7 +17,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from textgym.credit import get_credit_assigner
+from textgym.credit import find_credit_assigner, get_credit_assigner
 from textgym.models import RewardModel
 
 torch.set_num_threads(1)  # the models are so small that threads would only wait for each other
@@ -92,10 +93,10 @@ def reward_model(classifier, tokenizer):
 
 @pytest.fixture(scope="session")
 def make_credit(language_model):
-    """Makes an assigner by its name, with what it cannot do without."""
+    """Makes an assigner by its id, with the arguments it cannot do without."""
 
     def make(name, **arguments):
-        needs_policy = name.startswith("policy-attention")
+        needs_policy = "policy" in inspect.signature(find_credit_assigner(name)).parameters
         return get_credit_assigner(
             name, **({"policy": language_model} if needs_policy else {}), **arguments
         )

@@ -41,7 +41,7 @@ class HindsightCreditCallback(BaseCallback):
         >>> import textgym
         >>> from stable_baselines3 import PPO
         >>> from textgym.wrappers import CreditAssignment
-        >>> env = CreditAssignment(gym.make("ABC-RLHF-v0"), "attention")
+        >>> env = CreditAssignment(gym.make("ABC-RLHF-v0"), "abc")
         >>> agent = PPO("MultiInputPolicy", env, n_steps=32, batch_size=32, n_epochs=1)
         >>> _ = agent.learn(32, callback=HindsightCreditCallback())
         >>> int((agent.rollout_buffer.rewards != 0).sum()) > 3  # not only where episodes ended

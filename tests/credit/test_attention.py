@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tests.credit.texts import five_tokens
 from textgym.credit import (
     AttentionCredit,
     AttentionRolloutCredit,
     PolicyAttentionCredit,
     PolicyLastAttentionCredit,
 )
-from textgym.credit._example import five_tokens
 from textgym.credit.attention import attention_rollout
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions

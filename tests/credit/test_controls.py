@@ -47,6 +47,21 @@ def test_shuffling_keeps_the_shares_and_forgets_the_places():
 
 
 @pytest.mark.parametrize("control", [RandomCredit, ShuffledAttentionCredit])
+def test_seeds_may_be_numpy_integers_and_nothing_else(control):
+    assert control(seed=np.int64(3)).seed == 3
+    for seed in (-1, 0.5, True, "3"):
+        with pytest.raises(InvalidArgumentError, match="seed"):
+            control(seed=seed)
+
+
+def test_the_draws_of_a_seed_stay_what_they_were():
+    """Written down, so that runs of benchmarks can be repeated."""
+    expected = [0.41166478, 0.52485698, 0.02080454, 0.04267370]
+    credit = RandomCredit(1.0, seed=3)(many(4, size=1))[0, 1:]
+    np.testing.assert_allclose(credit, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("control", [RandomCredit, ShuffledAttentionCredit])
 def test_a_text_keeps_its_draw_and_a_seed_changes_it(control):
     scored = many(5, size=8)
     torch.testing.assert_close(control()(scored), control()(scored))

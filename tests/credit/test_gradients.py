@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 
+from tests.credit.additive import AdditiveRewardModel
 from textgym.credit import gradients
-from textgym.credit._additive import AdditiveRewardModel
 from textgym.credit.gradients import (
     GradientTimesInputCredit,
     IntegratedGradientsCredit,
@@ -166,7 +166,7 @@ def test_a_batch_of_unknown_origin_is_refused(reward_model, ragged):
 
 
 def test_a_gradient_that_was_not_read_out_is_refused(reward_model, ragged):
-    with pytest.raises(InvalidArgumentError, match="not asked for"):
+    with pytest.raises(InvalidArgumentError, match="not requested"):
         GradientTimesInputCredit()(reward_model.read(ragged))
 
 

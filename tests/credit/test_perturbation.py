@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from textgym.credit._additive import AdditiveRewardModel
+from tests.credit.additive import AdditiveRewardModel
 from textgym.credit.perturbation import OcclusionCredit, score_subsets
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions

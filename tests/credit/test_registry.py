@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.credit.texts import five_tokens
 from textgym.credit import (
     CREDIT_ASSIGNERS,
     CreditAssigner,
     FunctionCredit,
     HindsightCredit,
     UniformCredit,
+    find_credit_assigner,
     get_credit_assigner,
     register_credit_assigner,
 )
-from textgym.credit._example import five_tokens
 from textgym.credit.potentials import POTENTIALS, Potential, get_potential, register_potential
 from textgym.errors import InvalidArgumentError
 from textgym.models import PrefixScores
@@ -50,6 +51,32 @@ def test_every_assigner_declares_what_it_is(name):
         assert part in page, part
 
 
+def test_labels_are_for_people_and_default_to_the_id():
+    class Mine(UniformCredit):
+        name = "mine"
+
+    assert CREDIT_ASSIGNERS["abc"].label == "ABC"
+    assert CREDIT_ASSIGNERS["shaping"].label == "causal shaping"
+    assert Mine.label == "mine"  # not its parent's label
+    labels = [assigner.label for assigner in CREDIT_ASSIGNERS.values()]
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("attention", "abc"),
+        ("shuffled-attention", "shuffled-abc"),
+        ("policy-attention", "abc-d"),
+        ("policy-attention-last", "abc-d2"),
+        ("textgym.credit:attention", "abc"),
+    ],
+)
+def test_former_ids_still_work_and_are_not_listed(alias, name):
+    assert find_credit_assigner(alias) is CREDIT_ASSIGNERS[name]
+    assert alias not in CREDIT_ASSIGNERS
+
+
 def test_an_assigner_is_returned_as_it_is():
     mine = UniformCredit()
     assert get_credit_assigner(mine) is mine
@@ -77,7 +104,7 @@ def test_a_registered_function_is_found_by_its_name_with_its_readouts(clean):
     assert assigner.readouts == {PrefixScores()}
     assert (assigner.name, assigner.paper) == ("prefix", "mine")
     assert repr(assigner) == "prefix(beta=1.0, gamma=0.5)"
-    scored = five_tokens({PrefixScores(): [0.0, 0.0, 16.0, 0.0, 0.0, 0.0, 0.0]})
+    scored = five_tokens({PrefixScores(): [[0.0, 0.0, 16.0, 0.0, 0.0, 0.0, 0.0]]})
     # 16 · 0.5⁴ is paid four steps before the end, where it is worth 16 of the last token's 2.
     torch.testing.assert_close(assigner(scored)[0, 2:], torch.tensor([1.0, 0, 0, 0, -14.0]))
 
@@ -110,9 +137,11 @@ def test_importing_a_module_registers_what_it_defines(clean, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("credit", "arguments", "message"),
     [
-        ("atention", {}, "did you mean 'attention'"),
-        ("no_such_module:attention", {}, "no_such_module"),
-        ("policy-attention", {}, "policy"),
+        ("abcd", {}, "did you mean 'abc-d'"),
+        ("ABC", {}, "did you mean 'abc'"),
+        ("atention", {}, "did you mean 'abc'"),  # close to a former id
+        ("no_such_module:abc", {}, "no_such_module"),
+        ("abc-d", {}, "policy"),
         ("uniform", {"layers": 0}, "layers"),
         (3, {}, "credit=3"),
     ],
@@ -129,10 +158,15 @@ def test_a_function_that_returns_another_shape_is_refused():
 
 def test_names_cannot_be_taken_twice(clean):
     class Mine(CreditAssigner):
+        name = "abc"
+
+    class Former(CreditAssigner):
         name = "attention"
 
     with pytest.raises(InvalidArgumentError, match="taken by AttentionCredit"):
         register_credit_assigner(Mine)
+    with pytest.raises(InvalidArgumentError, match="alias of 'abc'"):
+        register_credit_assigner(Former)
     with pytest.raises(InvalidArgumentError, match="name"):
         register_credit_assigner(name="")(lambda scored: scored.score)
     with pytest.raises(InvalidArgumentError, match="decorate"):

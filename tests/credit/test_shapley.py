@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from textgym.credit._additive import AdditiveRewardModel
+from tests.credit.additive import AdditiveRewardModel
 from textgym.credit.shapley import (
     ShapleyCredit,
     all_subsets,

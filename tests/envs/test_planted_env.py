@@ -175,7 +175,7 @@ def test_rows_agree_with_gymnasiums_own_vectorisation_of_the_single_one(mode):
 
 def test_credit_and_shaping_sum_to_the_programs_score():
     actions = words("very good the not very awful film was")
-    _, info = run_episode(CreditAssignment(make(), "attention"), actions, seed=0)
+    _, info = run_episode(CreditAssignment(make(), "abc"), actions, seed=0)
     assert info["credit"].sum() == pytest.approx(info["score"], abs=1e-4)
     rewards, info = run_episode(AttentionShaping(make()), actions, seed=0)
     assert sum(rewards) == pytest.approx(info["score"], abs=1e-4)

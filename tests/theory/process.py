@@ -273,8 +273,8 @@ def reward_to_go_gradient(process, logits, rewards, gamma=1.0):
 def build(name, policy, beta=None, gamma=1.0):
     """An assigner by its name, with its defaults wherever it has them."""
     needed = {
-        "policy-attention": {"policy": policy},
-        "policy-attention-last": {"policy": policy},
+        "abc-d": {"policy": policy},
+        "abc-d2": {"policy": policy},
         "position": {"profile": [0.2, 0.5, 0.3]},
         "integrated-gradients": {"num_steps": 4},  # by default 32, which takes seconds here
     }

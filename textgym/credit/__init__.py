@@ -16,6 +16,7 @@ from textgym.credit.controls import (
     SparseCredit,
     UniformCredit,
 )
+from textgym.credit.function import AttributionFunction, FunctionCredit
 from textgym.credit.gradients import GradientTimesInputCredit, IntegratedGradientsCredit
 from textgym.credit.perturbation import OcclusionCredit
 from textgym.credit.potentials import (
@@ -24,12 +25,12 @@ from textgym.credit.potentials import (
     FunctionPotential,
     Potential,
     PrefixScore,
+    StateFunction,
     get_potential,
     register_potential,
 )
 from textgym.credit.registry import (
     CREDIT_ASSIGNERS,
-    FunctionCredit,
     find_credit_assigner,
     get_credit_assigner,
     register_credit_assigner,
@@ -43,6 +44,7 @@ __all__ = [
     "AttentionCredit",
     "AttentionRolloutCredit",
     "AttentionWeightedPrefixScore",
+    "AttributionFunction",
     "CreditAssigner",
     "FunctionCredit",
     "FunctionPotential",
@@ -61,6 +63,7 @@ __all__ = [
     "ShapleyCredit",
     "ShuffledAttentionCredit",
     "SparseCredit",
+    "StateFunction",
     "UniformCredit",
     "WeightedCredit",
     "find_credit_assigner",

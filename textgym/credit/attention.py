@@ -36,38 +36,43 @@ __all__ = [
 
 @register_credit_assigner
 class AttentionCredit(WeightedCredit):
-    """Attention-Based Credit (ABC): shares by the reward model's own attention.
+    """Attention-Based Credit (ABC): shares given by the reward model's own attention.
 
-    credit_t = β·α_t·R + (1-β)·R·1[t = T], with α the attention row at the position that the score
-    is read from, cut to the completion and normalised (Chan et al., 2024, arXiv 2402.00782, who
-    take the last layer and the mean over its heads). An encoder's row is that of the position it
-    pools, or the mean of the rows where it pools by the mean. Where all attention lies on the
-    prompt, the score stays on the last token.
+    credit_t = β·α_t·R + (1-β)·R·1[t = T]. α is the attention row at the position that the score is
+    read from, restricted to the completion and normalised (Chan et al., 2024, arXiv 2402.00782;
+    they use the last layer and the mean over its heads). For an encoder, α is the row of the
+    position it pools, or the mean of all rows if it pools by the mean. If all attention falls on
+    the prompt, the score stays on the last token.
 
-    Cost: nothing beyond the forward pass that gives the score. Guarantee: at γ = 1 every
-    completion keeps its return, so the ranking of policies and the optimum are unchanged; the
-    gradient of methods that learn from the reward to go is not.
+    Cost: nothing beyond the forward pass that gives the score.
+
+    Guarantee: at γ = 1 every completion keeps its return, so the ranking of policies and the
+    optimum are unchanged. The gradient of methods that learn from the reward to go does change.
 
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        layers: The layer whose attention counts, the last by default, or several, whose mean is
-            taken.
-        heads: How the heads are reduced: "mean", "max", or the number of one.
+        layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
+            is taken.
+        heads: How the heads are reduced: "mean", "max", or the number of one head.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        Half of the attention is on the prompt; the shares of the completion are .1, .4, .1, .2, .2.
+        Half of the attention is on the prompt. The shares of the completion are .1, .4, .1, .2, .2.
 
-        >>> from textgym.credit._example import five_tokens
+        >>> from textgym.credit import AttentionCredit
+        >>> from textgym.models import AttentionRow, Completions
         >>> row = [0.25, 0.25, 0.05, 0.2, 0.05, 0.1, 0.1]
-        >>> AttentionCredit(beta=0.5)(five_tokens({AttentionRow(): row}))[0, 2:]
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> scored = completions.with_score([2.0], {AttentionRow(): [row]})
+        >>> AttentionCredit(beta=0.5)(scored)[0, 2:]
         tensor([0.1000, 0.4000, 0.1000, 0.2000, 1.2000])
     """
 
-    name = "attention"
+    name = "abc"
+    label = "ABC"
     paper = "arXiv 2402.00782"
     readouts = frozenset({AttentionRow()})
 
@@ -80,23 +85,24 @@ class AttentionCredit(WeightedCredit):
         self.readouts = frozenset({self._row})
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """The attention row."""
+        """The attention row, shape (batch, num_tokens)."""
         return scored[self._row]
 
 
 def attention_rollout(maps: Tensor, pooling: Tensor) -> Tensor:
-    """Attention of the pooled position, followed through all layers down to the input.
+    """Follow the attention of the pooled position through all layers down to the input.
 
-    Half of what a layer passes on comes through the residual connection: with A'_l = (A_l + I)/2,
-    the result is p·A'_L···A'_1 (Abnar & Zuidema, 2020, arXiv 2005.00928).
+    Half of what a layer passes on comes through the residual connection. So with
+    A'_l = (A_l + I)/2 the result is p·A'_L···A'_1 (Abnar & Zuidema, 2020, arXiv 2005.00928).
 
     Args:
-        maps: Attention maps of all layers, first to last, rows that sum to 1, shape
+        maps: Attention maps of all layers, first to last, with rows that sum to 1, shape
             (batch, num_layers, num_tokens, num_tokens).
-        pooling: Which positions are pooled, p, shape (batch, num_tokens), rows that sum to 1.
+        pooling: p, the weight of each position in the pooled state, shape (batch, num_tokens), with
+            rows that sum to 1.
 
     Returns:
-        Shape (batch, num_tokens), rows that sum to 1.
+        Shape (batch, num_tokens), with rows that sum to 1.
     """
     flow = pooling
     for layer in maps.unbind(1)[::-1]:
@@ -106,14 +112,16 @@ def attention_rollout(maps: Tensor, pooling: Tensor) -> Tensor:
 
 @register_credit_assigner
 class AttentionRolloutCredit(WeightedCredit):
-    """Shares by attention that is followed through all layers.
+    """Shares given by attention that is followed through all layers.
 
-    credit_t = β·α_t·R + (1-β)·R·1[t = T], with α the pooled position's row of A'_L···A'_1, where
-    A'_l = (A_l + I)/2 and A_l is the mean of the heads of layer l, cut to the completion and
-    normalised (attention rollout, Abnar & Zuidema, 2020, arXiv 2005.00928).
+    credit_t = β·α_t·R + (1-β)·R·1[t = T]. α is the pooled position's row of A'_L···A'_1, restricted
+    to the completion and normalised, where A'_l = (A_l + I)/2 and A_l is the mean over the heads of
+    layer l (attention rollout, Abnar & Zuidema, 2020, arXiv 2005.00928).
 
-    Cost: no further pass; every layer's map is computed besides the fused kernel, which takes
-    memory and time in the square of the length. Guarantee: that of :class:`AttentionCredit`.
+    Cost: no extra pass, but every layer's attention map is computed besides the fused kernel. Time
+    and memory grow with the square of the length.
+
+    Guarantee: the same as for :class:`AttentionCredit`.
 
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
@@ -123,40 +131,55 @@ class AttentionRolloutCredit(WeightedCredit):
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        One layer whose last position attends to the seven tokens as below. Half of the flow is the
-        residual connection's, which stays at the last token.
+        One layer, whose last position attends to the seven tokens as shown. Half of the flow goes
+        through the residual connection and stays at the last token.
 
-        >>> from textgym.credit._example import five_tokens
-        >>> layer = [[1.0 * (s == t) for t in range(7)] for s in range(6)]
-        >>> layer += [[0.1, 0.1, 0.2, 0.2, 0.2, 0.1, 0.1]]
-        >>> scored = five_tokens({LayerAttentionMaps(): [layer], Pooling(): [0.0] * 6 + [1.0]})
+        >>> from textgym.credit import AttentionRolloutCredit
+        >>> from textgym.models import Completions, LayerAttentionMaps, Pooling
+        >>> layer = [[float(s == t) for t in range(7)] for s in range(7)]
+        >>> layer[6] = [0.1, 0.1, 0.2, 0.2, 0.2, 0.1, 0.1]
+        >>> last = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> readouts = {LayerAttentionMaps(): [[layer]], Pooling(): [last]}
+        >>> scored = completions.with_score([2.0], readouts)
         >>> AttentionRolloutCredit(beta=0.9)(scored)[0, 2:]
         tensor([0.2000, 0.2000, 0.2000, 0.1000, 1.3000])
     """
 
     name = "attention-rollout"
+    label = "attention rollout"
     paper = "arXiv 2005.00928"
     readouts = frozenset({LayerAttentionMaps(), Pooling()})
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """The rollout of the pooled position."""
+        """The rollout of the pooled position, shape (batch, num_tokens)."""
         return attention_rollout(scored[LayerAttentionMaps()], scored[Pooling()])
 
 
 def attention_received(attention_map: Tensor, completion_mask: Tensor) -> Tensor:
-    """Mean attention that each token received in the steps that wrote the tokens after it.
+    """Mean attention that each token received while the tokens after it were written.
 
-    The step that writes a token attends from the position before it, so token t is seen from the
-    positions t … T-1: the last token is seen by no step.
+    The step that writes a token attends from the position before it. So token t is seen from the
+    positions t … T-1, and no step sees the last token.
 
     Args:
-        attention_map: [row, attends, attended to], shape (batch, num_tokens, num_tokens).
+        attention_map: Indexed [row, attends, attended to], shape (batch, num_tokens, num_tokens).
         completion_mask: Shape (batch, num_tokens), bool, one run of True per row.
 
     Returns:
-        Shape (batch, num_tokens), at completion tokens.
+        Shape (batch, num_tokens), 0 outside the completion.
+
+    Example:
+        A policy that attends to the latest token and the one before it, half each. The first token
+        of the completion receives .5 in two of the four steps that follow it, the second in two of
+        three, the third in two of two, and the fourth in its only one.
+
+        >>> steps = torch.tensor([[[0.5 * (s - t in (0, 1)) for t in range(7)] for s in range(7)]])
+        >>> completion_mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1]]).bool()
+        >>> attention_received(steps, completion_mask)[0, 2:]
+        tensor([0.2500, 0.3333, 0.5000, 0.5000, 0.0000])
     """
-    # A position writes the next token if that one belongs to the completion too.
+    # A position writes the next token if that token belongs to the completion too.
     writes = torch.zeros_like(completion_mask)
     writes[:, :-1] = completion_mask[:, 1:]
     position = torch.arange(completion_mask.shape[1], device=completion_mask.device)
@@ -165,14 +188,23 @@ def attention_received(attention_map: Tensor, completion_mask: Tensor) -> Tensor
 
 
 def attention_of_last_step(attention_map: Tensor, completion_mask: Tensor) -> Tensor:
-    """Attention row of the position that wrote the last token, the one before it.
+    """Attention row of the position that wrote the last token, which is the one before it.
 
     Args:
-        attention_map: [row, attends, attended to], shape (batch, num_tokens, num_tokens).
+        attention_map: Indexed [row, attends, attended to], shape (batch, num_tokens, num_tokens).
         completion_mask: Shape (batch, num_tokens), bool, one run of True per row, after a prompt.
 
     Returns:
         Shape (batch, num_tokens).
+
+    Example:
+        The last of seven tokens is written from position 5, the one before it:
+
+        >>> steps = torch.zeros(1, 7, 7)
+        >>> steps[0, 5] = torch.tensor([0.1, 0.1, 0.4, 0.2, 0.1, 0.1, 0.0])
+        >>> completion_mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1]]).bool()
+        >>> attention_of_last_step(steps, completion_mask)[0]
+        tensor([0.1000, 0.1000, 0.4000, 0.2000, 0.1000, 0.1000, 0.0000])
     """
     position = torch.arange(completion_mask.shape[1], device=completion_mask.device)
     last = torch.where(completion_mask, position, -1).max(dim=1).values
@@ -180,7 +212,7 @@ def attention_of_last_step(attention_map: Tensor, completion_mask: Tensor) -> Te
 
 
 class _PolicyCredit(WeightedCredit):
-    """Shares by the attention of a causal language model that reads the finished completion."""
+    """Shares given by the attention of a causal language model over the finished completion."""
 
     cost = "1 forward pass of the policy"
 
@@ -203,7 +235,7 @@ class _PolicyCredit(WeightedCredit):
         self._recorder: AttentionRecorder | None = None
 
     def forward_passes(self, num_tokens: int) -> int:
-        """One, of the policy."""
+        """One forward pass of the policy."""
         return 1
 
     @torch.no_grad()
@@ -217,8 +249,8 @@ class _PolicyCredit(WeightedCredit):
             raise InvalidArgumentError(
                 "policy",
                 self.policy,
-                f"it knows {num_embeddings} tokens, and the completions have others: pass a model "
-                "on the tokenizer of the environment",
+                f"it has only {num_embeddings} tokens, and the completions contain others: pass a "
+                "model that uses the environment's tokenizer",
             )
         text = LeftAligned.of(scored.to(self._model.device))
         inputs = {
@@ -234,86 +266,84 @@ class _PolicyCredit(WeightedCredit):
 
 @register_credit_assigner
 class PolicyAttentionCredit(_PolicyCredit):
-    """ABC-D: shares by the attention that the policy paid to a token while it wrote the rest.
+    """ABC-D: shares given by the attention a token received while the policy wrote the rest.
 
-    credit_t = β·α_t·R + (1-β)·R·1[t = T], with α_t the mean, over the steps that wrote the tokens
-    t+1 … T, of the policy's attention to token t, normalised (Chan et al., 2024, arXiv
-    2402.00782). The credit lands on the token that was attended to. No step attends to the last
-    token, whose α is 0; a completion of one token gets its score there.
+    credit_t = β·α_t·R + (1-β)·R·1[t = T]. α_t is the policy's mean attention to token t over the
+    steps that wrote the tokens t+1 … T, normalised (Chan et al., 2024, arXiv 2402.00782; see
+    :func:`attention_received`). Credit goes to the token that was attended to. No step attends to
+    the last token, so its α is 0. A completion of one token gets its score there.
 
-    Cost: one forward pass of the policy over the finished completion. Guarantee: that of
-    :class:`AttentionCredit`.
+    Cost: one forward pass of the policy over the finished completion.
+
+    Guarantee: the same as for :class:`AttentionCredit`.
 
     Args:
-        policy: The policy: ``"embedded"``, a folder, a hub id, or the model that is being trained,
-            whose attention then changes as it learns.
+        policy: The policy: ``"embedded"``, a folder, a hub id, or a model. Pass the model that is
+            being trained, and its attention changes as it learns.
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        layers: The layer whose attention counts, the last by default, or several, whose mean is
-            taken.
-        heads: How the heads are reduced: "mean", "max", or the number of one.
+        layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
+            is taken.
+        heads: How the heads are reduced: "mean", "max", or the number of one head.
 
     Raises:
-        InvalidArgumentError: If an argument is out of its range or the policy cannot be loaded.
+        InvalidArgumentError: If an argument is out of its range, or the policy cannot be loaded.
 
     Example:
-        A policy that attends to the latest token and the one before it, half each. The first token
-        of the completion gets .5 in two of the four steps that follow it, the second in two of
-        three, the third in two of two, the fourth in its only one: weights in the ratio of 3, 4, 6
-        and 6.
-
-        >>> from textgym.credit._example import five_tokens
-        >>> from textgym.credit.base import shares
-        >>> mask = five_tokens().completion_mask
-        >>> steps = torch.tensor([[[0.5 * (s - t in (0, 1)) for t in range(7)] for s in range(7)]])
-        >>> shares(attention_received(steps, mask), mask)[0, 2:] * 19
-        tensor([3., 4., 6., 6., 0.])
+        >>> from textgym.credit import PolicyAttentionCredit
+        >>> from textgym.models import Completions
+        >>> scored = Completions.from_lists([[1, 40]], [[50, 60, 70]]).with_score([2.0])
+        >>> credit = PolicyAttentionCredit("embedded", beta=1.0)(scored)
+        >>> credit.shape, round(credit.sum().item(), 4), credit[0, -1].item()
+        (torch.Size([1, 5]), 2.0, 0.0)
     """
 
-    name = "policy-attention"
+    name = "abc-d"
+    label = "ABC-D"
     paper = "arXiv 2402.00782"
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """Mean attention received."""
+        """Mean attention received, shape (batch, num_tokens)."""
         return attention_received(self._attention_map(scored), scored.completion_mask)
 
 
 @register_credit_assigner
 class PolicyLastAttentionCredit(_PolicyCredit):
-    """ABC-D2: shares by the attention of the policy's last step.
+    """ABC-D2: shares given by the attention of the policy's last step.
 
-    As :class:`PolicyAttentionCredit`, with α the attention row of the position that wrote the last
-    token (Chan et al., 2024, arXiv 2402.00782).
+    credit_t = β·α_t·R + (1-β)·R·1[t = T]. α is the policy's attention row at the position that
+    wrote the last token, normalised (Chan et al., 2024, arXiv 2402.00782; see
+    :func:`attention_of_last_step`). A completion of one token gets its score there.
 
-    Cost: one forward pass of the policy over the finished completion. Guarantee: that of
-    :class:`AttentionCredit`.
+    Cost: one forward pass of the policy over the finished completion.
+
+    Guarantee: the same as for :class:`AttentionCredit`.
 
     Args:
-        policy: As for :class:`PolicyAttentionCredit`.
+        policy: The policy: ``"embedded"``, a folder, a hub id, or a model. Pass the model that is
+            being trained, and its attention changes as it learns.
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        layers: As for :class:`PolicyAttentionCredit`.
-        heads: As for :class:`PolicyAttentionCredit`.
+        layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
+            is taken.
+        heads: How the heads are reduced: "mean", "max", or the number of one head.
 
     Raises:
-        InvalidArgumentError: If an argument is out of its range or the policy cannot be loaded.
+        InvalidArgumentError: If an argument is out of its range, or the policy cannot be loaded.
 
     Example:
-        The last token is written from the position before it, which attends to the prompt with
-        weight .2 and to the first four tokens of the completion as below.
-
-        >>> from textgym.credit._example import five_tokens
-        >>> from textgym.credit.base import shares
-        >>> mask = five_tokens().completion_mask
-        >>> steps = torch.zeros(1, 7, 7)
-        >>> steps[0, 5] = torch.tensor([0.1, 0.1, 0.4, 0.2, 0.1, 0.1, 0.0])
-        >>> shares(attention_of_last_step(steps, mask), mask)[0, 2:]
-        tensor([0.5000, 0.2500, 0.1250, 0.1250, 0.0000])
+        >>> from textgym.credit import PolicyLastAttentionCredit
+        >>> from textgym.models import Completions
+        >>> scored = Completions.from_lists([[1, 40]], [[50, 60, 70]]).with_score([2.0])
+        >>> credit = PolicyLastAttentionCredit("embedded", beta=1.0)(scored)
+        >>> credit.shape, round(credit.sum().item(), 4), credit[0, -1].item()
+        (torch.Size([1, 5]), 2.0, 0.0)
     """
 
-    name = "policy-attention-last"
+    name = "abc-d2"
+    label = "ABC-D2"
     paper = "arXiv 2402.00782"
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """The row of the last step."""
+        """The attention row of the last step, shape (batch, num_tokens)."""
         return attention_of_last_step(self._attention_map(scored), scored.completion_mask)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from textgym.credit.checks import check_beta, check_gamma
 from textgym.errors import InvalidArgumentError
 from textgym.models import Readout, RewardModel, ScoredCompletions
 
@@ -16,8 +17,6 @@ __all__ = [
     "CreditAssigner",
     "HindsightCredit",
     "WeightedCredit",
-    "check_beta",
-    "check_gamma",
     "close_residual",
     "redistribute",
     "shares",
@@ -26,26 +25,29 @@ __all__ = [
 
 
 class CreditAssigner(ABC):
-    """Shares the score of finished completions out over their tokens.
+    """Splits the score of finished completions among their tokens.
 
-    With gamma = 1 the credits of a completion sum to its score, so every trajectory keeps its
-    return. With gamma < 1 it is their discounted sum that equals the discounted score.
+    At gamma = 1 the credits of a completion sum to its score, so every trajectory keeps its
+    return. At gamma < 1 their discounted sum equals the discounted score.
 
     Attributes:
-        name: The name by which the command line and the benchmarks find it.
-        paper: Where it comes from.
-        causal: Whether the credit of a token depends on the text up to that token alone, except
-            for what the last token receives. Hindsight credit (False) leaves returns unchanged
-            too, but is not potential-based shaping: its potential would depend on tokens that do
-            not exist yet, so methods that learn from the reward to go see another gradient.
-        signed: Whether credits within one completion may differ in sign.
-        sums_to: What the method's own numbers sum to, before what is missing for the score is put
-            on the last token.
-        cost: What it takes beyond the forward pass that scores, per completion of T tokens.
+        name: Its id, for the registry and the command line.
+        label: Its name for people, in tables and plots. A class without a label shows its id.
+        paper: Its source.
+        causal: Whether the credit of a token depends only on the text up to that token; what the
+            last token receives is exempt. Hindsight credit (False) also leaves returns unchanged,
+            but it is not potential-based shaping: its potential would depend on tokens that do not
+            exist yet. Methods that learn from the reward to go therefore follow a different
+            gradient.
+        signed: Whether the credits within one completion may differ in sign.
+        sums_to: What the method's own numbers sum to, before the last token receives whatever is
+            missing for the score.
+        cost: Extra work for a completion of T tokens, on top of the forward pass that scores it.
         readouts: What the reward model must read out; see :mod:`textgym.models.readouts`.
     """
 
     name: ClassVar[str]
+    label: ClassVar[str]
     paper: ClassVar[str] = "none"
     causal: ClassVar[bool]
     signed: ClassVar[bool]
@@ -53,13 +55,19 @@ class CreditAssigner(ABC):
     cost: ClassVar[str] = "none"
     readouts: frozenset[Readout] = frozenset()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "name" in own and "label" not in own:  # otherwise it would show its parent's label
+            cls.label = cls.name
+
     @property
     def needs_causal_reward_model(self) -> bool:
         """Whether the reward model must not look ahead of a token."""
         return False
 
     def check_reward_model(self, reward_model: RewardModel) -> None:
-        """Check that this reward model gives what the assigner needs.
+        """Check that the reward model provides what this assigner needs.
 
         Raises:
             InvalidArgumentError: If it does not.
@@ -67,11 +75,11 @@ class CreditAssigner(ABC):
         reward_model.check_readouts(self.readouts)
 
     def forward_passes(self, num_tokens: int) -> int:
-        """Extra forward passes for a completion of so many tokens."""
+        """Extra forward passes for a completion of ``num_tokens`` tokens."""
         return 0
 
     def backward_passes(self, num_tokens: int) -> int:
-        """Backward passes for a completion of so many tokens."""
+        """Backward passes for a completion of ``num_tokens`` tokens."""
         return 0
 
     @abstractmethod
@@ -83,7 +91,7 @@ class CreditAssigner(ABC):
                 assigner needs.
 
         Returns:
-            float32 credit, shape (batch, num_tokens), 0 outside the completion.
+            Credit, float32, shape (batch, num_tokens), 0 outside the completion.
         """
 
     def __repr__(self) -> str:
@@ -93,11 +101,11 @@ class CreditAssigner(ABC):
 
 
 class HindsightCredit(CreditAssigner):
-    """Credit β·a_t·γ^(T-t), and what is then missing for the score on the last token.
+    """Credit β·a_t·γ^(T-t); the last token also gets whatever is then missing for the score.
 
-    a_t is what the method attributes to token t, in units of the score. With the factor γ^(T-t) a
-    token's part of the discounted return, γ^t·β·a_t·γ^(T-t), does not depend on its place: a
-    discount favours neither early nor late credit.
+    a_t is what the method attributes to token t, in units of the score. Thanks to the factor
+    γ^(T-t), a token contributes β·a_t·γ^T to the discounted return wherever it stands: discounting
+    favours neither early nor late credit.
 
     Args:
         beta: Share of the attributions that is paid, in [0, 1].
@@ -115,13 +123,13 @@ class HindsightCredit(CreditAssigner):
 
     @abstractmethod
     def attributions(self, scored: ScoredCompletions) -> Tensor:
-        """What each token contributed to the score, shape (batch, num_tokens).
+        """How much each token contributed to the score, shape (batch, num_tokens).
 
-        What stands outside the completion is ignored.
+        Values outside the completion are ignored.
         """
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`CreditAssigner`."""
+        """Compute the credit of every token; see :class:`CreditAssigner`."""
         attributions = self.attributions(scored)
         return redistribute(
             attributions, scored.score, scored.completion_mask, self.beta, self.gamma
@@ -145,44 +153,22 @@ class WeightedCredit(HindsightCredit):
     def weights(self, scored: ScoredCompletions) -> Tensor:
         """Non-negative weights, shape (batch, num_tokens).
 
-        They need not be normalised, and what stands outside the completion is ignored.
+        They need not be normalised. Values outside the completion are ignored.
         """
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
-        """Normalised weights times the score."""
+        """Normalised weights times the score, shape (batch, num_tokens)."""
         return shares(self.weights(scored), scored.completion_mask) * scored.score[:, None]
 
 
-def check_beta(beta: float) -> float:
-    """Return ``beta``, the share of the score to redistribute.
-
-    Raises:
-        InvalidArgumentError: If it is not in [0, 1].
-    """
-    if not 0.0 <= beta <= 1.0:
-        raise InvalidArgumentError("beta", beta, "must lie between 0 (sparse) and 1 (all of it)")
-    return float(beta)
-
-
-def check_gamma(gamma: float) -> float:
-    """Return ``gamma``, the discount factor.
-
-    Raises:
-        InvalidArgumentError: If it is not in (0, 1].
-    """
-    if not 0.0 < gamma <= 1.0:
-        raise InvalidArgumentError("gamma", gamma, "must be greater than 0 and at most 1")
-    return float(gamma)
-
-
 def steps_to_go(completion_mask: Tensor) -> Tensor:
-    """Number of tokens that follow each token of a completion: T - t for t = 1 … T.
+    """Count the tokens that follow each token of a completion: T - t for t = 1 … T.
 
     Args:
         completion_mask: Shape (batch, num_tokens), bool.
 
     Returns:
-        int64, shape (batch, num_tokens): 0 at the last token; 0 outside the completion too.
+        int64, shape (batch, num_tokens), 0 at the last token and outside the completion.
 
     Raises:
         InvalidArgumentError: If a completion has no token.
@@ -198,14 +184,15 @@ def steps_to_go(completion_mask: Tensor) -> Tensor:
 
 
 def shares(weights: Tensor, completion_mask: Tensor) -> Tensor:
-    """Cut weights to the completion and normalise them.
+    """Keep the weights of the completion and normalise them.
 
     Args:
         weights: Non-negative, shape (batch, num_tokens).
         completion_mask: Shape (batch, num_tokens), bool.
 
     Returns:
-        float32, same shape; each row sums to 1, or is 0 where the completion has no weight at all.
+        float32, same shape. Each row sums to 1; where a completion has no weight at all, its row
+        is 0.
 
     >>> shares(torch.tensor([[0.5, 0.1, 0.4]]), torch.tensor([[False, True, True]]))
     tensor([[0.0000, 0.2000, 0.8000]])
@@ -219,10 +206,10 @@ def shares(weights: Tensor, completion_mask: Tensor) -> Tensor:
 def redistribute(
     attributions: Tensor, score: Tensor, completion_mask: Tensor, beta: float, gamma: float
 ) -> Tensor:
-    """Pay a part of the attributions, and leave the rest of the score on the last token.
+    """Pay a share of the attributions and leave the rest of the score on the last token.
 
-    The credit of token t is β·a_t·γ^(T-t). With attributions that sum to the score, a_t = α_t·R,
-    the rest is (1-β)·R, and at γ = 1 this is the credit of Chan et al. (2024, arXiv 2402.00782).
+    The credit of token t is β·a_t·γ^(T-t). If the attributions sum to the score, a_t = α_t·R, the
+    rest is (1-β)·R, and at γ = 1 this is the credit of Chan et al. (2024, arXiv 2402.00782).
 
     Args:
         attributions: In units of the score, shape (batch, num_tokens).
@@ -232,7 +219,7 @@ def redistribute(
         gamma: Discount factor, in (0, 1].
 
     Returns:
-        float32 credit, shape (batch, num_tokens), 0 outside the completion.
+        Credit, float32, shape (batch, num_tokens), 0 outside the completion.
     """
     attributions = attributions.float().masked_fill(~completion_mask, 0.0)
     credit = beta * attributions * gamma ** steps_to_go(completion_mask)
@@ -246,15 +233,15 @@ def close_residual(
 
     Args:
         credit: Shape (batch, num_tokens), 0 outside the completion.
-        score: Shape (batch,).
+        score: R, shape (batch,).
         completion_mask: Shape (batch, num_tokens), bool.
-        gamma: Discount factor: Σ_t γ^t credit_t is made equal to γ^T R.
+        gamma: Discount factor. Counting steps from 1 to T, Σ_t γ^t credit_t becomes γ^T R.
 
     Returns:
-        Credit of the same shape.
+        Credit, same shape.
     """
     to_go = steps_to_go(completion_mask)
     is_last = completion_mask & (to_go == 0)
-    # Seen from the last token, a credit that was paid k steps earlier is worth γ^-k of its value.
+    # Seen from the last token, credit paid k steps earlier is worth γ^-k times as much.
     paid = (credit * gamma ** (-to_go.to(credit.dtype))).sum(dim=1, keepdim=True)
     return credit + is_last * (score[:, None] - paid)

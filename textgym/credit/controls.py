@@ -1,7 +1,7 @@
-"""Controls: what a method of credit assignment must beat before its information gets the praise.
+"""Controls: what a method must beat before its information deserves the praise.
 
-The random ones draw from a generator that is seeded by the seed and the text, so that the credit of
-a completion does not depend on what else is in its batch, nor on the order or the padding.
+The random controls seed a generator with the seed and the text. So the credit of a completion does
+not depend on the rest of its batch, on the order of the rows or on the padding.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from textgym.credit.attention import AttentionCredit
 from textgym.credit.base import CreditAssigner, WeightedCredit, close_residual
+from textgym.credit.checks import check_whole_number
 from textgym.credit.registry import register_credit_assigner
 from textgym.errors import InvalidArgumentError
 from textgym.models import RewardModel, ScoredCompletions
@@ -32,33 +33,36 @@ __all__ = [
 
 @register_credit_assigner
 class SparseCredit(CreditAssigner):
-    """All of the score on the last token: credit_t = R·1[t = T], what the environment itself pays.
+    """The whole score on the last token: credit_t = R·1[t = T], as the environment pays it.
 
-    Cost: none. Guarantee: it is the reward that all others are compared with.
+    Cost: none. Guarantee: this is the reward that all other methods are compared with.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
-        >>> SparseCredit()(five_tokens())[0, 2:]
+        >>> from textgym.credit import SparseCredit
+        >>> from textgym.models import Completions
+        >>> scored = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]]).with_score([2.0])
+        >>> SparseCredit()(scored)[0, 2:]
         tensor([0., 0., 0., 0., 2.])
     """
 
     name = "sparse"
+    label = "sparse reward"
     causal = True
     signed = False
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`CreditAssigner`."""
+        """Compute the credit of every token; see :class:`CreditAssigner`."""
         nothing = torch.zeros_like(scored.completion_mask, dtype=torch.float32)
         return close_residual(nothing, scored.score, scored.completion_mask)
 
 
 @register_credit_assigner
 class UniformCredit(WeightedCredit):
-    """The same share for every token: densification without any information.
+    """The same share for every token: a dense reward without any information.
 
     credit_t = β·R/T + (1-β)·R·1[t = T].
 
-    Cost: none. Guarantee: that of all hindsight credit, at γ = 1 every completion keeps its return.
+    Cost: none. Guarantee: at γ = 1 every completion keeps its return, as with all hindsight credit.
 
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
@@ -68,45 +72,51 @@ class UniformCredit(WeightedCredit):
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
-        >>> UniformCredit(beta=0.5)(five_tokens())[0, 2:]
+        >>> from textgym.credit import UniformCredit
+        >>> from textgym.models import Completions
+        >>> scored = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]]).with_score([2.0])
+        >>> UniformCredit(beta=0.5)(scored)[0, 2:]
         tensor([0.2000, 0.2000, 0.2000, 0.2000, 1.2000])
     """
 
     name = "uniform"
+    label = "uniform credit"
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """One for every token."""
+        """One for every token of the completion, shape (batch, num_tokens)."""
         return scored.completion_mask.float()
 
 
 @register_credit_assigner
 class RandomCredit(WeightedCredit):
-    """Random shares: density and unevenness without information.
+    """Random shares: dense and uneven, without information.
 
     credit_t = β·α_t·R + (1-β)·R·1[t = T], with α drawn from a symmetric Dirichlet distribution.
     The same text always gets the same shares.
 
-    Cost: none. Guarantee: that of :class:`UniformCredit`.
+    Cost: none. Guarantee: the same as for :class:`UniformCredit`.
 
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        concentration: Of the Dirichlet distribution: 1 is uniform on all shares, a larger number
-            makes them more even.
-        seed: Another seed gives other shares.
+        concentration: Parameter of the Dirichlet distribution. At 1 all ways to split the score are
+            equally likely; larger numbers make the shares more even.
+        seed: A different seed gives different shares.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
-        >>> credit = RandomCredit(beta=1.0, seed=3)(five_tokens())[0, 2:]
+        >>> from textgym.credit import RandomCredit
+        >>> from textgym.models import Completions
+        >>> scored = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]]).with_score([2.0])
+        >>> credit = RandomCredit(beta=1.0, seed=3)(scored)[0, 2:]
         >>> bool(credit.min() > 0), round(credit.sum().item(), 4)
         (True, 2.0)
     """
 
     name = "random"
+    label = "random credit"
 
     def __init__(
         self, beta: float = 0.8, gamma: float = 1.0, *, concentration: float = 1.0, seed: int = 0
@@ -114,46 +124,51 @@ class RandomCredit(WeightedCredit):
         super().__init__(beta, gamma)
         if not 0.0 < concentration < float("inf"):
             raise InvalidArgumentError("concentration", concentration, "must be positive")
-        self.concentration, self.seed = float(concentration), _check_seed(seed)
+        self.concentration = float(concentration)
+        self.seed = check_whole_number("seed", seed, 0)
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """A draw per completion."""
+        """One draw of shares per completion, shape (batch, num_tokens)."""
 
-        def draw(shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            return rng.dirichlet(np.full(len(shares), self.concentration))
+        def draw(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return rng.dirichlet(np.full(len(places), self.concentration))
 
-        return _by_text(scored, torch.zeros_like(scored.input_ids), draw, self.seed)
+        return _by_text(scored, scored.completion_mask, draw, self.seed)
 
 
 @register_credit_assigner
 class ShuffledAttentionCredit(AttentionCredit):
-    """ABC's own shares, shuffled within the completion: its unevenness without its aim.
+    """ABC's shares in random order: as uneven as ABC, but without its aim.
 
     credit_t = β·α_π(t)·R + (1-β)·R·1[t = T], with α as in :class:`AttentionCredit` and π a random
-    permutation. The same text is always shuffled alike.
+    permutation. The same text is always shuffled the same way.
 
-    Cost: none. Guarantee: that of :class:`AttentionCredit`.
+    Cost: none. Guarantee: the same as for :class:`AttentionCredit`.
 
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        layers: As for :class:`AttentionCredit`.
-        heads: As for :class:`AttentionCredit`.
-        seed: Another seed gives other permutations.
+        layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
+            is taken.
+        heads: How the heads are reduced: "mean", "max", or the number of one head.
+        seed: A different seed gives different permutations.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
-        >>> from textgym.models import AttentionRow
+        >>> from textgym.credit import ShuffledAttentionCredit
+        >>> from textgym.models import AttentionRow, Completions
         >>> row = [0.25, 0.25, 0.05, 0.2, 0.05, 0.1, 0.1]
-        >>> credit = ShuffledAttentionCredit(beta=1.0)(five_tokens({AttentionRow(): row}))[0, 2:]
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> scored = completions.with_score([2.0], {AttentionRow(): [row]})
+        >>> credit = ShuffledAttentionCredit(beta=1.0)(scored)[0, 2:]
         >>> credit.sort().values
         tensor([0.2000, 0.2000, 0.4000, 0.4000, 0.8000])
     """
 
-    name = "shuffled-attention"
+    name = "shuffled-abc"
+    label = "shuffled ABC"
     paper = "none"
 
     def __init__(
@@ -166,21 +181,15 @@ class ShuffledAttentionCredit(AttentionCredit):
         seed: int = 0,
     ) -> None:
         super().__init__(beta, gamma, layers=layers, heads=heads)
-        self.seed = _check_seed(seed)
+        self.seed = check_whole_number("seed", seed, 0)
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """The attention row, shuffled."""
+        """The attention row, shuffled within the completion, shape (batch, num_tokens)."""
 
         def shuffle(attention: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             return rng.permutation(attention)
 
         return _by_text(scored, super().weights(scored), shuffle, self.seed)
-
-
-def _check_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InvalidArgumentError("seed", seed, "must be a whole number of at least 0")
-    return int(seed)
 
 
 def _by_text(
@@ -189,45 +198,54 @@ def _by_text(
     draw: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     seed: int,
 ) -> Tensor:
-    """Replace the values of each completion by a draw that depends on its text and the seed."""
-    result = torch.zeros(values.shape)
-    for row in range(len(scored)):
-        text = scored.input_ids[row][scored.attention_mask[row]].cpu().numpy()
-        mask = scored.completion_mask[row].cpu()
+    """Replace the values of each completion with a draw that depends on its text and the seed."""
+    ids, is_token, is_completion, before = (
+        tensor.cpu().numpy()
+        for tensor in (
+            scored.input_ids,
+            scored.attention_mask,
+            scored.completion_mask,
+            values.float(),
+        )
+    )
+    result = np.zeros(before.shape, dtype=np.float32)
+    for row, mask in enumerate(is_completion):
+        text = ids[row, is_token[row]]
         rng = np.random.default_rng([seed, zlib.crc32(text.tobytes())])
-        drawn = draw(values[row].cpu()[mask].float().numpy(), rng)
-        result[row, mask] = torch.from_numpy(np.ascontiguousarray(drawn, dtype=np.float32))
-    return result.to(scored.score.device)
+        result[row, mask] = draw(before[row, mask], rng)
+    return torch.from_numpy(result).to(scored.score.device)
 
 
 @register_credit_assigner
 class PositionCredit(WeightedCredit):
-    """ABC's mean profile over the position: what attention knows without reading the text.
+    """ABC's average profile over the position: what attention knows without reading the text.
 
-    credit_t = β·α_t·R + (1-β)·R·1[t = T], with α_t the part of a fixed profile that lies between
-    (t-1)/T and t/T. The profile is fitted on reference completions by
-    :func:`textgym.models.profile.mean_profile`.
+    credit_t = β·α_t·R + (1-β)·R·1[t = T]. α_t is the part of a fixed profile between (t-1)/T and
+    t/T. :func:`textgym.models.profile.mean_profile` fits the profile on reference completions.
 
-    Cost: none. Guarantee: that of :class:`UniformCredit`.
+    Cost: none. Guarantee: the same as for :class:`UniformCredit`.
 
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        profile: Non-negative shares of equal parts of a completion, first to last; None for the
-            one that the reward model ships (``attention_profile`` in its config).
+        profile: Non-negative shares of equal parts of a completion, first to last. None uses the
+            profile that comes with the reward model (``attention_profile`` in its config).
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        The last half gets three times as much as the first.
+        The second half gets three times as much as the first.
 
-        >>> from textgym.credit._example import five_tokens
-        >>> PositionCredit(beta=1.0, profile=[0.25, 0.75])(five_tokens())[0, 2:]
+        >>> from textgym.credit import PositionCredit
+        >>> from textgym.models import Completions
+        >>> scored = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]]).with_score([2.0])
+        >>> PositionCredit(beta=1.0, profile=[0.25, 0.75])(scored)[0, 2:]
         tensor([0.2000, 0.2000, 0.4000, 0.6000, 0.6000])
     """
 
     name = "position"
+    label = "position credit"
 
     def __init__(
         self, beta: float = 0.8, gamma: float = 1.0, *, profile: Sequence[float] | None = None
@@ -248,19 +266,19 @@ class PositionCredit(WeightedCredit):
         super().check_reward_model(reward_model)
         self._profile_for(reward_model)
 
-    def _profile_for(self, reward_model: RewardModel | None) -> Sequence[float]:
+    def _profile_for(self, reward_model: object) -> Sequence[float]:
         profile = self.profile or getattr(reward_model, "attention_profile", None)
         if profile is None:
             raise InvalidArgumentError(
                 "profile",
                 None,
-                "the reward model ships none; fit one on reference completions with "
+                "the reward model comes without one; fit one on reference completions with "
                 "textgym.models.profile.mean_profile and pass it",
             )
         return profile
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
-        """The profile, stretched over each completion."""
+        """The profile, stretched over each completion, shape (batch, num_tokens)."""
         profile = self._profile_for(scored.reward_model)
         result = torch.zeros(scored.input_ids.shape)
         for row, mask in enumerate(scored.completion_mask.cpu()):

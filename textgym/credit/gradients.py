@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from textgym.credit.base import HindsightCredit
-from textgym.credit.perturbation import check_whole_number, reward_model_of
+from textgym.credit.checks import check_whole_number
+from textgym.credit.perturbation import reward_model_of
 from textgym.credit.registry import register_credit_assigner
 from textgym.errors import InvalidArgumentError, MissingDependencyError
-from textgym.models import GradientTimesInput, LeftAligned, RewardModel, ScoredCompletions
+from textgym.models import GradientTimesInput, LeftAligned, ScoredCompletions, Scorer
 
 __all__ = ["GradientTimesInputCredit", "IntegratedGradientsCredit", "mean_embedding"]
 
@@ -22,15 +23,15 @@ class GradientTimesInputCredit(HindsightCredit):
     """The gradient of the score by a token's embedding, times that embedding.
 
     attribution_t = Σ_d e_td ∂R/∂e_td (Shrikumar et al., 2016, arXiv 1605.01713), also known as
-    input × gradient: to first order, what the score would lose if the embedding were 0. It looks
-    along the embedding, so a model that begins with a normalisation (RMSNorm), to which the length
-    of an embedding matters little, shows it little: compare it with
+    input × gradient. To first order, it is what the score would lose if the embedding were 0. The
+    method looks along the embedding only. A model that begins with a normalisation (RMSNorm) hardly
+    reacts to an embedding's length, so there it sees little: compare it with
     :class:`IntegratedGradientsCredit` before you trust it.
 
-    Cost: one backward pass; the forward pass is the one that scores.
+    Cost: one backward pass. The forward pass is the one that scores.
 
-    Guarantee: at γ = 1 every completion keeps its return. The attributions have no fixed sum; what
-    they leave of the score goes to the last token.
+    Guarantee: at γ = 1 every completion keeps its return. The attributions have no fixed sum;
+    whatever is missing for the score goes to the last token.
 
     Args:
         beta: Share of the attributions that is paid, in [0, 1].
@@ -40,16 +41,20 @@ class GradientTimesInputCredit(HindsightCredit):
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        A score of 2, and products that sum to 1.5 over the five tokens of the completion: the
-        missing 0.5 goes to the last token.
+        The score is 2 and the products of the completion sum to 1.5. The missing 0.5 goes to the
+        last token.
 
-        >>> from textgym.credit._example import five_tokens
-        >>> scored = five_tokens({GradientTimesInput(): [0.25, 0.5, 0.5, 1.0, -1.0, 0.5, 0.5]})
+        >>> from textgym.credit import GradientTimesInputCredit
+        >>> from textgym.models import Completions, GradientTimesInput
+        >>> products = [0.25, 0.5, 0.5, 1.0, -1.0, 0.5, 0.5]
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> scored = completions.with_score([2.0], {GradientTimesInput(): [products]})
         >>> GradientTimesInputCredit(beta=1.0)(scored)[0, 2:]
         tensor([ 0.5000,  1.0000, -1.0000,  0.5000,  1.0000])
     """
 
     name = "gradient-times-input"
+    label = "gradient × input"
     paper = "arXiv 1605.01713"
     signed = True
     sums_to = "no fixed sum"
@@ -57,22 +62,20 @@ class GradientTimesInputCredit(HindsightCredit):
     readouts = frozenset({GradientTimesInput()})
 
     def backward_passes(self, num_tokens: int) -> int:
-        """One, for the gradient."""
+        """One backward pass, for the gradient."""
         return 1
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
-        """The read-out, shape (batch, num_tokens)."""
+        """Gradient times input, shape (batch, num_tokens)."""
         return scored[GradientTimesInput()]
 
 
 @torch.no_grad()
-def mean_embedding(reward_model: RewardModel) -> Tensor:
-    """Mean of the embeddings of all tokens, shape (hidden_size,)."""
-    vocabulary = torch.arange(
-        reward_model.model.get_input_embeddings().num_embeddings, device=reward_model.device
-    )
-    # Some models scale what they look up, so the tokens are embedded rather than the table read;
-    # in parts, because the table may be large.
+def mean_embedding(reward_model: Scorer) -> Tensor:
+    """Mean embedding over the vocabulary, shape (hidden_size,)."""
+    vocabulary = torch.arange(reward_model.num_embeddings, device=reward_model.device)
+    # Some models scale the embeddings they look up, so this embeds every token instead of averaging
+    # the table. It goes in parts because the table may be large.
     parts = [reward_model.embed(ids[None])[0].float().sum(0) for ids in vocabulary.split(4096)]
     return torch.stack(parts).sum(0) / len(vocabulary)
 
@@ -82,44 +85,49 @@ class IntegratedGradientsCredit(HindsightCredit):
     """Gradients along the straight line from a baseline to the completion's embeddings.
 
     attribution_t = Σ_d (e_td - b_d) ∫_0^1 ∂R/∂e_td at b + α(e - b) dα (Sundararajan et al., 2017,
-    arXiv 1703.01365), computed by captum with Gauss-Legendre quadrature. The embeddings of the
+    arXiv 1703.01365), computed by captum with Gauss-Legendre quadrature. Only the embeddings of the
     completion move; those of the prompt stay as they are.
 
-    From the baseline "zero" the sum does not come near the score in a model that begins with a
-    normalisation (RMSNorm): such a model sees an embedding's direction, which is the same all the
-    way to zero, where its gradient has a pole. Take "zero" only for models without one;
-    ``benchmarks/credit_fidelity.py`` measures the error of both on the embedded reward model.
+    Use the baseline "zero" only for models that do not begin with a normalisation (RMSNorm). Such a
+    model sees only an embedding's direction. The direction is the same all the way to zero, where
+    the gradient has a pole, so the sum does not come near the score.
+    ``benchmarks/credit_fidelity.py`` measures the error of both baselines on the embedded reward
+    model.
 
-    Cost: ``num_steps`` forward and as many backward passes per completion.
+    Cost: ``num_steps`` forward passes and as many backward passes per completion.
 
-    Guarantee: at γ = 1 every completion keeps its return. The attributions sum to the reward
-    model's score minus its score of the baseline (the prompt with every completion token's
-    embedding replaced), up to the error of the quadrature.
+    Guarantee: at γ = 1 every completion keeps its return. Up to the error of the quadrature, the
+    attributions sum to the reward model's score minus its score of the baseline (the prompt,
+    followed by the baseline instead of the completion's embeddings).
 
     Args:
         beta: Share of the attributions that is paid, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        num_steps: Points on the line, at least 1.
-        baseline: Where the line begins: "mean" for the mean of all tokens' embeddings, or "zero".
-        internal_batch_size: Texts per forward pass, at most.
+        num_steps: Number of points on the line, at least 1.
+        baseline: Where the line begins: "mean" is the mean embedding over the vocabulary, "zero" is
+            the zero vector.
+        internal_batch_size: Largest number of texts in one forward pass.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
         MissingDependencyError: If captum is not installed (``pip install "textgym[attribution]"``).
 
     Example:
-        The score is the sum of what the tokens are worth, 0.5, 1, -1, 0.5 and 1 for those of the
-        completion. The mean over the vocabulary is 0, so the baseline is worth nothing.
+        The planted reward model scores "not very bad" with 2 and the baseline with 0.
 
-        >>> from textgym.credit._additive import AdditiveRewardModel
-        >>> from textgym.credit._example import five_tokens
-        >>> worth = torch.tensor([-2.0, 0.0, 0.0, 0.5, 1.0, -1.0, 0.5, 1.0])  # by token id
-        >>> scored = five_tokens(reward_model=AdditiveRewardModel(worth))
-        >>> IntegratedGradientsCredit(beta=1.0, num_steps=4)(scored)[0, 2:]
-        tensor([ 0.5000,  1.0000, -1.0000,  0.5000,  1.0000])
+        >>> from textgym.credit import IntegratedGradientsCredit
+        >>> from textgym.models import Completions, load_reward_model
+        >>> from textgym.planted import encode
+        >>> reward_model = load_reward_model("planted")
+        >>> prompt_ids = encode("the film was")
+        >>> completion_ids = encode("not very bad")[1:]  # without the start token
+        >>> scored = reward_model.read(Completions.from_lists([prompt_ids], [completion_ids]))
+        >>> IntegratedGradientsCredit(beta=1.0)(scored)[0, 4:].round(decimals=1)
+        tensor([0.2000, 0.8000, 0.9000])
     """
 
     name = "integrated-gradients"
+    label = "integrated gradients"
     paper = "arXiv 1703.01365"
     signed = True
     sums_to = "score - baseline score"
@@ -144,22 +152,22 @@ class IntegratedGradientsCredit(HindsightCredit):
             raise MissingDependencyError("captum", "attribution", "the credit integrated-gradients")
 
     def forward_passes(self, num_tokens: int) -> int:
-        """One for each point on the line."""
+        """One pass for each point on the line."""
         return self.num_steps
 
     def backward_passes(self, num_tokens: int) -> int:
-        """One for each point on the line."""
+        """One pass for each point on the line."""
         return self.num_steps
 
     def baseline_score(self, scored: ScoredCompletions) -> Tensor:
-        """The reward model's score where the line begins, shape (batch,)."""
+        """The reward model's score of the baseline, shape (batch,)."""
         with torch.no_grad():
             text, start, _ = self._line(scored)
             return reward_model_of(scored).score_embeddings(start, text.attention_mask)
 
     @torch.no_grad()
     def _line(self, scored: ScoredCompletions) -> tuple[LeftAligned, Tensor, Tensor]:
-        """The texts, and where the line begins and ends, (batch, longest text, hidden_size)."""
+        """The texts, and both ends of the line, each (batch, longest text, hidden_size)."""
         reward_model = reward_model_of(scored)
         text = LeftAligned.of(scored)
         end = reward_model.embed(text.input_ids)
@@ -170,13 +178,13 @@ class IntegratedGradientsCredit(HindsightCredit):
         return text, torch.where(moves, baseline, end), end
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
-        """Integrated gradients, summed over each embedding's components, (batch, num_tokens)."""
+        """Integrated gradients, summed over the components, shape (batch, num_tokens)."""
         from captum.attr import IntegratedGradients
 
         text, start, end = self._line(scored)
         method = IntegratedGradients(reward_model_of(scored).score_embeddings)
         parts = []
-        # captum divides the steps of a batch, not the batch itself.
+        # captum splits the steps into smaller batches, but not the rows.
         for rows in torch.arange(len(scored), device=end.device).split(self.internal_batch_size):
             part = method.attribute(
                 end[rows],

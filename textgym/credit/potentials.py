@@ -1,10 +1,10 @@
-"""Potentials: functions of the state that say how well the text so far stands.
+"""Potentials: functions of the state that say how good the text is so far.
 
 Paying the difference γΦ(s') - Φ(s) at every step leaves the optimal policies unchanged (Ng, Harada
 & Russell, 1999), provided that Φ depends on the state alone and is 0 at the end of an episode
-(Grześ, 2017). The potentials here are measured from that of the prompt alone, so that they are 0
-at the start as well and the prompt's mood is not paid to the first token; at γ = 1 the rewards of
-an episode then still sum to its score.
+(Grześ, 2017). The potentials here are measured relative to the prompt alone, so they are 0 at the
+start too. The first token is then not paid for the prompt's mood, and at γ = 1 the rewards of an
+episode still sum to its score.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ __all__ = [
 ]
 
 
-_MOST_STARTS = 4096  # prompts whose value is kept; a source may never draw one twice
-
 StateFunction = Callable[[Tensor, Tensor], float]
-"""Φ as a function of the prompt's and the completion's token ids, int64 of one axis each."""
+"""Φ as a function of the token ids of the prompt and of the completion so far, both int64, 1-D."""
+
+_MOST_PROMPTS = 4096  # whose value is kept; a prompt source may never draw the same prompt twice
 
 
 class Potential(ABC):
-    """Φ of every state that a batch of completions passed through.
+    """Computes Φ for every state that a batch of completions passed through.
 
     Attributes:
-        name: Short name.
-        paper: Where it comes from.
+        name: Its id.
+        paper: Its source.
         readouts: What the reward model must read out; see :mod:`textgym.models.readouts`.
-        needs_causal_reward_model: Whether it is a function of the state only if the reward model
-            does not look ahead.
-        reads_reward_model: Whether it looks at anything that the reward model says; one that looks
-            at the tokens alone spares the forward passes.
+        needs_causal_reward_model: Whether the reward model must not look ahead of a token, because
+            otherwise Φ would not depend on the state alone.
+        reads_reward_model: Whether it uses anything from the reward model. A potential that looks
+            only at the tokens saves the forward passes.
     """
 
     name: ClassVar[str]
@@ -63,23 +63,24 @@ class Potential(ABC):
         """Compute the potential after each token of the completions.
 
         Args:
-            scored: Completions with the read-outs that the potential needs; rows without any
+            scored: Completions with the read-outs that the potential needs. Rows without any
                 generated token are allowed.
 
         Returns:
-            float32, shape (batch, num_tokens): Φ of the state that ends with this token, 0 outside
-            the completion. The value at the last token is Φ before it is known that the episode
-            ended there; whoever uses it puts 0 in its place at the end of an episode.
+            Φ of the state that ends with each token, float32, shape (batch, num_tokens), 0 outside
+            the completion. The value at the last token ignores that the episode may have ended
+            there; the caller replaces it with 0 at the end of an episode.
         """
 
     def newest(self, scored: ScoredCompletions) -> Tensor:
-        """Compute the potential of the states that the texts end in, and of no other.
+        """Compute the potential of the current states only, the ones the texts end in.
 
         Args:
-            scored: As in :meth:`__call__`.
+            scored: Completions with the read-outs that the potential needs. Rows without any
+                generated token are allowed.
 
         Returns:
-            float32, shape (batch,): what :meth:`__call__` gives at the last tokens, 0 for rows
+            float32, shape (batch,): the value of :meth:`__call__` at each last token, 0 for rows
             without any generated token.
         """
         index = torch.arange(scored.input_ids.shape[1], device=scored.input_ids.device)
@@ -93,11 +94,11 @@ class Potential(ABC):
 
 
 POTENTIALS: dict[str, type[Potential]] = {}
-"""The potentials by name."""
+"""The potentials by id, in the order of registration."""
 
 
 def register_potential(potential: type[Potential]) -> type[Potential]:
-    """Make a potential known by its name; a decorator.
+    """Register a potential under its name; a class decorator.
 
     Args:
         potential: A subclass of :class:`Potential` whose constructor needs no argument.
@@ -106,7 +107,7 @@ def register_potential(potential: type[Potential]) -> type[Potential]:
         The class, unchanged.
 
     Raises:
-        InvalidArgumentError: If its name is taken.
+        InvalidArgumentError: If the name is taken.
     """
     known = POTENTIALS.get(potential.name)
     if known is not None and known.__name__ != potential.__name__:
@@ -116,18 +117,20 @@ def register_potential(potential: type[Potential]) -> type[Potential]:
 
 
 def get_potential(potential: str | Potential | StateFunction | None) -> Potential:
-    """Make a potential of what a user passes.
+    """Build a potential from whatever the user passes.
 
     Args:
-        potential: A name of :data:`POTENTIALS`; a potential, which is returned as it is; a function
-            of the state, see :class:`FunctionPotential`; or None for the attention-weighted prefix
+        potential: An id in :data:`POTENTIALS`; a potential, which is returned as it is; a function
+            of the state (see :class:`FunctionPotential`); or None for the attention-weighted prefix
             score.
 
     Raises:
         InvalidArgumentError: If there is no such potential.
 
-    >>> get_potential("prefix-score")
-    PrefixScore()
+    Example:
+        >>> from textgym.credit import get_potential
+        >>> get_potential("prefix-score")
+        PrefixScore()
     """
     if potential is None:
         return AttentionWeightedPrefixScore()
@@ -146,7 +149,7 @@ def get_potential(potential: str | Potential | StateFunction | None) -> Potentia
 
 
 def _start_score(scored: ScoredCompletions) -> Tensor:
-    """Score of each prompt alone, shape (batch, 1)."""
+    """Score of each prompt alone, shape (batch, 1), 0 for an empty prompt."""
     num_tokens = scored.input_ids.shape[1]
     index = torch.arange(num_tokens, device=scored.input_ids.device)
     last = torch.where(scored.prompt_mask, index, -1).max(dim=1, keepdim=True).values
@@ -161,13 +164,16 @@ class PrefixScore(Potential):
     For a finished completion the differences of this potential are the credit of RED (Li et al.,
     2024, arXiv 2411.08302), s_t - s_{t-1}.
 
-    Cost: nothing beyond the forward pass that scores, where the reward model is a decoder; an
-    encoder takes a forward pass per prefix. Guarantee: Φ depends on the text so far alone.
+    Cost: no extra pass if the reward model is a decoder; one forward pass per prefix if it is an
+    encoder. Guarantee: Φ depends only on the text so far.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
-        >>> scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]  # the prompt alone scores 0.5
-        >>> PrefixScore()(five_tokens({PrefixScores(): scores}))[0, 2:]
+        >>> from textgym.credit import PrefixScore
+        >>> from textgym.models import Completions, PrefixScores
+        >>> prefix_scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]  # the prompt alone scores 0.5
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> scored = completions.with_score([2.0], {PrefixScores(): [prefix_scores]})
+        >>> PrefixScore()(scored)[0, 2:]
         tensor([0.0000, 1.0000, 0.5000, 0.5000, 1.5000])
     """
 
@@ -176,7 +182,7 @@ class PrefixScore(Potential):
     readouts = frozenset({PrefixScores()})
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`Potential`."""
+        """Compute the potential after each token; see :class:`Potential`."""
         potential = scored[PrefixScores()] - _start_score(scored)
         return potential.masked_fill(~scored.completion_mask, 0.0)
 
@@ -185,30 +191,33 @@ class PrefixScore(Potential):
 class AttentionWeightedPrefixScore(Potential):
     """The attention-weighted mean of the prefix scores: Φ_t = Σ_{i≤t} α_i^(t) s_i - s_0.
 
-    α^(t) is the attention row of token t, cut to the completion and normalised; s_i is the score of
-    the text that ends with token i. It is the causal form of Attention-Based Credit (Chan et al.,
-    2024, arXiv 2402.00782). Where a token pays all its attention to the prompt, there are no
-    weights to normalise, and its own prefix score is taken.
+    α^(t) is the attention row of token t, restricted to the completion and normalised. s_i is the
+    score of the text that ends with token i. This is the causal form of Attention-Based Credit
+    (Chan et al., 2024, arXiv 2402.00782). If a token pays all its attention to the prompt, there is
+    nothing to normalise, and Φ uses the token's own prefix score.
 
-    Cost: no further pass; the attention map of the layer is computed besides the fused kernel.
-    Guarantee: Φ depends on the text so far alone, with a reward model that does not look ahead.
+    Cost: no extra pass, but the attention map of the layer is computed besides the fused kernel.
+    Guarantee: Φ depends only on the text so far, if the reward model does not look ahead.
 
     Args:
-        layers: The layer whose attention counts, the last by default, or several, whose mean is
-            taken.
-        heads: How the heads are reduced: "mean", "max", or the number of one.
+        layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
+            is taken.
+        heads: How the heads are reduced: "mean", "max", or the number of one head.
 
     Raises:
-        InvalidArgumentError: If an argument names no layer or no reduction.
+        InvalidArgumentError: If ``layers`` or ``heads`` is invalid.
 
     Example:
-        Every token attends to itself and to the token before it in equal parts; the first token of
-        the completion has only itself there, since the prompt does not count.
+        Every token attends to itself and to the token before it, half each. The prompt does not
+        count, so the first token of the completion attends to itself alone.
 
-        >>> from textgym.credit._example import five_tokens
-        >>> scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]
+        >>> from textgym.credit import AttentionWeightedPrefixScore
+        >>> from textgym.models import AttentionMap, Completions, PrefixScores
+        >>> prefix_scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]  # the prompt alone scores 0.5
         >>> rows = [[0.5 * (s - t in (0, 1)) for t in range(7)] for s in range(7)]
-        >>> scored = five_tokens({PrefixScores(): scores, AttentionMap(): rows})
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> readouts = {PrefixScores(): [prefix_scores], AttentionMap(): [rows]}
+        >>> scored = completions.with_score([2.0], readouts)
         >>> AttentionWeightedPrefixScore()(scored)[0, 2:]
         tensor([0.0000, 0.5000, 0.7500, 0.5000, 1.0000])
     """
@@ -224,7 +233,7 @@ class AttentionWeightedPrefixScore(Potential):
         self.readouts = frozenset({PrefixScores(), self._map})
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`Potential`."""
+        """Compute the potential after each token; see :class:`Potential`."""
         scores = scored[PrefixScores()]
         weights = scored[self._map] * scored.completion_mask[:, None, :]
         total = weights.sum(dim=2)  # (batch, num_tokens)
@@ -237,20 +246,22 @@ class AttentionWeightedPrefixScore(Potential):
 class FunctionPotential(Potential):
     """Any function of the state: Φ_t = f(prompt, completion up to t) - f(prompt, nothing).
 
-    Cost: one call of the function per token, none of the reward model. Guarantee: Φ depends on the
-    state alone if the function does.
+    Cost: one call of the function per token, and no call of the reward model. Guarantee: Φ depends
+    on the state alone if the function does.
 
     Args:
-        function: Takes the token ids of the prompt and of the completion so far, int64 tensors of
-            one axis, and returns a number.
+        function: Takes the token ids of the prompt and of the completion so far (two int64 tensors
+            of one axis) and returns a number.
 
     Raises:
-        InvalidArgumentError: If ``function`` is none.
+        InvalidArgumentError: If ``function`` is not callable.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
+        >>> from textgym.credit import FunctionPotential
+        >>> from textgym.models import Completions
         >>> longer = FunctionPotential(lambda prompt, completion: 0.1 * len(completion))
-        >>> longer(five_tokens())[0, 2:]
+        >>> scored = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]]).with_score([2.0])
+        >>> longer(scored)[0, 2:]
         tensor([0.1000, 0.2000, 0.3000, 0.4000, 0.5000])
     """
 
@@ -264,7 +275,7 @@ class FunctionPotential(Potential):
         self._starts: dict[tuple[int, ...], float] = {}
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`Potential`."""
+        """Compute the potential after each token; see :class:`Potential`."""
         potential = torch.zeros(scored.input_ids.shape, device=scored.score.device)
         for row, ids in enumerate(scored.input_ids):
             prompt = ids[scored.prompt_mask[row]]
@@ -276,7 +287,7 @@ class FunctionPotential(Potential):
         return potential
 
     def newest(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`Potential`; one call of the function, and one more for a new prompt."""
+        """Compute the potential of the current states: one call each, one more for a new prompt."""
         values = []
         for row, ids in enumerate(scored.input_ids):
             prompt, completion = ids[scored.prompt_mask[row]], ids[scored.completion_mask[row]]
@@ -286,10 +297,10 @@ class FunctionPotential(Potential):
         return torch.tensor(values, device=scored.input_ids.device)
 
     def _start(self, prompt: Tensor) -> float:
-        """Value of a prompt alone, kept, since every state of an episode is measured from it."""
+        """Value of the prompt alone, cached because every state of the episode needs it."""
         ids = tuple(prompt.tolist())
         if ids not in self._starts:
-            if len(self._starts) >= _MOST_STARTS:
+            if len(self._starts) >= _MOST_PROMPTS:
                 self._starts.clear()
             self._starts[ids] = float(self.function(prompt, prompt[:0]))
         return self._starts[ids]

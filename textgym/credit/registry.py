@@ -1,97 +1,35 @@
-"""Credit assigners by name, the user's own among them."""
+"""Credit assigners by id, including your own."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
-from torch import Tensor
-
-from textgym.credit.base import CreditAssigner, HindsightCredit
+from textgym.credit.base import CreditAssigner
+from textgym.credit.function import AttributionFunction, FunctionCredit
 from textgym.errors import InvalidArgumentError
-from textgym.models import Readout, ScoredCompletions
+from textgym.models import Readout
 
 __all__ = [
     "CREDIT_ASSIGNERS",
-    "FunctionCredit",
     "find_credit_assigner",
     "get_credit_assigner",
     "register_credit_assigner",
 ]
 
 CREDIT_ASSIGNERS: dict[str, type[CreditAssigner]] = {}
-"""The credit assigners by name, in the order of their registration."""
+"""The credit assigners by id, in the order of registration."""
 
-AttributionFunction = Callable[[ScoredCompletions], Tensor]
-
-
-class FunctionCredit(HindsightCredit):
-    """Attributions by any function of the scored completions.
-
-    The function returns what it attributes to every token, in units of the score; what is missing
-    for the score goes to the last token, as everywhere.
-
-    Cost: what the function costs. Guarantee: that of hindsight credit, the return of every
-    trajectory is kept.
-
-    Args:
-        function: Takes :class:`textgym.models.ScoredCompletions`, returns attributions of shape
-            (batch, num_tokens).
-        beta: Share of the attributions that is paid, in [0, 1].
-        gamma: Discount factor of the agent, in (0, 1].
-        readouts: What the function needs read out.
-
-    Raises:
-        InvalidArgumentError: If an argument is out of its range or ``function`` is none.
-
-    Example:
-        All of the score on the first token:
-
-        >>> from textgym.credit._example import five_tokens
-        >>> def first(scored):
-        ...     is_first = scored.completion_mask & (scored.completion_mask.cumsum(1) == 1)
-        ...     return is_first * scored.score[:, None]
-        >>> FunctionCredit(first, beta=0.5)(five_tokens())[0, 2:]
-        tensor([1., 0., 0., 0., 1.])
-    """
-
-    name = "function"
-    signed = True
-    sums_to = "no fixed sum"
-    cost = "the function's own"
-
-    def __init__(
-        self,
-        function: AttributionFunction,
-        beta: float = 0.8,
-        gamma: float = 1.0,
-        *,
-        readouts: Collection[Readout] = (),
-    ) -> None:
-        super().__init__(beta, gamma)
-        if not callable(function):
-            raise InvalidArgumentError("function", function, "pass a function")
-        self.function = function
-        self.readouts = frozenset(readouts)
-
-    def attributions(self, scored: ScoredCompletions) -> Tensor:
-        """What the function returns.
-
-        Raises:
-            InvalidArgumentError: If that has another shape than the completions.
-        """
-        values = self.function(scored)
-        if not isinstance(values, Tensor) or values.shape != scored.input_ids.shape:
-            raise InvalidArgumentError(
-                "credit",
-                getattr(values, "shape", type(values).__name__),
-                "a credit function must return a tensor of the shape of the completions' "
-                f"input_ids, here {tuple(scored.input_ids.shape)}",
-            )
-        return values
+_ALIASES = {
+    "attention": "abc",
+    "shuffled-attention": "shuffled-abc",
+    "policy-attention": "abc-d",
+    "policy-attention-last": "abc-d2",
+}
+"""Former ids. They still work, and no list shows them."""
 
 
 def register_credit_assigner(
@@ -101,23 +39,25 @@ def register_credit_assigner(
     readouts: Collection[Readout] = (),
     paper: str = "none",
 ) -> Any:
-    """Make an assigner known by its name; a decorator of classes and of functions.
+    """Register a credit assigner under its id; a decorator for classes and functions.
 
     Args:
-        assigner: A subclass of :class:`CreditAssigner`, which carries its own name; or nothing, to
-            decorate a function from scored completions to attributions
-            (:class:`FunctionCredit`).
-        name: The function's name in :data:`CREDIT_ASSIGNERS`.
-        readouts: What the function needs read out.
-        paper: Where the function comes from.
+        assigner: A subclass of :class:`CreditAssigner`, registered under its own ``name``. Leave it
+            out to decorate a function from scored completions to attributions (see
+            :class:`FunctionCredit`).
+        name: Id of the function in :data:`CREDIT_ASSIGNERS`.
+        readouts: The read-outs that the function needs.
+        paper: The function's source.
 
     Returns:
-        What was decorated, unchanged.
+        The class or function, unchanged.
 
     Raises:
-        InvalidArgumentError: If the name is taken or missing, or something else is decorated.
+        InvalidArgumentError: If the id is taken or missing, or if what is decorated is neither a
+            subclass of CreditAssigner nor a function.
 
     Example:
+        >>> from textgym.credit import get_credit_assigner, register_credit_assigner
         >>> @register_credit_assigner(name="second-half")
         ... def second_half(scored):
         ...     position = scored.completion_mask.cumsum(1)
@@ -125,12 +65,11 @@ def register_credit_assigner(
         ...     return late * scored.score[:, None] / late.sum(1, keepdim=True)
         >>> get_credit_assigner("second-half", beta=1.0)
         second_half(beta=1.0, gamma=1.0)
-        >>> del CREDIT_ASSIGNERS["second-half"]
     """
     if assigner is None:
 
         def register_function(function: AttributionFunction) -> AttributionFunction:
-            _register(_named(function, name, readouts, paper))
+            _register(_class_of(function, name, readouts, paper))
             return function
 
         return register_function
@@ -138,17 +77,17 @@ def register_credit_assigner(
         raise InvalidArgumentError(
             "assigner",
             assigner,
-            "decorate a subclass of CreditAssigner; a function takes "
+            "decorate a subclass of CreditAssigner; for a function, write "
             '@register_credit_assigner(name="...")',
         )
     _register(assigner)
     return assigner
 
 
-def _named(
+def _class_of(
     function: AttributionFunction, name: str, readouts: Collection[Readout], paper: str
 ) -> type[FunctionCredit]:
-    """A class for a function, as the registry holds classes."""
+    """Wrap a function in a class, because the registry holds classes."""
 
     def init(self: FunctionCredit, beta: float = 0.8, gamma: float = 1.0) -> None:
         FunctionCredit.__init__(self, function, beta, gamma, readouts=readouts)
@@ -161,22 +100,25 @@ def _register(assigner: type[CreditAssigner]) -> None:
     name = getattr(assigner, "name", "")
     if not name or ":" in name:
         raise InvalidArgumentError("name", name, "give the assigner a name, without a colon")
+    if name in _ALIASES:
+        raise InvalidArgumentError("name", name, f"is an alias of {_ALIASES[name]!r}")
     known = CREDIT_ASSIGNERS.get(name)
-    # The same name of a class is the same module that runs twice, as under `python -m`.
+    # A module that runs twice, as under `python -m`, defines its classes twice: that is allowed.
     if known is not None and known.__name__ != assigner.__name__:
         raise InvalidArgumentError("name", name, f"is taken by {known.__name__}")
     CREDIT_ASSIGNERS[name] = assigner
 
 
 def find_credit_assigner(name: str) -> type[CreditAssigner]:
-    """Find the class of an assigner.
+    """Look up the class of a credit assigner.
 
     Args:
-        name: A name of :data:`CREDIT_ASSIGNERS`; or ``"module:name"``, as Gymnasium has it, where
-            importing the module registers the name.
+        name: An id in :data:`CREDIT_ASSIGNERS`. ``"module:name"`` imports the module first, which
+            must register the name; Gymnasium finds environments the same way. Former ids
+            (``"attention"`` for ``"abc"``) still work.
 
     Raises:
-        InvalidArgumentError: If the name is unknown or the module cannot be imported.
+        InvalidArgumentError: If the id is unknown, or the module cannot be imported.
     """
     module, _, bare = name.rpartition(":")
     if module:
@@ -186,9 +128,10 @@ def find_credit_assigner(name: str) -> type[CreditAssigner]:
             raise InvalidArgumentError(
                 "credit", name, f"the module cannot be imported ({error})"
             ) from None
+    bare = _ALIASES.get(bare, bare)
     if bare not in CREDIT_ASSIGNERS:
-        close = difflib.get_close_matches(bare, CREDIT_ASSIGNERS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = difflib.get_close_matches(bare.lower(), [*CREDIT_ASSIGNERS, *_ALIASES], 1)
+        hint = f"did you mean {_ALIASES.get(close[0], close[0])!r}? " if close else ""
         raise InvalidArgumentError(
             "credit", name, f"{hint}choose one of {', '.join(CREDIT_ASSIGNERS)}"
         )
@@ -198,18 +141,20 @@ def find_credit_assigner(name: str) -> type[CreditAssigner]:
 def get_credit_assigner(
     credit: str | CreditAssigner | AttributionFunction, **arguments: Any
 ) -> CreditAssigner:
-    """Make a credit assigner of what a user passes.
+    """Build a credit assigner from whatever the user passes.
 
     Args:
-        credit: A name, see :func:`find_credit_assigner`; a function from scored completions to
-            attributions; or an assigner, which is returned as it is.
+        credit: An id (see :func:`find_credit_assigner`), a function from scored completions to
+            attributions, or a credit assigner, which is returned as it is.
         **arguments: Arguments of the assigner's constructor.
 
     Raises:
-        InvalidArgumentError: If there is no such assigner, or it takes other arguments.
+        InvalidArgumentError: If there is no such assigner, or it does not take these arguments.
 
-    >>> get_credit_assigner("attention", beta=0.5)
-    AttentionCredit(beta=0.5, gamma=1.0, layers=-1, heads='mean')
+    Example:
+        >>> from textgym.credit import get_credit_assigner
+        >>> get_credit_assigner("abc", beta=0.5)
+        AttentionCredit(beta=0.5, gamma=1.0, layers=-1, heads='mean')
     """
     if isinstance(credit, CreditAssigner):
         return credit
@@ -225,5 +170,5 @@ def get_credit_assigner(
     if callable(credit):
         return FunctionCredit(credit, **arguments)
     raise InvalidArgumentError(
-        "credit", credit, "pass a name, a CreditAssigner or a function of scored completions"
+        "credit", credit, "pass an id, a CreditAssigner, or a function of scored completions"
     )

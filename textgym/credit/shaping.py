@@ -1,11 +1,12 @@
-"""Causal shaping as credit: for a finished completion, potential differences from one forward."""
+"""Causal shaping as credit: all potential differences of a finished completion at once."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from textgym.credit.base import CreditAssigner, check_gamma, steps_to_go
+from textgym.credit.base import CreditAssigner, steps_to_go
+from textgym.credit.checks import check_gamma
 from textgym.credit.potentials import (
     AttentionWeightedPrefixScore,
     Potential,
@@ -21,11 +22,11 @@ __all__ = ["PrefixScoreCredit", "ShapingCredit", "shape"]
 
 
 def shape(potential: Tensor, score: Tensor, completion_mask: Tensor, gamma: float) -> Tensor:
-    """Rewards of an episode under potential-based shaping: r_t + γΦ_t - Φ_{t-1}.
+    """Compute the rewards of an episode under potential-based shaping, r_t + γΦ_t - Φ_{t-1}.
 
-    Φ is taken as 0 before the first token and, since the episode ends there, at the last one
-    (Grześ, 2017). A completion of three tokens with potentials [1, 3, 2] and score 2 is paid
-    [1, 2, -1] at γ = 1: the last token gets 2 + 0 - 3.
+    Φ counts as 0 before the first token. It also counts as 0 after the last token, because the
+    episode ends there (Grześ, 2017). At γ = 1 a completion of three tokens with potentials
+    [1, 3, 2] and score 2 is paid [1, 2, -1]; the last token gets 2 + 0 - 3.
 
     Args:
         potential: Φ after each token, shape (batch, num_tokens).
@@ -45,20 +46,21 @@ def shape(potential: Tensor, score: Tensor, completion_mask: Tensor, gamma: floa
 
 @register_credit_assigner
 class ShapingCredit(CreditAssigner):
-    """What :class:`textgym.wrappers.AttentionShaping` pays step by step, from one forward.
+    """Causal shaping: what :class:`textgym.wrappers.PotentialShaping` pays step by step.
 
     credit_t = β(γΦ_t - Φ_{t-1}) + R·1[t = T], with Φ = 0 before the first token and at the end (Ng,
-    Harada & Russell, 1999; Grześ, 2017). An agent that collects whole episodes can take the shaping
-    reward this way.
+    Harada & Russell, 1999; Grześ, 2017). Agents that collect whole episodes can get the shaping
+    reward from here, in one forward pass.
 
-    Cost: that of the potential; the default one takes no further pass. Guarantee: optimal policies
-    stay optimal for every γ, and so does the policy gradient in expectation. With γ < 1 the
-    discounted sum of the shaping terms is 0 too (Φ is 0 at the start and at the end), so the
-    discounted return stays that of the score.
+    Cost: that of the potential. The default potential needs no extra pass.
+
+    Guarantee: optimal policies stay optimal for every γ, and the expected policy gradient stays the
+    same. Φ is 0 at the start and at the end, so the discounted sum of the shaping terms is 0, and
+    every completion keeps its discounted return.
 
     Args:
-        potential: See :func:`textgym.credit.get_potential`; None for the attention-weighted
-            prefix score.
+        potential: An id, a potential, or a function of the state; see
+            :func:`textgym.credit.get_potential`. None is the attention-weighted prefix score.
         beta: Factor on the potential, any finite number; 0 is sparse.
         gamma: Discount factor of the agent, in (0, 1].
 
@@ -66,16 +68,19 @@ class ShapingCredit(CreditAssigner):
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        Φ after the five tokens is 0, 1, .5, .5 and 1.5; the last one does not count.
+        Φ after the five tokens is 0, 1, .5, .5 and 1.5. The last value does not count.
 
-        >>> from textgym.credit._example import five_tokens
-        >>> from textgym.models import PrefixScores
-        >>> scored = five_tokens({PrefixScores(): [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]})
+        >>> from textgym.credit import ShapingCredit
+        >>> from textgym.models import Completions, PrefixScores
+        >>> prefix_scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]  # the prompt alone scores 0.5
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> scored = completions.with_score([2.0], {PrefixScores(): [prefix_scores]})
         >>> ShapingCredit("prefix-score")(scored)[0, 2:]
         tensor([ 0.0000,  1.0000, -0.5000,  0.0000,  1.5000])
     """
 
     name = "shaping"
+    label = "causal shaping"
     paper = "after arXiv 2402.00782"
     causal = True
     signed = True
@@ -96,25 +101,27 @@ class ShapingCredit(CreditAssigner):
 
     @property
     def needs_causal_reward_model(self) -> bool:
-        """Whether the potential does."""
+        """Whether the potential needs a reward model that does not look ahead."""
         return self.potential.needs_causal_reward_model
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
-        """See :class:`CreditAssigner`."""
+        """Compute the credit of every token; see :class:`CreditAssigner`."""
         potential = self.beta * self.potential(scored)
         return shape(potential, scored.score, scored.completion_mask, self.gamma)
 
 
 @register_credit_assigner
 class PrefixScoreCredit(ShapingCredit):
-    """RED: each token is paid by how much it changed the reward model's score.
+    """RED: each token is paid for how much it changed the reward model's score.
 
-    :class:`ShapingCredit` with the potential Φ_t = s_t - s_0: at β = γ = 1 the credit of a token is
-    s_t - s_{t-1} (Li et al., 2024, arXiv 2411.08302), and the prompt's own score s_0 goes to the
-    last token.
+    This is :class:`ShapingCredit` with the potential Φ_t = s_t - s_0. At β = γ = 1 the credit of a
+    token is s_t - s_{t-1} (Li et al., 2024, arXiv 2411.08302), and the prompt's own score s_0 goes
+    to the last token.
 
-    Cost: no further pass with a decoder as the reward model; with an encoder, a forward pass per
-    prefix. Guarantee: that of :class:`ShapingCredit`.
+    Cost: no extra pass if the reward model is a decoder; one forward pass per prefix if it is an
+    encoder.
+
+    Guarantee: the same as for :class:`ShapingCredit`.
 
     Args:
         beta: Factor on the potential, any finite number; 0 is sparse.
@@ -124,14 +131,17 @@ class PrefixScoreCredit(ShapingCredit):
         InvalidArgumentError: If an argument is out of its range.
 
     Example:
-        >>> from textgym.credit._example import five_tokens
-        >>> from textgym.models import PrefixScores
-        >>> scored = five_tokens({PrefixScores(): [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]})
+        >>> from textgym.credit import PrefixScoreCredit
+        >>> from textgym.models import Completions, PrefixScores
+        >>> prefix_scores = [0.0, 0.5, 0.5, 1.5, 1.0, 1.0, 2.0]  # the prompt alone scores 0.5
+        >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
+        >>> scored = completions.with_score([2.0], {PrefixScores(): [prefix_scores]})
         >>> PrefixScoreCredit(beta=0.5)(scored)[0, 2:]
         tensor([ 0.0000,  0.5000, -0.2500,  0.0000,  1.7500])
     """
 
     name = "prefix-score"
+    label = "prefix score (RED)"
     paper = "arXiv 2411.08302"
     readouts = PrefixScore.readouts
 

@@ -1,4 +1,4 @@
-"""Shapley credit: every token's mean marginal contribution over the orders of arrival."""
+"""Shapley credit: the mean marginal contribution of each token over the orders of arrival."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from textgym.credit.base import HindsightCredit, steps_to_go
-from textgym.credit.perturbation import check_whole_number, score_subsets
+from textgym.credit.checks import check_whole_number
+from textgym.credit.perturbation import score_subsets
 from textgym.credit.registry import register_credit_assigner
 from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
@@ -27,14 +28,14 @@ __all__ = [
 ]
 
 Spans = int | Callable[[list[int]], Sequence[int]]
-"""A number of tokens per span, or a function from a completion's token ids to the number of the
-span of each token."""
+"""A number of tokens per span, or a function from a completion's token ids to the span number of
+each token."""
 
 _LARGEST_EXACT = 16  # 65,536 texts per completion.
 
 
 def all_subsets(num_players: int) -> Tensor:
-    """Every subset of the players; player i is in the subset of number n if bit i of n is set.
+    """List every subset of the players: player i is in subset n if bit i of n is set.
 
     Returns:
         bool, shape (2**num_players, num_players).
@@ -47,7 +48,7 @@ def all_subsets(num_players: int) -> Tensor:
 
 
 def shapley_from_subsets(values: Tensor) -> Tensor:
-    """Exact Shapley values of a game whose every subset of players has been valued.
+    """Compute exact Shapley values from the value of every subset of players.
 
     φ_i = Σ_{S not containing i} |S|! (n-|S|-1)! / n! · (v(S ∪ {i}) - v(S)) (Shapley, 1953).
 
@@ -58,9 +59,9 @@ def shapley_from_subsets(values: Tensor) -> Tensor:
         Shape (..., num_players).
 
     Raises:
-        InvalidArgumentError: If the number of values is not that of the subsets of some players.
+        InvalidArgumentError: If the number of values is not 2, 4, 8, ...
 
-    Two players, each worth 1 alone and 4 together, share alike:
+    Two players are worth 1 each alone and 4 together. They share equally:
 
     >>> shapley_from_subsets(torch.tensor([0.0, 1.0, 1.0, 4.0])).tolist()
     [2.0, 2.0]
@@ -87,15 +88,15 @@ def shapley_from_subsets(values: Tensor) -> Tensor:
 
 
 def antithetic_permutations(num_permutations: int, num_players: int, seed: int) -> Tensor:
-    """Random orders of the players, each followed by its reverse.
+    """Draw random orders of the players, each followed by its reverse.
 
     A player who comes early in one order comes late in the other, so much of the sampling error
     cancels within a pair.
 
     Args:
-        num_permutations: How many, an even number.
-        num_players: How many players.
-        seed: The draw is a function of the three numbers alone.
+        num_permutations: Number of orders, even.
+        num_players: Number of players.
+        seed: Seed of the draw. The same three numbers always give the same orders.
 
     Returns:
         int64, shape (num_permutations, num_players).
@@ -106,7 +107,7 @@ def antithetic_permutations(num_permutations: int, num_players: int, seed: int) 
 
 
 def prefix_subsets(permutations: Tensor) -> Tensor:
-    """The players who are there after 0, 1, ..., n arrivals.
+    """List the players who are present after 0, 1, ..., n arrivals.
 
     Args:
         permutations: Shape (num_permutations, num_players), int64.
@@ -123,14 +124,15 @@ def prefix_subsets(permutations: Tensor) -> Tensor:
 
 
 def shapley_from_permutations(values: Tensor, permutations: Tensor) -> Tensor:
-    """Mean marginal contribution of each player over some orders of arrival.
+    """Average the marginal contribution of each player over some orders of arrival.
 
-    Over all orders it is the Shapley value; over some it is an unbiased estimate (Castro et al.,
-    2009) whose sum is exact, because the contributions along each order telescope.
+    Over all orders the mean is the Shapley value. Over random orders it is an unbiased estimate
+    (Castro et al., 2009). Its sum is exact either way, because the contributions along each order
+    telescope.
 
     Args:
-        values: v of the subsets of :func:`prefix_subsets`, shape (..., num_permutations,
-            num_players + 1).
+        values: v of the subsets of :func:`prefix_subsets`, shape
+            (..., num_permutations, num_players + 1).
         permutations: Shape (num_permutations, num_players), int64.
 
     Returns:
@@ -147,56 +149,64 @@ def shapley_from_permutations(values: Tensor, permutations: Tensor) -> Tensor:
 
 @register_credit_assigner
 class ShapleyCredit(HindsightCredit):
-    """Shapley values of the tokens, or of spans of tokens, in the game of making up the score.
+    """Shapley values of tokens, or of spans of tokens, in the game whose payoff is the score.
 
-    attribution_t is token t's marginal contribution v(S ∪ {t}) - v(S), averaged over all orders
-    in which the tokens may arrive, where v(S) is the reward model's score of the prompt with only
-    the completion tokens in S, the others deleted (Shapley, 1953; for language models: SCAR, Cao
-    et al., 2025, arXiv 2505.20417). Up to ``exact_up_to`` players every subset is scored; beyond,
-    random orders are sampled in pairs of an order and its reverse (antithetic sampling; Mitchell et
-    al., 2022, arXiv 2104.12199). Texts with holes are scored by a reward model that never saw any.
+    attribution_t is token t's marginal contribution v(S ∪ {t}) - v(S), averaged over all orders in
+    which the tokens may arrive. v(S) is the reward model's score of the prompt with only the
+    completion tokens in S; the others are deleted (Shapley, 1953; for language models: SCAR, Cao
+    et al., 2025, arXiv 2505.20417). Up to ``exact_up_to`` players, every subset is scored. Beyond
+    that, random orders are sampled in pairs of an order and its reverse (antithetic sampling;
+    Mitchell et al., 2022, arXiv 2104.12199). Note that the reward model never saw texts with holes
+    in training.
 
-    Cost: 2**n texts for n players up to ``exact_up_to``; beyond, at most
-    num_permutations · (n - 1) + 2. A subset that comes up twice is scored once.
+    Cost: 2**n texts for n players up to ``exact_up_to``; beyond that at most
+    num_permutations · (n - 1) + 2. A subset that occurs twice is scored once.
 
     Guarantee: at γ = 1 every completion keeps its return. The attributions sum to the reward
-    model's score minus its score of the prompt alone, exactly also when orders are sampled. Exact
-    values further give nothing to a token that never matters, and the same to tokens that could
-    stand for one another. The credit of a completion is a function of it and of the arguments: not
-    of the rest of the batch, nor of earlier calls. Completions with as many players share their
-    orders of arrival.
+    model's score minus its score of the prompt alone, even when orders are sampled. Exact values
+    also give nothing to a token that never matters, and the same to interchangeable tokens. The
+    credit of a completion depends only on the completion and the arguments, not on the rest of the
+    batch or on earlier calls. Completions with the same number of players share their orders of
+    arrival.
 
     Args:
         beta: Share of the attributions that is paid, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
-        num_permutations: How many orders of arrival are sampled, an even number of at least 2.
-        exact_up_to: Up to how many players every subset is scored, at most 16.
-        spans: Who the players are. None: the tokens. A whole number: that many consecutive tokens
-            make a player, the last one may be shorter. A function: from a completion's token ids
-            (a list) to the number of the span of each token; tokens of the same number are one
-            player. The tokens of a span share its value equally.
-        seed: Of the sampled orders, a whole number from 0 on.
-        max_rows: Texts per forward pass, at most.
+        num_permutations: Number of sampled orders of arrival, even and at least 2.
+        exact_up_to: Largest number of players for which every subset is scored, at most 16.
+        spans: Who the players are. None: the tokens. A whole number n: every n consecutive tokens
+            are one player, and the last player may be shorter. A function: it takes a completion's
+            token ids (a list) and returns the span number of each token; tokens with the same
+            number are one player. The tokens of a span share its value equally.
+        seed: Seed of the sampled orders, a whole number of at least 0.
+        max_rows: Largest number of texts in one forward pass.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range, or ``spans`` does not return one
             whole number per token.
 
     Example:
-        The score is the sum of what the tokens are worth: 0 for each of the prompt, and 0.5, 1,
-        -1, 0.5 and 1 for those of the completion.
+        The planted reward model scores "not very bad" with 2, "very bad" with -2, "not bad" with
+        1, "bad" with -1, and texts without "bad" with 0. The values are 5/3, 1/6 and 1/6.
 
-        >>> from textgym.credit._additive import AdditiveRewardModel
-        >>> from textgym.credit._example import five_tokens
-        >>> worth = torch.tensor([0.0, 0.0, 0.0, 0.5, 1.0, -1.0, 0.5, 1.0])  # by token id
-        >>> scored = five_tokens(reward_model=AdditiveRewardModel(worth))
-        >>> ShapleyCredit(beta=1.0)(scored)[0, 2:]
-        tensor([ 0.5000,  1.0000, -1.0000,  0.5000,  1.0000])
-        >>> ShapleyCredit(beta=1.0, spans=2)(scored)[0, 2:]
-        tensor([ 0.7500,  0.7500, -0.2500, -0.2500,  1.0000])
+        >>> from textgym.credit import ShapleyCredit
+        >>> from textgym.models import Completions, load_reward_model
+        >>> from textgym.planted import encode
+        >>> reward_model = load_reward_model("planted")
+        >>> prompt_ids = encode("the film was")
+        >>> completion_ids = encode("not very bad")[1:]  # without the start token
+        >>> scored = reward_model.read(Completions.from_lists([prompt_ids], [completion_ids]))
+        >>> ShapleyCredit(beta=1.0)(scored)[0, 4:].round(decimals=2)
+        tensor([1.6700, 0.1700, 0.1700])
+
+        In spans of two tokens the players are "not very", worth (0 + 3)/2 in all, and "bad".
+
+        >>> ShapleyCredit(beta=1.0, spans=2)(scored)[0, 4:].round(decimals=2)
+        tensor([0.7500, 0.7500, 0.5000])
     """
 
     name = "shapley"
+    label = "Shapley values"
     paper = "arXiv 2505.20417"
     signed = True
     sums_to = "score - prompt score"
@@ -227,7 +237,7 @@ class ShapleyCredit(HindsightCredit):
             check_whole_number("spans", spans, 1)
 
     def forward_passes(self, num_tokens: int) -> int:
-        """Distinct subsets that are scored; an upper bound if ``spans`` is a function."""
+        """Number of distinct subsets to score; an upper bound if ``spans`` is a function."""
         if callable(self.spans):
             exact = 2 ** min(num_tokens, self.exact_up_to)
             is_sampled = num_tokens > self.exact_up_to
@@ -239,20 +249,20 @@ class ShapleyCredit(HindsightCredit):
         return antithetic_permutations(self.num_permutations, num_players, self.seed)
 
     def _subsets(self, num_players: int) -> Tensor:
-        """The subsets to be scored, shape (num_subsets, num_players), bool."""
+        """The subsets to score, bool, shape (num_subsets, num_players)."""
         if num_players <= self.exact_up_to:
             return all_subsets(num_players)
         return prefix_subsets(self._permutations(num_players)).flatten(0, 1)
 
     def _values(self, scores: Tensor, num_players: int) -> Tensor:
-        """The players' values, shape (num_players,), from the scores of :meth:`_subsets`."""
+        """The players' values, shape (num_players,), from the scores of the subsets."""
         if num_players <= self.exact_up_to:
             return shapley_from_subsets(scores)
         permutations = self._permutations(num_players)
         return shapley_from_permutations(scores.unflatten(0, (-1, num_players + 1)), permutations)
 
     def _players(self, completion_ids: Tensor) -> Tensor:
-        """The player that each token belongs to, 0 to num_players - 1, shape (length,), int64."""
+        """The player each token belongs to, 0 to num_players - 1, int64, shape (length,)."""
         length = len(completion_ids)
         if not callable(self.spans):
             return torch.arange(length) // (self.spans or 1)
@@ -264,8 +274,8 @@ class ShapleyCredit(HindsightCredit):
         return torch.tensor(span).unique(return_inverse=True)[1]
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
-        """Shapley values, a span's in equal parts on its tokens, shape (batch, num_tokens)."""
-        steps_to_go(scored.completion_mask)  # An empty completion is a game without players.
+        """Shapley values, split equally among the tokens of a span, shape (batch, num_tokens)."""
+        steps_to_go(scored.completion_mask)  # refuses empty completions: no players, no game
         masks = scored.completion_mask.cpu()
         players = [
             self._players(ids[mask])
@@ -277,7 +287,7 @@ class ShapleyCredit(HindsightCredit):
             tokens = torch.ones(len(subsets), len(mask), dtype=torch.bool)
             tokens[:, mask] = subsets[:, player]
             keep.append(tokens)  # (num_subsets, num_tokens)
-        # Rows of fewer subsets are filled with the whole text, which is scored anyhow.
+        # Rows with fewer subsets are filled up with the whole text, which is scored anyway.
         padded = pad_sequence(keep, batch_first=True, padding_value=True)
         scores = score_subsets(scored, padded, self.max_rows).cpu().double()
         result = torch.zeros(masks.shape, dtype=torch.float64)

@@ -61,7 +61,7 @@ def make_text_envs(tiny):
         envs = gym.make_vec(
             "ABC-RLHF-v0", num_envs, autoreset_mode=AutoresetMode.DISABLED, **{**tiny, **changes}
         )
-        return CreditAssignment(envs, "attention")
+        return CreditAssignment(envs, "abc")
 
     return make
 

@@ -1,0 +1,84 @@
+"""Credit by a function of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from torch import Tensor
+
+from textgym.credit.base import HindsightCredit
+from textgym.errors import InvalidArgumentError
+from textgym.models import Readout, ScoredCompletions
+
+__all__ = ["AttributionFunction", "FunctionCredit"]
+
+AttributionFunction = Callable[[ScoredCompletions], Tensor]
+"""A function from scored completions to attributions, shape (batch, num_tokens)."""
+
+
+class FunctionCredit(HindsightCredit):
+    """Credit by any function of the scored completions.
+
+    The function says how much of the score each token earned. Whatever is missing for the score
+    goes to the last token, as with every method.
+
+    Cost: that of the function. Guarantee: every trajectory keeps its return, as with all hindsight
+    credit.
+
+    Args:
+        function: Takes :class:`textgym.models.ScoredCompletions` and returns attributions in units
+            of the score, shape (batch, num_tokens).
+        beta: Share of the attributions that is paid, in [0, 1].
+        gamma: Discount factor of the agent, in (0, 1].
+        readouts: The read-outs that the function needs.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range, or ``function`` is not callable.
+
+    Example:
+        All of the score goes to the first token, and β = 0.5 pays half of it there:
+
+        >>> from textgym.credit import FunctionCredit
+        >>> from textgym.models import Completions
+        >>> def first(scored):
+        ...     is_first = scored.completion_mask & (scored.completion_mask.cumsum(1) == 1)
+        ...     return is_first * scored.score[:, None]
+        >>> scored = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]]).with_score([2.0])
+        >>> FunctionCredit(first, beta=0.5)(scored)[0, 2:]
+        tensor([1., 0., 0., 0., 1.])
+    """
+
+    name = "function"
+    signed = True
+    sums_to = "no fixed sum"
+    cost = "the function's own"
+
+    def __init__(
+        self,
+        function: AttributionFunction,
+        beta: float = 0.8,
+        gamma: float = 1.0,
+        *,
+        readouts: Collection[Readout] = (),
+    ) -> None:
+        super().__init__(beta, gamma)
+        if not callable(function):
+            raise InvalidArgumentError("function", function, "pass a function")
+        self.function = function
+        self.readouts = frozenset(readouts)
+
+    def attributions(self, scored: ScoredCompletions) -> Tensor:
+        """Call the function.
+
+        Raises:
+            InvalidArgumentError: If it returns another shape than (batch, num_tokens).
+        """
+        values = self.function(scored)
+        if not isinstance(values, Tensor) or values.shape != scored.input_ids.shape:
+            raise InvalidArgumentError(
+                "credit",
+                getattr(values, "shape", type(values).__name__),
+                "the credit function must return a tensor with the shape of the completions' "
+                f"input_ids, here {tuple(scored.input_ids.shape)}",
+            )
+        return values

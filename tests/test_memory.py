@@ -1,4 +1,4 @@
-"""What keep_freed_memory does is seen in the faults of a process of its own."""
+"""The effect of keep_freed_memory, measured as page faults of a separate process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def use(times):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def faults():
-    return -use(10) + use(20)  # of pages; memory is found again after a few times
+    return -use(10) + use(20)  # page faults; the first rounds warm up
 
 print(faults(), keep_freed_memory(), faults())
 """
@@ -45,7 +45,7 @@ def run(**variables: str) -> list[str]:
 def test_freed_memory_is_used_again_without_faults() -> None:
     before, is_set, after = run()
     assert is_set == "True"
-    assert int(before) >= 20 * 64 / 2  # pages have 2 MB at the most
+    assert int(before) >= 20 * 64 / 2  # a page has at most 2 MB
     assert int(after) < int(before) / 4
 
 

@@ -1,4 +1,4 @@
-"""Memory that is used again and again should stay with the process."""
+"""Keeping freed memory in the process, so that training does not ask for it again and again."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt, in malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next allocation, and not return it to the system.
+    """Let glibc keep freed memory for the next allocation instead of returning it to the system.
 
-    A training step allocates and frees the same tensors over and over. By default glibc asks the
+    A training step allocates and frees the same tensors over and over. By default, glibc asks the
     system for each large one, which hands out zeroed pages one fault at a time, and gives it back
-    when it is freed. With a model as large as GPT-2 small that takes a sixth of a gradient step
+    when it is freed. With a model as large as GPT-2 small, that takes a sixth of a gradient step
     (docs/performance.md).
 
-    It holds for the whole process from here on: the memory that the process has taken at its peak
-    stays with it until it ends. The bundled agents call this when they are set up on a processor.
-    Settings that were made from outside, by a variable ``MALLOC_...`` of the environment or by
-    ``GLIBC_TUNABLES``, are respected, and other C libraries are left alone.
+    The setting holds for the whole process until it ends: its memory stays at the peak. So no
+    class of the library calls this; ``textgym train``, ``textgym evaluate`` and the demo do, and
+    your own training script can. Settings from outside (``MALLOC_...`` variables or
+    ``GLIBC_TUNABLES``) are respected, and other C libraries are left alone.
 
     Returns:
         Whether anything was set.

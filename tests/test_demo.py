@@ -2,7 +2,6 @@ import io
 import json
 import statistics
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +9,6 @@ from rich.console import Console
 
 from textgym.demo import METHODS, run_demo, summarize, summary_table
 from textgym.errors import InvalidArgumentError
-from textgym.plotting import trailing_mean
 
 ITERATIONS = 2
 
@@ -51,7 +49,7 @@ def test_all_methods_start_from_the_same_episodes(rows):
     first = [row for row in rows if row["time/iteration"] == 1]
     for metric in ("rollout/score_mean", "rollout/episode_length", "rollout/kl"):
         assert len({row[metric] for row in first}) == 1
-    # But they do not learn from the same rewards.
+    # But they learn from different rewards.
     assert len({row["train/policy_loss"] for row in first}) == len(METHODS)
 
 
@@ -103,6 +101,24 @@ def test_credits_of_the_samples_sum_to_the_score(demo):
             assert sum(credits) == pytest.approx(float(line.split()[0]), abs=0.006 * len(credits))
 
 
+def test_samples_are_labelled_by_method(demo):
+    for method in ("sparse reward", "ABC", "causal shaping"):
+        assert f"\nafter {method} " in demo[1]
+
+
+def test_paths_are_printed_as_they_are(tiny, language_model, tmp_path):
+    out = io.StringIO()
+    folder = run_demo(
+        tmp_path / "a [bold] demo",
+        iterations=1,
+        policy=language_model,
+        console=Console(file=out, highlight=False),
+        num_epochs=1,
+        **{**tiny, "max_new_tokens": 4},
+    )
+    assert f"raw results: {folder}\n" in out.getvalue()
+
+
 def test_plain_output_without_a_terminal(demo):
     folder, printed = demo
     assert "\x1b" not in printed
@@ -116,7 +132,8 @@ def test_output_of_another_run_is_left_alone(demo, tiny, language_model):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("iterations", 0), ("policy", "/nowhere"), ("prompts", [])]
+    ("argument", "value"),
+    [("iterations", 0), ("policy", "/nowhere"), ("prompts", []), ("seed", -1)],
 )
 def test_bad_arguments_leave_no_folder(argument, value, tiny, language_model, tmp_path):
     arguments = {**tiny, "policy": language_model, argument: value}
@@ -148,15 +165,6 @@ def test_iterations_until_the_best_of_sparse():
     assert "not reached" in console.file.getvalue()
 
 
-def test_trailing_mean_is_a_mean_of_the_last_values():
-    values = np.arange(9.0) ** 2
-    expected = [values[i - 2 : i + 1].mean() for i in range(2, 9)]
-    np.testing.assert_allclose(trailing_mean(values, 3), expected)
-    np.testing.assert_allclose(trailing_mean([1.0, 2.0], 5), [1.5])
-    with pytest.raises(InvalidArgumentError, match="values"):
-        trailing_mean([], 5)
-
-
 @pytest.mark.parametrize(
     ("instructions", "dtype"),
     [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")],
@@ -180,6 +188,24 @@ def test_bfloat16_is_for_processors_with_instructions_for_it(
     assert dtype in out.getvalue()
 
 
-def test_other_dtypes_are_refused():
-    with pytest.raises(InvalidArgumentError, match="dtype"):
-        run_demo(dtype="float16")
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("dtype", "float16"), ("episodes_per_iteration", 32), ("log_dir", "logs")],
+)
+def test_arguments_that_the_demo_does_not_take(argument, value):
+    with pytest.raises(InvalidArgumentError, match=argument):
+        run_demo(**{argument: value})
+
+
+def test_the_demo_keeps_freed_memory(monkeypatch, tiny, language_model, tmp_path):
+    calls = []
+    monkeypatch.setattr("textgym.demo.run.keep_freed_memory", lambda: calls.append(1))
+    run_demo(
+        tmp_path / "out",
+        iterations=1,
+        policy=language_model,
+        console=Console(file=io.StringIO()),
+        num_epochs=1,
+        **{**tiny, "max_new_tokens": 4},
+    )
+    assert calls == [1]

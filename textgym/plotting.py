@@ -6,29 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["plot_learning_curves", "trailing_mean"]
 
-# Okabe & Ito's colours and different dashes: the lines differ for every kind of colour vision and
-# in black and white.
+# Okabe & Ito's colours, and different dashes: the lines can be told apart with any kind of colour
+# vision, and in black and white.
 _STYLES = (("#0072B2", "--"), ("#E69F00", "-."), ("#009E73", "-"), ("#CC79A7", ":"))
 
 
-def trailing_mean(values: Sequence[float], window: int) -> np.ndarray:
+def trailing_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
     """Mean of each value and the ``window - 1`` values before it.
 
     Args:
-        values: Any number of values, at least one.
-        window: How many values a mean is taken over.
+        values: At least one value.
+        window: How many values each mean covers.
 
     Returns:
         float64, shape (number of values - window + 1,): entry i is the mean that ends with value
-        i + window - 1. With fewer values than the window, the one mean over all of them.
+        i + window - 1. If there are fewer values than the window, one mean over all of them.
 
     Raises:
-        InvalidArgumentError: If there is no value, or the window is smaller than 1.
+        InvalidArgumentError: If there are no values, or the window is smaller than 1.
 
     >>> trailing_mean([1.0, 2.0, 6.0], 2).tolist()
     [1.5, 4.0]
@@ -46,19 +47,27 @@ def trailing_mean(values: Sequence[float], window: int) -> np.ndarray:
 def plot_learning_curves(
     runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path, title: str, window: int = 5
 ) -> None:
-    """Draw the score and the KL of training runs against their iterations.
+    """Plot the score and the KL of training runs against their iterations.
 
     Args:
-        runs: Rows of scalars by the name of the run, as in :attr:`textgym.agents.PPO.history`.
-        path: The picture; its suffix decides the format.
-        title: Stands above the panels.
-        window: The strong lines are trailing means over so many iterations, the faint ones the
-            iterations themselves.
+        runs: Rows of scalars by the name of the run, as in :attr:`textgym.agents.PPO.history`; at
+            most four runs.
+        path: Where to write the picture; the suffix decides the format.
+        title: Printed above the panels.
+        window: Iterations in the trailing means that the strong lines show. The faint lines show
+            single iterations.
+
+    Raises:
+        InvalidArgumentError: If there are more than four runs.
     """
-    # Without pyplot: it would look for a display, and keep the figure.
+    # Not pyplot: it would look for a display, and keep the figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if len(runs) > len(_STYLES):
+        raise InvalidArgumentError(
+            "runs", list(runs), f"only {len(_STYLES)} runs can be told apart; pass fewer"
+        )
     panels = {
         "rollout/score_mean": "mean score of the episodes",
         "rollout/kl": "KL to the reference policy (nats per episode)",

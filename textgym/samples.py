@@ -35,13 +35,13 @@ class Sample:
     score: float
 
     def to_text(self) -> Text:
-        """The completion on one line, its score in front and its tokens coloured by credit."""
+        """One line: the score, the prompt, and the tokens coloured by their credit."""
         prompt = visible(self.prompt, newlines=True)
         pieces = [visible(piece, newlines=True) for piece in self.pieces]
         return Text(f"{self.score:+6.2f}  ").append(credit_text(prompt, pieces, self.credit))
 
     def to_plain(self) -> str:
-        """The completion on one line, the credit of each token in brackets behind it."""
+        """One line: the score, the prompt, and the tokens, each followed by its credit."""
         tokens = (
             f"{visible(piece, newlines=True)}[{credit:+.2f}]"
             for piece, credit in zip(self.pieces, self.credit, strict=True)
@@ -52,12 +52,13 @@ class Sample:
 def samples_of(
     rollout: Rollout, tokenizer: PreTrainedTokenizerBase, rows: Iterable[int]
 ) -> list[Sample]:
-    """Take episodes out of a rollout.
+    """Turn episodes of a rollout into samples.
 
     Args:
-        rollout: Finished episodes, from an environment that tells the credit.
+        rollout: Finished episodes from an environment with
+            :class:`textgym.wrappers.CreditAssignment`.
         tokenizer: The environment's tokenizer.
-        rows: Which episodes.
+        rows: Indices of the episodes.
     """
     num_steps = rollout.completion_mask.shape[1]
     samples = []

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["textgym.errors", "textgym.memory", "textgym.rendering", "textgym.registration"],
-    ["textgym.reviews", "textgym.planted", "textgym.exact", "textgym.usage"],
+    ["textgym.reviews", "textgym.planted", "textgym.exact"],
     ["textgym.prompts"],
     ["textgym.models"],
     ["textgym.credit.potentials"],

@@ -1,4 +1,4 @@
-"""From the arguments of the command line to a command, or to an error that fits one line."""
+"""From the words on the command line to a command, or to an error that fits on one line."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import tyro
 
 from textgym.errors import TextgymError
 
-__all__ = ["UsageError", "parse"]
+__all__ = ["UsageError", "one_line", "parse"]
 
 
 def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
-    """Turn arguments into a command, or bad ones into an error of one line.
+    """Turn the words on the command line into a command.
 
     Args:
         commands: Dataclasses by the names of the commands.
-        arguments: What follows ``textgym``; None for the process's own arguments.
+        arguments: The words after ``textgym``; None for those of this process.
 
     Returns:
         The command that was named.
@@ -47,19 +47,19 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        place = "".join(f"{name} " for name in arguments[:1] if name in commands)
-        said = _one_line(complaint.getvalue())
-        raise UsageError(f"{said} (see textgym {place}--help)") from None
+        command_word = "".join(f"{name} " for name in arguments[:1] if name in commands)
+        message = one_line(complaint.getvalue())
+        raise UsageError(f"{message} (see textgym {command_word}--help)") from None
 
 
 class UsageError(TextgymError):
     """The arguments do not parse."""
 
 
-def _one_line(frame: str) -> str:
-    """What the parser's box says, without its frame and its excerpts of the help.
+def one_line(box: str) -> str:
+    """The message in the parser's box, without the frame and the excerpts of the help.
 
-    A box has a title, a message, and after rules further sections::
+    A box has a title, a message, and further sections between rules::
 
         ╭─ Unrecognized options ──────────────╮
         │ Unrecognized options: --sed, 3      │
@@ -70,17 +70,17 @@ def _one_line(frame: str) -> str:
         │ For full helptext, run textgym -h   │
         ╰─────────────────────────────────────╯
     """
-    frame = re.sub(r"\x1b\[[0-9;]*m", "", frame)
-    lines = [line.strip("│╭╮╰╯─| ") for line in frame.splitlines()]
-    # Without its dashes, of either kind, a rule is empty.
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│╭╮╰╯─| ") for line in box.splitlines()]
+    # A rule is a line of dashes alone, of either kind.
     title, *lines = [line if line.strip("-") else "" for line in lines]
     sections = [list(group) for filled, group in itertools.groupby(lines, bool) if filled]
     message, *rest = sections or [[title]]
-    said = " ".join(message)
+    text = " ".join(message)
     if title != "Unrecognized options":
-        return said
+        return text
     hints = [line for section in rest for line in section]
     close = dict.fromkeys(line.split()[0].strip(",") for line in hints if line[:2] == "--")
     commands = [line for line in hints if line.startswith("Available subcommands")]
     hints = [f"did you mean {' or '.join(close)}?"] if close else commands
-    return "; ".join([said, *hints])
+    return "; ".join([text, *hints])

@@ -1,0 +1,58 @@
+"""The command line: ``textgym demo``, ``train``, ``evaluate`` and ``credit``.
+
+Each command is a dataclass in a file of its own. Its fields are the flags, and their docstrings are
+the help. Slow imports wait until a command runs, so that ``textgym --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from textgym.cli.credit import CreditCommand
+from textgym.cli.demo import DemoCommand
+from textgym.cli.evaluate import EvaluateCommand
+from textgym.cli.train import TrainCommand
+from textgym.cli.usage import parse
+from textgym.errors import TextgymError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "demo": DemoCommand,
+    "train": TrainCommand,
+    "evaluate": EvaluateCommand,
+    "credit": CreditCommand,
+}
+
+# Progress bars for small files and advice to developers are noise on a command line.
+_QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The words after ``textgym``; by default those of this process.
+
+    Returns:
+        The exit code: 0 on success, 2 after bad input, 130 after Ctrl-C.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        parse(_COMMANDS, arguments).run()
+    except SystemExit as end:  # the parser printed the help
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except (TextgymError, OSError) as error:
+        print(f"textgym: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,15 @@
+"""Where the commands print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+__all__ = ["make_console"]
+
+
+def make_console() -> Console:
+    """A console that prints strings as they are.
+
+    Rich would otherwise read the brackets in a path as markup and drop them.
+    """
+    return Console(highlight=False, markup=False)

@@ -1,0 +1,129 @@
+"""Flags that several commands share, and the objects made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgym.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from textgym.credit import CreditAssigner
+    from textgym.wrappers.vector import CreditAssignment
+
+__all__ = ["EnvironmentFlags", "EnvironmentOverrides", "check_policy", "make_credit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentFlags:
+    """What the environment is made of."""
+
+    tokenizer: str | None = None
+    """Tokenizer: a folder or a hub id. None: the policy's."""
+    reward_model: str = "embedded"
+    """Reward model: "embedded", a folder or a hub id."""
+    prompts: str = "embedded"
+    """Prompts: "embedded", "imdb", a JSONL, CSV or text file, or a hub dataset id."""
+    prompt_column: str | None = None
+    """Column of the prompts in a file or dataset. None: prompt, text, or the only one."""
+    min_new_tokens: int = 8
+    """Fewest tokens of a completion."""
+    max_new_tokens: int = 16
+    """Most tokens of a completion."""
+
+    def make(
+        self, policy: str, num_envs: int, credit: CreditAssigner, device: str, dtype: str | None
+    ) -> CreditAssignment:
+        """Make the batched environment; its finished rows wait for the others.
+
+        Args:
+            policy: The language model, whose tokenizer is the default.
+            num_envs: Number of rows.
+            credit: Divides the score among the tokens.
+            device: Where the reward model runs, as torch names it.
+            dtype: What the reward model computes in; None for float32.
+
+        Raises:
+            InvalidArgumentError: If a flag cannot be used.
+        """
+        import gymnasium as gym
+        from gymnasium.vector import AutoresetMode
+
+        import textgym  # noqa: F401  registers the id
+        from textgym.wrappers.vector import CreditAssignment
+
+        envs = gym.make_vec(
+            "ABC-RLHF-v0",
+            num_envs=num_envs,
+            autoreset_mode=AutoresetMode.DISABLED,
+            device=device,
+            dtype=dtype,
+            **dataclasses.asdict(self) | {"tokenizer": self.tokenizer or policy},
+        )
+        return CreditAssignment(envs, credit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentOverrides:
+    """None: as in training; without a checkpoint, the default of `textgym train`."""
+
+    tokenizer: str | None = None
+    """Tokenizer: a folder or a hub id."""
+    reward_model: str | None = None
+    """Reward model: "embedded", a folder or a hub id."""
+    prompts: str | None = None
+    """Prompts: "embedded", "imdb", a JSONL, CSV or text file, or a hub dataset id."""
+    prompt_column: str | None = None
+    """Column of the prompts in a file or dataset."""
+    min_new_tokens: int | None = None
+    """Fewest tokens of a completion."""
+    max_new_tokens: int | None = None
+    """Most tokens of a completion."""
+
+    def applied_to(self, flags: EnvironmentFlags) -> EnvironmentFlags:
+        """The given flags, with those replaced that are set here."""
+        given = {name: x for name, x in dataclasses.asdict(self).items() if x is not None}
+        return dataclasses.replace(flags, **given)
+
+
+def make_credit(name: str, beta: float | None, policy: str, gamma: float = 1.0) -> CreditAssigner:
+    """Make a credit assigner, and pass it those arguments that it takes.
+
+    Args:
+        name: A name from ``textgym credit --list``, or ``module:name``.
+        beta: None for the assigner's default.
+        policy: The language model, for credit that reads the policy's attention.
+        gamma: Discount factor of the agent.
+
+    Raises:
+        InvalidArgumentError: If the name is unknown, or beta is given to credit without one.
+    """
+    from textgym.credit import find_credit_assigner, get_credit_assigner
+
+    if str(Path.cwd()) not in sys.path:  # "module:name" may be a file in the current folder
+        sys.path.insert(0, str(Path.cwd()))
+    takes = inspect.signature(find_credit_assigner(name)).parameters
+    if beta is not None and "beta" not in takes:
+        raise InvalidArgumentError("beta", beta, f"{name} credit has no beta; leave it out")
+    arguments: dict[str, Any] = {"beta": beta, "gamma": gamma, "policy": policy}
+    return get_credit_assigner(
+        name, **{k: x for k, x in arguments.items() if x is not None and k in takes}
+    )
+
+
+def check_policy(policy: str) -> None:
+    """Load the policy, so that an error names this flag and not its tokenizer.
+
+    Raises:
+        InvalidArgumentError: If there is no such language model.
+    """
+    from textgym.models import load_language_model
+
+    try:
+        load_language_model(policy)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError("policy", policy, error.remedy) from None

@@ -1,19 +1,18 @@
-"""The floors of the package: each module imports only from the floors below its own."""
+"""The floors of the package: a module imports only from the floors below its own."""
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-FLOORS = [
-    ["textgym.errors", "textgym.memory", "textgym.rendering", "textgym.registration"],
-    ["textgym.reviews", "textgym.planted", "textgym.exact"],
+from tests.modules import import_graph, module_name, package_modules
+
+FLOORS = [  # from the ground up
+    ["textgym.errors", "textgym.memory", "textgym.registration"],
+    ["textgym", "textgym.rendering", "textgym.reviews", "textgym.planted", "textgym.exact"],
     ["textgym.prompts"],
     ["textgym.models"],
-    ["textgym.credit.potentials"],
     ["textgym.credit"],
     ["textgym.envs", "textgym.agents"],
     ["textgym.wrappers"],
@@ -22,37 +21,56 @@ FLOORS = [
     ["textgym.cli"],
     ["textgym.__main__"],
 ]
+ROOMS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+GRAPH = import_graph(dict(package_modules()))
 
 
-def floor_of(module):
-    for level, names in enumerate(FLOORS):
-        if any(module == name or module.startswith(name + ".") for name in names):
-            return level
-    return None
+def room_of(module):
+    """A module's room: the first two parts of its name, so all of a package is one room."""
+    return ".".join(module.split(".")[:2])
 
 
-def modules():
-    for folder, package in ((ROOT / "textgym", "textgym"), (ROOT / "agents", "textgym.agents")):
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            name = ".".join((package, *(part for part in parts if part != "__init__")))
-            if name != "textgym":
-                yield name, path
+def find_circle(graph):
+    """Names of modules that import each other in a circle; empty if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()))
-def test_imports_point_downwards(name, path):
-    level = floor_of(name)
-    assert level is not None, f"{name} is on no floor"
-    own = next(n for n in FLOORS[level] if name == n or name.startswith(n + "."))
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            targets = [node.module]
-        elif isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
-        else:
-            continue
-        for target in targets:
-            theirs = floor_of(target)
-            if theirs is not None and not (target == own or target.startswith(own + ".")):
-                assert theirs < level, f"{name} imports {target}"
+@pytest.mark.parametrize("module", GRAPH)
+def test_imports_point_downwards(module):
+    room = room_of(module)
+    assert room in ROOMS, f"{module} is on no floor"
+    others = {target for target in GRAPH[module] if room_of(target) != room}
+    assert [target for target in others if ROOMS[room_of(target)] >= ROOMS[room]] == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert find_circle(GRAPH) == []
+
+
+def test_every_room_of_the_floors_exists():
+    assert {room_of(module) for module in GRAPH} == set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "circle",
+    [
+        ["import house.b", "import house.a"],
+        ["from house.b import x", "from house import a"],
+        ["from .b import x", "from . import a"],
+        ["if TYPE_CHECKING:\n    from .b import X", "from .a import Y"],
+        ["def late():\n    from .b import x", "from .a import y"],
+        ["from house import x", ""],  # the package itself imports a
+    ],
+)
+def test_a_circle_is_found_however_it_is_imported(tmp_path, circle):
+    sources = {"__init__": "from house.a import x", "a": circle[0], "b": circle[1]}
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    modules = {module_name(path, tmp_path, "house"): path for path in tmp_path.glob("*.py")}
+    assert find_circle(import_graph(modules)) != []
+    (tmp_path / "a.py").write_text("from os import path")
+    assert find_circle(import_graph(modules)) == []

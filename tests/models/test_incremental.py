@@ -1,6 +1,8 @@
-"""Reading texts that grow equals reading them at once, and costs one token per token."""
+"""Reading growing texts equals reading them at once, and costs one token per token."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
@@ -48,7 +50,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
-    "max_position_embeddings": LONGEST,  # Idle rows must not ask for a position beyond.
+    "max_position_embeddings": LONGEST,  # Waiting rows must not use a position beyond it.
     "initializer_range": 0.3,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -92,10 +94,10 @@ def make_language_model(name):
     return model(config).eval()
 
 
-def make_reward_model(name, tokenizer):
+def make_reward_model(name):
     torch.manual_seed(0)
     _, model, config = DECODERS[name]
-    return RewardModel(model(config), tokenizer)
+    return RewardModel(model(config), tokenizer=None)
 
 
 def draw(generator, length):
@@ -103,7 +105,7 @@ def draw(generator, length):
 
 
 def growing_texts(steps, seed=0):
-    """Texts of N rows per step: most grow, some start anew, some wait and are not asked about."""
+    """Texts of N rows per step: most grow, some start anew, some wait and are not requested."""
     generator = torch.Generator().manual_seed(seed)
     texts = [draw(generator, length) for length in (1, 7, 3, 4)]
     for _ in range(steps):
@@ -121,7 +123,7 @@ def growing_texts(steps, seed=0):
 
 @pytest.fixture
 def sizes(language_model):
-    """Gets the number of tokens of every forward pass of the model, padding included."""
+    """Number of tokens of every forward pass of the model, padding included."""
     counted = []
     handle = language_model.register_forward_pre_hook(
         lambda _module, _arguments, keywords: counted.append(keywords["input_ids"].numel()),
@@ -132,7 +134,7 @@ def sizes(language_model):
 
 
 @decoders
-def test_a_language_model_says_about_growing_texts_what_it_says_about_them_at_once(name):
+def test_growing_texts_give_the_logits_of_whole_texts(name):
     model = make_language_model(name)
     reader = IncrementalLanguageModel(model)
     for texts in growing_texts(45):
@@ -147,15 +149,15 @@ def test_a_language_model_says_about_growing_texts_what_it_says_about_them_at_on
 
 
 @decoders
-def test_prefix_scores_and_attention_of_growing_texts_are_those_of_one_forward(name, tokenizer):
+def test_growing_texts_give_the_scores_and_attention_of_one_forward_pass(name):
     readouts = [PrefixScores(), AttentionMap(), AttentionMap((0, -1), "max"), AttentionMap(0, 3)]
-    check_reward_model(make_reward_model(name, tokenizer), readouts, steps=30)
+    check_reward_model(make_reward_model(name), readouts, steps=30)
 
 
-def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps(tokenizer):
+def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps():
     torch.manual_seed(0)
     config = GPTJConfig(**GPT2_SIZES, rotary_dim=4, num_labels=1)
-    reward_model = RewardModel(GPTJForSequenceClassification(config), tokenizer)
+    reward_model = RewardModel(GPTJForSequenceClassification(config), tokenizer=None)
     with pytest.warns(UserWarning, match="output_attentions"):
         reward_model.attention_recorder()
     check_reward_model(reward_model, [PrefixScores(), AttentionMap()], steps=12)
@@ -164,12 +166,12 @@ def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps(tok
 def check_reward_model(reward_model, readouts, steps):
     reader = IncrementalRewardModel(reward_model, readouts)
     for texts in growing_texts(steps, seed=1):
-        asked = torch.tensor([text is not None for text in texts])
+        requested = torch.tensor([text is not None for text in texts])
         ids = [text or [0] for text in texts]
-        # The prompt is the first token: where it ends is no matter of the reader's.
+        # The prompt is the first token; the reader does not care where it ends.
         batch = Completions.from_lists([one[:1] for one in ids], [one[1:] for one in ids])
-        read = reader.read(batch, asked)
-        expected = reward_model.read(batch.select(asked), readouts)
+        read = reader.read(batch, requested)
+        expected = reward_model.read(batch.select(requested), readouts)
         width = read.input_ids.shape[1]
         torch.testing.assert_close(read.score, expected.score, rtol=0, atol=1e-5)
         torch.testing.assert_close(read.attention_mask, expected.attention_mask[:, :width])
@@ -180,8 +182,8 @@ def check_reward_model(reward_model, readouts, steps):
             torch.testing.assert_close(read[readout], full, rtol=0, atol=1e-5)
 
 
-def test_a_text_alone_is_read_without_any_mask(reward_model):
-    """Then the kernel gets no mask at all, and one query faces many keys."""
+def test_a_single_text_is_read_without_a_mask(reward_model):
+    """The kernel then gets no mask at all, and one query meets many keys."""
     reader = IncrementalRewardModel(reward_model, [AttentionMap()])
     for length in range(1, 8):
         batch = Completions.from_lists([[5]], [list(range(10, 10 + length))])
@@ -190,7 +192,7 @@ def test_a_text_alone_is_read_without_any_mask(reward_model):
         torch.testing.assert_close(read, expected, rtol=0, atol=1e-6)
 
 
-def test_padding_on_the_left_and_masked_tokens_are_no_part_of_the_text(reward_model):
+def test_left_padding_and_masked_tokens_are_left_out(reward_model):
     ids = torch.tensor([[9, 5, 9, 6, 7], [5, 6, 7, 8, 9]])
     mask = torch.tensor([[0, 1, 0, 1, 1], [1, 1, 1, 1, 1]]).bool()
     batch = Completions(ids, mask, mask & (torch.arange(5) > 2))
@@ -220,7 +222,7 @@ def test_a_row_that_starts_anew_leaves_the_others_as_they_are(language_model, si
     assert sizes == [9, 3, 2]  # three texts of three columns; a token per row; the new text
 
 
-def test_rows_that_nobody_asks_about_are_not_read(language_model, sizes):
+def test_rows_not_requested_are_not_read(language_model, sizes):
     reader = IncrementalLanguageModel(language_model)
     sizes.clear()  # what construction read
     reader.read([[5, 6, 7], None])
@@ -231,7 +233,7 @@ def test_rows_that_nobody_asks_about_are_not_read(language_model, sizes):
     torch.testing.assert_close(said.logits[0], alone.logits[0])
 
 
-def test_what_was_handed_out_stays_as_it_was(language_model):
+def test_returned_outputs_do_not_change_later(language_model):
     reader = IncrementalLanguageModel(language_model)
     first = reader.read([[5, 6], [7, 8]])
     logits = first.logits.clone()
@@ -239,14 +241,14 @@ def test_what_was_handed_out_stays_as_it_was(language_model):
     torch.testing.assert_close(first.logits, logits)
 
 
-def test_another_number_of_rows_starts_afresh(language_model):
+def test_another_number_of_rows_is_read_from_the_start(language_model):
     reader = IncrementalLanguageModel(language_model)
     pair = reader.read([[5, 6], [7, 8]])
     three = reader.read([[7, 8], [5, 6], [5, 6]])
     torch.testing.assert_close(three.logits, pair.logits[[1, 0, 0]])
 
 
-def test_models_of_half_precision_are_read_in_it(language_model):
+def test_a_bfloat16_model_gives_float32_outputs(language_model):
     model = Qwen3ForCausalLM(language_model.config).bfloat16()
     said = IncrementalLanguageModel(model).read([[5, 6], [7, 8, 9]])
     assert said.hidden.dtype == said.logits.dtype == torch.float32
@@ -270,20 +272,82 @@ def test_models_that_look_ahead_or_keep_a_state_are_refused():
             IncrementalLanguageModel(model)
 
 
-class Doubling(RewardModel):
-    """A reward model with a reading of its own."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_model_that_looks_ahead_is_refused_for_its_architecture(autocast):
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BERT)
+    refused = pytest.raises(InvalidArgumentError, match="cannot be read token by token")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), refused as caught:
+        IncrementalLanguageModel(model)
+    assert "bfloat16" not in str(caught.value)
+
+
+def test_a_model_that_looks_ahead_is_refused_in_bfloat16():
+    torch.manual_seed(0)
+    with pytest.raises(InvalidArgumentError, match=r"computed in bfloat16.*compute in float32"):
+        IncrementalLanguageModel(BertForMaskedLM(BERT).bfloat16())
+
+
+@pytest.mark.parametrize(("depth", "seed"), [(24, 0), (32, 3), (96, 1)])
+def test_deep_models_are_read_under_autocast(depth, seed):
+    """Some of these differ by 3e-3 between one token and many, by rounding alone."""
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": 100,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.1,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=depth))
+    with torch.autocast("cpu", torch.bfloat16):
+        said = IncrementalLanguageModel(model).read([[5, 6, 7]])
+    assert said.logits.isfinite().all()
+
+
+def rounds_when_reading_one_token(language_model, error):
+    """A copy whose logits are off by a factor when it reads one token under autocast."""
+    model = copy.deepcopy(language_model)
+
+    def spoil(_module, _arguments, keywords, output):
+        if torch.is_autocast_enabled("cpu") and keywords["input_ids"].shape[1] == 1:
+            output.logits = output.logits * (1 + error)
+        return output
+
+    model.register_forward_hook(spoil, with_kwargs=True)
+    return model
+
+
+def test_rounding_of_bfloat16_is_accepted_under_autocast(language_model):
+    model = rounds_when_reading_one_token(language_model, 5e-3)  # as SmolLM2-135M has it
+    with torch.autocast("cpu", torch.bfloat16):
+        IncrementalLanguageModel(model)
+
+
+def test_errors_beyond_rounding_are_blamed_on_the_precision(language_model):
+    model = rounds_when_reading_one_token(language_model, 0.2)
+    IncrementalLanguageModel(model)
+    refused = pytest.raises(InvalidArgumentError, match=r"computed in bfloat16.*differs.* by 0\.")
+    with torch.autocast("cpu", torch.bfloat16), refused as caught:
+        IncrementalLanguageModel(model)
+    assert "cannot be read token by token" not in str(caught.value)
+
+
+class WithOwnRead(RewardModel):
+    """A reward model with a read method of its own."""
 
     def read(self, completions, readouts=()):
         return super().read(completions, readouts)
 
 
-def test_what_needs_the_whole_text_at_once_is_refused(reward_model, classifier, tokenizer):
-    encoder = RewardModel(BertForSequenceClassification(BERT), tokenizer)
+def test_readouts_that_need_the_whole_text_are_refused(reward_model, classifier, tokenizer):
+    encoder = RewardModel(BertForSequenceClassification(BERT), tokenizer=None)
     for model, readout in (
         (reward_model, GradientTimesInput()),
         (reward_model, AttentionRow()),
         (encoder, PrefixScores()),
-        (Doubling(classifier, tokenizer), PrefixScores()),
+        (WithOwnRead(classifier, tokenizer), PrefixScores()),
     ):
         with pytest.raises(InvalidArgumentError, match=r"use reward_model\.read"):
             IncrementalRewardModel(model, [readout])
@@ -297,8 +361,8 @@ def test_texts_without_a_token_are_refused(language_model, texts):
         IncrementalLanguageModel(language_model).read(texts)
 
 
-def test_columns_that_no_text_uses_are_cut(language_model):
-    """Or the cost of a step would grow with the number of episodes."""
+def test_columns_without_a_text_are_cut(language_model):
+    """Otherwise the cost of a step would grow with the number of episodes."""
     reader = IncrementalLanguageModel(language_model)
     for first in range(10, 20):
         text, other = [first], [first, 5]

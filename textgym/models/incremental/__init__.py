@@ -1,4 +1,4 @@
-"""Reading texts that grow: one token of a text costs one token of the model."""
+"""Readers of growing texts: extending a text by one token costs one token of the model."""
 
 from textgym.models.incremental.decoder import IncrementalDecoder
 from textgym.models.incremental.readers import (

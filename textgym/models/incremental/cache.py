@@ -1,4 +1,4 @@
-"""Keys and values of a batch of texts, in buffers with room for the tokens to come."""
+"""A key-value cache that grows without copying everything at each token."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["GrowingLayer", "layers_of"]
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer, in buffers with room for the columns to come.
+    """Keys and values of one layer, in buffers with room for further columns.
 
-    The library's own layer allocates all of them anew, and copies them, for every token.
+    The library's own layer allocates new tensors and copies all columns for every token.
 
     Args:
-        keys: Those of another layer, for their sizes, dtype and device, shape
+        keys: Keys of another layer, used for their sizes, dtype and device, shape
             (any, num_heads, any, head_dim).
-        values: Likewise; they may differ from the keys in their sizes.
-        batch_size: Number of rows; there are no columns yet.
+        values: Values of that layer; their sizes may differ from the keys'.
+        batch_size: Number of rows. The new layer has no columns yet.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, batch_size: int) -> None:
@@ -36,7 +36,7 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append columns; returns all keys and all values, (batch, num_heads, columns, ...)."""
+        """Append columns; returns all keys and values, (batch, num_heads, num_columns, ...)."""
         start, end = self._columns.start, self._columns.stop
         new_end = end + key_states.shape[2]
         if new_end > self._buffers[0].shape[2]:
@@ -48,18 +48,18 @@ class GrowingLayer(DynamicLayer):
         return self._show()
 
     def resize(self, more: int) -> None:
-        """Add so many columns on the left, of zeros, or take them away."""
+        """Add this many columns of zeros on the left, or remove columns if negative."""
         if more > 0:
             self._move(more, room=self._columns.stop - self._columns.start + more)
         self._columns = slice(max(0, self._columns.start - more), self._columns.stop)
         self._show()
 
     def _move(self, start: int, room: int) -> None:
-        """Into new buffers of ``room`` columns, the present ones from ``start`` on."""
+        """Move the columns to new buffers of ``room`` columns, beginning at ``start``."""
         length = self._columns.stop - self._columns.start
         for i, old in enumerate(self._buffers):
             new = old.new_empty((*old.shape[:2], room, old.shape[3]))
-            new[:, :, :start] = 0.0  # They are masked, and must still be numbers.
+            new[:, :, :start] = 0.0  # Masked, but NaN would spread.
             new[:, :, start : start + length] = old[:, :, self._columns]
             self._buffers[i] = new
         self._columns = slice(start, start + length)
@@ -71,5 +71,5 @@ class GrowingLayer(DynamicLayer):
 
 
 def layers_of(cache: DynamicCache) -> list[Any]:
-    """The layers of a cache, each with the attributes ``keys`` and ``values``."""
+    """Layers of a cache, each with attributes ``keys`` and ``values``."""
     return list(cache.layers)

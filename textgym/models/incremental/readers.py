@@ -1,4 +1,4 @@
-"""What is read from texts that grow: a language model's next token, a reward model's read-outs."""
+"""Readers of growing texts: a language model's next token, and a reward model's read-outs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["IncrementalLanguageModel", "IncrementalRewardModel", "NextToken"]
 
 
 class NextToken(NamedTuple):
-    """What a language model says about the end of each text.
+    """A language model's output at the end of each text.
 
     Attributes:
         hidden: Last hidden state of the last token, float32, shape (batch, hidden_size).
@@ -36,10 +36,11 @@ class IncrementalLanguageModel(IncrementalDecoder):
     """Reads growing texts with a causal language model.
 
     Args:
-        model: The language model; it is put in evaluation mode, and must stay as it is.
+        model: The language model. It is put in evaluation mode. After changing its weights, call
+            :meth:`forget`.
 
     Raises:
-        InvalidArgumentError: If it cannot be read token by token.
+        InvalidArgumentError: If the model cannot be read token by token.
 
     Example:
         >>> from textgym.models import load_language_model
@@ -59,14 +60,14 @@ class IncrementalLanguageModel(IncrementalDecoder):
         self._last: NextToken | None = None
 
     def read(self, texts: Sequence[Text | None]) -> NextToken:
-        """What the model says about the end of each text.
+        """The model's output at the end of each text.
 
         Args:
-            texts: Token ids per row; None for a row that nobody asks about. Such a row holds what
-                was last said about it, or zeros.
+            texts: Token ids per row; None for rows not requested, which keep their last output, or
+                zeros if they have none.
 
         Raises:
-            InvalidArgumentError: If a text is empty, or no row was ever asked about.
+            InvalidArgumentError: If a text is empty, or no row was ever requested.
         """
         self.advance(texts)
         if self._last is None:
@@ -84,7 +85,7 @@ class IncrementalLanguageModel(IncrementalDecoder):
     def _remember(self, done: Pass) -> None:
         hidden = done.newest(done.output.hidden_states[-1]).float()
         logits = done.output.logits
-        if "logits_to_keep" in self._parameters:  # Only the columns where a text ends.
+        if "logits_to_keep" in self._parameters:  # only the columns where a text ends
             column = torch.searchsorted(self._ends, done.lengths - 1) if done.is_restart else 0
             logits = logits[done.at, column].float()
         else:
@@ -92,7 +93,7 @@ class IncrementalLanguageModel(IncrementalDecoder):
         if self._last is None:
             shapes = ((len(self._texts), values.shape[1]) for values in (hidden, logits))
             self._last = NextToken(*(hidden.new_zeros(shape) for shape in shapes))
-        # Out of place: what was handed out before stays as it was.
+        # Out of place, so that outputs already returned do not change.
         self._last = NextToken(
             self._last.hidden.index_copy(0, done.rows, hidden),
             self._last.logits.index_copy(0, done.rows, logits),
@@ -107,15 +108,16 @@ class IncrementalRewardModel(IncrementalDecoder):
     """Reads growing texts with a causal reward model: prefix scores and attention maps.
 
     Args:
-        reward_model: The reward model, a decoder.
-        readouts: What to read out, of the classes ``PrefixScores`` and ``AttentionMap``.
+        reward_model: The reward model; it must be a decoder.
+        readouts: What to read out: any of ``PrefixScores`` and ``AttentionMap``. All other
+            read-outs need the whole text at once.
 
     Raises:
-        InvalidArgumentError: If it is no decoder, cannot give a read-out, or the read-out is of
-            another class: those need the whole text at once.
+        InvalidArgumentError: If the reward model is not a decoder, or a read-out is not one of
+            these or not supported by the model.
 
     Example:
-        >>> from textgym.models import load_reward_model
+        >>> from textgym.models import Completions, PrefixScores, load_reward_model
         >>> reader = IncrementalRewardModel(load_reward_model("embedded"), [PrefixScores()])
         >>> _ = reader.read(Completions.from_lists([[1, 50, 60]], [[80]]))
         >>> scored = reader.read(Completions.from_lists([[1, 50, 60]], [[80, 90]]))  # one token
@@ -142,7 +144,7 @@ class IncrementalRewardModel(IncrementalDecoder):
     def can_read(reward_model: RewardModel, readouts: Collection[Readout]) -> bool:
         """Whether a reward model and read-outs are of the kind that can be read token by token.
 
-        A class with a ``read`` of its own is not: what it does to a batch is unknown here.
+        Subclasses that override ``read`` are not, since what they do to a batch is unknown.
         """
         return (
             getattr(type(reward_model), "read", None) is RewardModel.read
@@ -157,36 +159,35 @@ class IncrementalRewardModel(IncrementalDecoder):
         self._maps = {one: torch.zeros((num_rows, 0, 0), device=device) for one in self._wanted}
 
     def read(self, completions: Completions, rows: Tensor | None = None) -> ScoredCompletions:
-        """Score a batch whose texts have grown, or not, since the last time.
+        """Score a batch whose texts may have grown since the last call.
 
         Args:
             completions: All rows of the batch.
-            rows: The rows that are asked about, shape (batch,), bool; None for all. The others are
-                not read.
+            rows: The rows requested, shape (batch,), bool; None for all. Other rows are not read.
 
         Returns:
-            The rows asked about, at the left end, with what ``reward_model.read`` gives.
+            The requested rows, left-aligned, with the values that ``reward_model.read`` gives.
 
         Raises:
-            InvalidArgumentError: If a row that is asked about has no token.
+            InvalidArgumentError: If a requested row has no token.
         """
         completions = completions.to(self._mask.device)
         if rows is None:
             rows = torch.ones(len(completions), dtype=torch.bool)
-        asked = rows.to(self._mask.device).nonzero()[:, 0]
-        chosen = completions.select(asked)
+        requested = rows.to(self._mask.device).nonzero()[:, 0]
+        chosen = completions.select(requested)
         aligned = LeftAligned.of(chosen)
         lengths = aligned.attention_mask.sum(1)
         texts: list[Text | None] = [None] * len(completions)
         for row, ids, length in zip(
-            asked.tolist(), aligned.input_ids.tolist(), lengths.tolist(), strict=True
+            requested.tolist(), aligned.input_ids.tolist(), lengths.tolist(), strict=True
         ):
             texts[row] = ids[:length]
         self.advance(texts)
         longest = aligned.input_ids.shape[1]
-        scores = self._scores[asked, :longest]
+        scores = self._scores[requested, :longest]
         values: dict[Readout, Tensor] = {
-            one: kept[asked, :longest, :longest] for one, kept in self._maps.items()
+            one: kept[requested, :longest, :longest] for one, kept in self._maps.items()
         }
         if PrefixScores() in self.readouts:
             values[PrefixScores()] = scores
@@ -224,19 +225,19 @@ class IncrementalRewardModel(IncrementalDecoder):
 
     @staticmethod
     def _weights(done: Pass, readout: AttentionMap) -> Tensor:
-        """Attention of the tokens that a pass read to all columns."""
+        """Attention from the tokens of a pass to all columns."""
         assert done.attention is not None
         return done.attention.weights(readout.layers, readout.heads)
 
     def _own_columns(self, weights: Tensor, done: Pass) -> Tensor:
-        """From columns in which every text ends in the last one to the texts' own tokens."""
+        """Shift right-aligned columns to the left, so that column t is token t of its text."""
         width = weights.shape[1]
         tokens = torch.arange(self._scores.shape[1], device=weights.device)
         columns = tokens + (width - done.lengths)[:, None]
         return weights.gather(1, columns.clamp(max=width - 1)) * (columns < width)
 
     def _reserve(self, length: int) -> None:
-        """Make room for texts of this length, by doubling."""
+        """Make room for texts of this length; the room doubles, so that this is rare."""
         room = self._scores.shape[1]
         if length > room:
             more = max(length, 2 * room, 16) - room

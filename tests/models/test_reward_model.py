@@ -11,7 +11,6 @@ from transformers import Qwen3ForSequenceClassification, Qwen3Model
 from tests.conftest import tiny_config
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, AttentionRow, Completions, PrefixScores, RewardModel
-from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
 
 BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
 
@@ -71,50 +70,3 @@ def test_other_numbers_of_labels_are_refused(tokenizer, labels):
 def test_a_model_without_a_head_is_refused(tokenizer):
     with pytest.raises(InvalidArgumentError, match="sequence classifier"):
         RewardModel(Qwen3Model(tiny_config(tokenizer)), tokenizer)
-
-
-@pytest.fixture
-def folder(tmp_path, classifier, tokenizer):
-    classifier.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_a_folder_gives_the_model_that_was_saved(folder, reward_model):
-    loaded = load_reward_model(folder)
-    torch.testing.assert_close(loaded.read(BATCH).score, reward_model.read(BATCH).score)
-
-
-def test_a_folder_is_loaded_once_per_process(folder):
-    assert load_reward_model(folder).model is load_reward_model(str(folder)).model
-    assert load_tokenizer(folder) is load_tokenizer(folder)
-
-
-def test_weights_that_are_not_safetensors_are_refused(folder, classifier):
-    (folder / "model.safetensors").unlink()
-    torch.save(classifier.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(InvalidArgumentError, match="reward_model"):
-        load_reward_model(folder)
-
-
-def test_a_language_model_is_no_reward_model(tmp_path, language_model, tokenizer):
-    """Its score head would be drawn at random."""
-    language_model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(InvalidArgumentError, match=r"score\.weight are missing"):
-        load_reward_model(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("load", "argument"),
-    [(load_tokenizer, "tokenizer"), (load_language_model, "model"), (load_reward_model, "reward")],
-)
-def test_a_missing_folder_is_named(load, argument):
-    with pytest.raises(InvalidArgumentError, match=rf"{argument}.*no such folder"):
-        load("./no/such/folder")
-
-
-@pytest.mark.parametrize(("device", "dtype"), [("cuda:99", None), ("gpu", None), ("cpu", "int8")])
-def test_unusable_devices_and_dtypes_are_refused(folder, device, dtype):
-    with pytest.raises(InvalidArgumentError, match=r"device|dtype"):
-        load_reward_model(folder, device=device, dtype=dtype)

@@ -1,6 +1,6 @@
-"""Language models, reward models and what is read out of them."""
+"""Language models, reward models, and what can be read out of them."""
 
-from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
+from textgym.models.completions import Completions, LeftAligned, ScoredCompletions, Scorer
 from textgym.models.incremental import (
     IncrementalLanguageModel,
     IncrementalRewardModel,
@@ -35,6 +35,7 @@ __all__ = [
     "Readout",
     "RewardModel",
     "ScoredCompletions",
+    "Scorer",
     "load_language_model",
     "load_reward_model",
     "load_tokenizer",

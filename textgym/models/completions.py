@@ -1,28 +1,26 @@
-"""Batches of completions, before and after the reward model has read them."""
+"""Batches of completions, before and after a reward model has scored them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
 from textgym.models.readouts import Readout
 
-if TYPE_CHECKING:
-    from textgym.models.reward_model import RewardModel
-
-__all__ = ["Completions", "LeftAligned", "ScoredCompletions"]
+__all__ = ["Completions", "LeftAligned", "ScoredCompletions", "Scorer"]
 
 
 @dataclass(frozen=True)
 class Completions:
     """Prompts with their completions, padded on either side.
 
-    A prompt of two tokens, a completion of three and one token of padding, on the right::
+    A prompt of two tokens and a completion of three, with one token of padding on the right::
 
         input_ids        [p0, p1, c0, c1, c2, pad]
         attention_mask   [ 1,  1,  1,  1,  1,   0]
@@ -30,7 +28,7 @@ class Completions:
 
     Attributes:
         input_ids: Token ids, shape (batch, num_tokens), int64.
-        attention_mask: True at the tokens that are not padding, shape (batch, num_tokens), bool.
+        attention_mask: True at every token that is not padding, shape (batch, num_tokens), bool.
         completion_mask: True at the generated tokens, shape (batch, num_tokens), bool.
     """
 
@@ -46,16 +44,20 @@ class Completions:
         pad_token_id: int = 0,
         device: str | torch.device = "cpu",
     ) -> Completions:
-        """Pad token lists on the right.
+        """Build a batch from token lists, padded on the right.
 
         Args:
             prompt_ids: Token ids of each prompt.
             completion_ids: Token ids of each completion; as many as prompts.
-            pad_token_id: What stands in the padding; it is masked, so any id will do.
-            device: Where the tensors go.
+            pad_token_id: Id to fill the padding with. Padding is masked, so any id will do.
+            device: Device of the tensors.
 
         Raises:
             InvalidArgumentError: If the numbers of prompts and completions differ.
+
+        >>> Completions.from_lists([[5, 6], [7]], [[8], [9]]).input_ids
+        tensor([[5, 6, 8],
+                [7, 9, 0]])
         """
         if len(prompt_ids) != len(completion_ids):
             raise InvalidArgumentError(
@@ -63,17 +65,62 @@ class Completions:
                 len(completion_ids),
                 f"there must be one completion per prompt, and there are {len(prompt_ids)} prompts",
             )
-        lengths = [len(p) + len(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-        shape = (len(lengths), max(lengths, default=0))
-        input_ids = torch.full(shape, pad_token_id, dtype=torch.int64)
-        attention_mask = torch.zeros(shape, dtype=torch.bool)
-        completion_mask = torch.zeros(shape, dtype=torch.bool)
-        for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
-            end = lengths[row]
-            input_ids[row, :end] = torch.as_tensor([*prompt, *completion], dtype=torch.int64)
-            attention_mask[row, :end] = True
-            completion_mask[row, len(prompt) : end] = True
-        return cls(input_ids.to(device), attention_mask.to(device), completion_mask.to(device))
+        texts = [[*p, *c] for p, c in zip(prompt_ids, completion_ids, strict=True)]
+        lengths = np.array([len(text) for text in texts], dtype=np.int64)
+        prompt_lengths = np.array([len(prompt) for prompt in prompt_ids], dtype=np.int64)
+        input_ids = np.full((len(texts), lengths.max(initial=0)), pad_token_id, dtype=np.int64)
+        for row, text in enumerate(texts):
+            input_ids[row, : len(text)] = text
+        return cls.from_arrays(input_ids, prompt_lengths, lengths, device)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        input_ids: np.ndarray,
+        prompt_lengths: np.ndarray,
+        lengths: np.ndarray,
+        device: str | torch.device = "cpu",
+    ) -> Completions:
+        """Build a batch from right-padded arrays, cut to the longest text.
+
+        Args:
+            input_ids: Token ids of prompt and completion, shape (batch, width), integer; copied.
+            prompt_lengths: Number of tokens of each prompt, shape (batch,), integer.
+            lengths: Number of tokens of prompt and completion together, shape (batch,), integer.
+            device: Device of the tensors.
+
+        Raises:
+            InvalidArgumentError: If the shapes disagree, or a length is out of range.
+
+        >>> ids = np.array([[5, 6, 8, 0], [7, 9, 0, 0]])
+        >>> Completions.from_arrays(ids, np.array([2, 1]), np.array([3, 2])).completion_mask
+        tensor([[False, False,  True],
+                [False,  True, False]])
+        """
+        shape = (len(input_ids),)
+        if input_ids.ndim != 2 or prompt_lengths.shape != shape or lengths.shape != shape:
+            raise InvalidArgumentError(
+                "input_ids",
+                input_ids.shape,
+                "must have shape (batch, width), and both lengths shape (batch,); their shapes are "
+                f"{prompt_lengths.shape} and {lengths.shape}",
+            )
+        in_order = (prompt_lengths >= 0) & (prompt_lengths <= lengths)
+        if not (in_order & (lengths <= input_ids.shape[1])).all():
+            raise InvalidArgumentError(
+                "lengths",
+                lengths,
+                "every row needs 0 <= prompt length <= length <= width, and the width is "
+                f"{input_ids.shape[1]}",
+            )
+        columns = np.arange(lengths.max(initial=0))
+        attention_mask = columns < lengths[:, None]  # (batch, num_tokens)
+        completion_mask = attention_mask & (columns >= prompt_lengths[:, None])
+        return cls(
+            torch.tensor(input_ids[:, : len(columns)], dtype=torch.int64, device=device),
+            torch.tensor(attention_mask, device=device),
+            torch.tensor(completion_mask, device=device),
+        )
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -84,15 +131,54 @@ class Completions:
         return self.attention_mask & ~self.completion_mask
 
     def to(self, device: str | torch.device) -> Completions:
-        """The same texts, without read-outs, on a device."""
+        """The same texts on another device, without scores and read-outs."""
         return Completions(
             self.input_ids.to(device),
             self.attention_mask.to(device),
             self.completion_mask.to(device),
         )
 
+    def with_score(
+        self,
+        score: Tensor | Sequence[float],
+        readouts: Mapping[Readout, Any] | None = None,
+        reward_model: Scorer | None = None,
+    ) -> ScoredCompletions:
+        """Attach scores and read-outs of your own, for examples, tests and tools.
+
+        Args:
+            score: Score of each text, shape (batch,).
+            readouts: Values by read-out, as tensors or nested lists, shape (batch, ...).
+            reward_model: The model that scores more texts for assigners that need it.
+
+        Raises:
+            InvalidArgumentError: If the score or a read-out does not have one row per text.
+
+        >>> scored = Completions.from_lists([[5, 6], [7]], [[8], [9]]).with_score([0.5, -1.0])
+        >>> scored.score
+        tensor([ 0.5000, -1.0000])
+        """
+
+        def rows(name: str, values: Any) -> Tensor:
+            device = self.input_ids.device
+            tensor = torch.as_tensor(values, dtype=torch.float32, device=device)
+            if tensor.shape[:1] != (len(self),) or (name == "score" and tensor.ndim != 1):
+                raise InvalidArgumentError(
+                    name, tuple(tensor.shape), f"must have one row for each of {len(self)} texts"
+                )
+            return tensor
+
+        return ScoredCompletions(
+            self.input_ids,
+            self.attention_mask,
+            self.completion_mask,
+            score=rows("score", score),
+            readouts={key: rows("readouts", values) for key, values in (readouts or {}).items()},
+            reward_model=reward_model,
+        )
+
     def select(self, rows: Tensor | slice) -> Self:
-        """The same kind of batch with only these rows."""
+        """A batch of the same class with only these rows."""
         chosen: dict[str, Any] = {}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -106,16 +192,16 @@ class Completions:
 
 @dataclass(frozen=True)
 class LeftAligned:
-    """Texts moved to the left end, without the columns that none of them uses.
+    """Texts moved to the left end, without the columns that no text uses.
 
-    Padding then follows every text, whatever side it was on, and a token that is masked in the
-    middle of a text is gone from it.
+    Padding then follows every text, whatever side it was on before. Tokens that were masked in the
+    middle of a text are gone.
 
     Attributes:
-        input_ids: Shape (batch, longest text), int64.
-        attention_mask: Shape (batch, longest text), bool.
-        order: Where each column came from, shape (batch, longest text), int64.
-        num_tokens: Number of columns before.
+        input_ids: Token ids, shape (batch, longest text), int64.
+        attention_mask: True at the tokens, shape (batch, longest text), bool.
+        order: The original column of each column, shape (batch, longest text), int64.
+        num_tokens: The original number of columns.
     """
 
     input_ids: Tensor
@@ -125,8 +211,8 @@ class LeftAligned:
 
     @classmethod
     def of(cls, completions: Completions) -> LeftAligned:
-        """Move the tokens that the attention mask names, in their order."""
-        # A stable sort of the mask lists the tokens of a row first.
+        """Move the tokens that the attention mask keeps to the left, in order."""
+        # A stable sort of the inverted mask puts the tokens of a row first.
         order = (~completions.attention_mask).long().argsort(dim=1, stable=True)
         mask = completions.attention_mask.gather(1, order)
         longest = int(mask.sum(1).max())
@@ -135,7 +221,7 @@ class LeftAligned:
         return cls(ids, mask, order, completions.input_ids.shape[1])
 
     def restore(self, values: Tensor) -> Tensor:
-        """Put values per token back where their tokens came from.
+        """Move one value per token back to the token's original column.
 
         Args:
             values: Shape (batch, longest text).
@@ -147,7 +233,7 @@ class LeftAligned:
         return result.scatter(1, self.order, values.masked_fill(~self.attention_mask, 0.0))
 
     def restore_map(self, values: Tensor) -> Tensor:
-        """Put values per pair of tokens back where their tokens came from.
+        """Move one value per pair of tokens back to the tokens' original columns.
 
         Args:
             values: Shape (batch, ..., longest text, longest text).
@@ -164,30 +250,57 @@ class LeftAligned:
         return result.movedim(-3, 0)
 
 
+class Scorer(Protocol):
+    """What a credit assigner may ask of the model that scored a batch.
+
+    :class:`textgym.models.RewardModel` provides it. Assigners that score altered texts (occlusion,
+    Shapley values) need ``read``; those that follow gradients need the embeddings.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """Number of token ids that can be embedded."""
+
+    def read(
+        self, completions: Completions, readouts: Collection[Readout] = ()
+    ) -> ScoredCompletions:
+        """Score a batch, and compute read-outs in the same forward pass."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings of tokens, shape (batch, num_tokens, hidden_size)."""
+
+    def score_embeddings(self, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+        """Score left-aligned texts given as embeddings, shape (batch,), float32."""
+
+
 @dataclass(frozen=True)
 class ScoredCompletions(Completions):
-    """Completions with what the reward model read out of them, in the layout of its input.
+    """Completions with their scores and read-outs, in the layout of the reward model's input.
 
-    ``scored[PrefixScores()]`` gives a read-out that was asked for: float32, 0 at padding, of the
-    shape that the class of the read-out tells.
+    ``scored[PrefixScores()]`` returns a read-out that was requested: float32, 0 at padding. The
+    class of the read-out documents its shape.
 
     Attributes:
         score: Score of each text, shape (batch,), float32.
-        readouts: The read-outs by what was asked for; see :mod:`textgym.models.readouts`.
-        reward_model: Who scored, for methods that have further texts scored; None in batches that
-            were put together by hand.
+        readouts: Values by requested read-out; see :mod:`textgym.models.readouts`.
+        reward_model: The model that scored, for assigners that score more texts; None in batches
+            that were put together by hand.
     """
 
     score: Tensor
     readouts: Mapping[Readout, Tensor] = field(default_factory=dict)
-    reward_model: RewardModel | None = None
+    reward_model: Scorer | None = None
 
     def __getitem__(self, readout: Readout) -> Tensor:
         if readout not in self.readouts:
             raise InvalidArgumentError(
                 "readout",
                 readout,
-                "was not asked for when the completions were scored: name it in "
+                "was not requested when the completions were scored: name it in "
                 "reward_model.read(..., readouts) or in the assigner's attribute readouts",
             )
         return self.readouts[readout]

@@ -1,7 +1,7 @@
-"""Loading of tokenizers and models: embedded ones, local folders, hub ids or loaded objects.
+"""Load tokenizers and models: embedded ones, local folders, hub ids or loaded objects.
 
-What is loaded by name is kept for the life of the process, so that all environments share it.
-Weights come from safetensors alone, and no code that ships with a model is run.
+Models loaded by name are cached for the life of the process, so all environments share them.
+Weights are read from safetensors only, and code that ships with a model is never run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -35,7 +36,9 @@ __all__ = [
 ]
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-"""Where the models that ship with textgym are."""
+"""Folder of the models that ship with textgym."""
+
+_LFS_POINTER = b"version https://git-lfs"  # how the files that git-lfs leaves out begin
 
 
 def parse_device(device: str | torch.device) -> torch.device:
@@ -50,7 +53,7 @@ def parse_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidArgumentError(
-            "device", str(device), f'not usable here ({reason}); pass "cpu" or another device'
+            "device", str(device), f'not available here ({reason}); pass "cpu" or another device'
         ) from None
     return parsed
 
@@ -78,7 +81,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
         tokenizer: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded tokenizer.
 
     Raises:
-        InvalidArgumentError: If it cannot be loaded or has no end token.
+        InvalidArgumentError: If it cannot be loaded, or has no end token.
     """
     if isinstance(tokenizer, (str, Path)):
         loaded = _load_tokenizer(_resolve("tokenizer", tokenizer, "language_model"))
@@ -100,12 +103,13 @@ def load_language_model(
 
     Args:
         model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded model, which is
-            returned as it is. A model that was loaded by name is shared: copy it before training.
-        device: Where to put a model that is loaded by name.
-        dtype: Its dtype; None for float32.
+            returned unchanged. A model loaded by name is shared: copy it before training.
+        device: Device for a model loaded by name.
+        dtype: Dtype for a model loaded by name; None for float32.
 
     Raises:
-        InvalidArgumentError: If it cannot be loaded or is not a causal language model.
+        InvalidArgumentError: If it cannot be loaded, has weights that are not finite, or is not a
+            causal language model.
     """
     if isinstance(model, (str, Path)):
         place = _resolve("model", model, "language_model")
@@ -128,14 +132,16 @@ def load_reward_model(
 
     Args:
         reward_model: ``"embedded"``, ``"planted"``, a local folder, a hub id, a loaded sequence
-            classifier, or a :class:`RewardModel`, which is returned as it is.
-        tokenizer: The tokenizer of a loaded sequence classifier, which does not carry its own.
-        normalize_score: See :class:`RewardModel`, which brings its own setting.
-        device: Where to put a model that is loaded by name.
-        dtype: Its dtype; None for float32.
+            classifier, or a :class:`RewardModel`, which is returned unchanged.
+        tokenizer: Tokenizer of a loaded sequence classifier, which does not carry its own. Its size
+            must match the classifier's embedding, up to the usual padding of the embedding.
+        normalize_score: See :class:`RewardModel`. A loaded one keeps its own setting.
+        device: Device for a model loaded by name.
+        dtype: Dtype for a model loaded by name; None for float32.
 
     Raises:
-        InvalidArgumentError: If it cannot be loaded or used as a reward model.
+        InvalidArgumentError: If it cannot be loaded, has weights that are not finite, or cannot
+            serve as a reward model.
     """
     if isinstance(reward_model, (str, Path)):
         place = _resolve("reward_model", reward_model, "reward_model")
@@ -148,7 +154,9 @@ def load_reward_model(
             raise InvalidArgumentError(
                 "tokenizer", None, "a loaded reward model needs the tokenizer it was trained with"
             )
-        return RewardModel(reward_model, tokenizer, normalize_score)
+        wrapped = RewardModel(reward_model, tokenizer, normalize_score)
+        _check_vocabulary(wrapped, tokenizer)
+        return wrapped
     if not callable(getattr(reward_model, "read", None)):
         raise InvalidArgumentError(
             "reward_model",
@@ -156,6 +164,23 @@ def load_reward_model(
             'pass "embedded", a folder, a hub id, a sequence classifier or a RewardModel',
         )
     return reward_model
+
+
+def _check_vocabulary(reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a classifier was plausibly trained with a tokenizer that it does not name.
+
+    Embeddings are padded: usually to a multiple of 64 or 128, by 1.8% in Phi-2 (51,200 rows for
+    50,295 tokens). Many more rows than that mean another vocabulary.
+    """
+    num_tokens, num_rows = len(tokenizer), reward_model.num_embeddings
+    if num_rows > max(-(-num_tokens // 128) * 128, 1.02 * num_tokens):
+        raise InvalidArgumentError(
+            "reward_model",
+            type(reward_model.model).__name__,
+            f"its embedding has {num_rows} rows, so it was hardly trained with this tokenizer of "
+            f"{num_tokens} tokens; pass RewardModel(model, tokenizer) with the tokenizer that it "
+            'was trained with (an environment whose tokenizer is not given uses "embedded")',
+        )
 
 
 def _resolve(argument: str, name: str | Path, embedded: str) -> str:
@@ -176,26 +201,17 @@ def _resolve(argument: str, name: str | Path, embedded: str) -> str:
     return text
 
 
-def _cannot_load(argument: str, place: str, error: Exception) -> InvalidArgumentError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InvalidArgumentError(
-        argument,
-        place,
-        f'cannot be loaded; pass "embedded", a Hugging Face folder or a hub id ({reason})',
-    )
-
-
 @functools.cache
 def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("tokenizer", place, error) from None
+    except Exception as error:  # Broken files fail in all kinds of ways.
+        raise _cannot_load("tokenizer", place, error) from error
 
 
 @contextmanager
 def _quiet_if(is_small: bool) -> Iterator[None]:
-    """No progress bar for what loads in an instant; others are shown as the user has them."""
+    """Hide the progress bar of models that load in an instant."""
     if not is_small or not logging.is_progress_bar_enabled():
         yield
         return
@@ -219,15 +235,79 @@ def _load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # Reported below, with the names of the weights.
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load(argument, place, error) from None
+    except Exception as error:  # Broken files fail in all kinds of ways.
+        raise _cannot_load(argument, place, error) from error
+    _check_report(argument, place, kind, report)
+    _check_finite(argument, place, model)
+    return model.to(device).eval()
+
+
+def _cannot_load(argument: str, place: str, error: Exception) -> InvalidArgumentError:
+    damage = _damage(Path(place))
+    if damage is not None:
+        return InvalidArgumentError(argument, place, damage)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if len(reason) > 300:
+        reason = reason[:297] + "..."
+    return InvalidArgumentError(
+        argument,
+        place,
+        f'cannot be loaded; pass "embedded", a Hugging Face folder or a hub id ({reason})',
+    )
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a folder, with the remedy; None if nothing obvious is."""
+    if not folder.is_dir():
+        return None
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".model", ".safetensors", ".txt") or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+        if start == _LFS_POINTER:
+            return f"{path.name} is a git-lfs pointer, not the file itself; run git lfs pull"
+        if not start:
+            return f"{path.name} is empty; copy or download it again"
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                return f"{path.name} is damaged or incomplete ({error}); copy or download it again"
+    return None
+
+
+def _check_report(argument: str, place: str, kind: str, report: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the model: the library would draw the rest at random."""
+    if report["mismatched_keys"]:
+        name, stored, expected = min(report["mismatched_keys"])
+        raise InvalidArgumentError(
+            argument,
+            place,
+            f"the weights do not fit config.json: {name} has shape {tuple(stored)} in the file and "
+            f"{tuple(expected)} by the config; pass a folder whose config.json belongs to its "
+            "weights",
+        )
     if report["missing_keys"]:
-        # The library would draw these weights at random, and the model would rate by chance.
         raise InvalidArgumentError(
             argument,
             place,
             f"the weights of {', '.join(sorted(report['missing_keys'])[:3])} are missing; pass a "
             f"trained {'causal language model' if kind == 'causal' else 'sequence classifier'}",
         )
-    return model.to(device).eval()
+
+
+def _check_finite(argument: str, place: str, model: PreTrainedModel) -> None:
+    """Refuse NaN and infinite weights, with which every score would be NaN."""
+    for name, weight in model.named_parameters():
+        if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
+            raise InvalidArgumentError(
+                argument,
+                place,
+                f"the weights hold NaN or infinity as {str(weight.dtype).removeprefix('torch.')}, "
+                f"in {name}; pass a model whose training did not diverge, or another dtype if its "
+                "weights exceed the range of this one",
+            )

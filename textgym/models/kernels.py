@@ -1,9 +1,9 @@
-"""Which attention kernel a model runs on, and a faster one for processors.
+"""Switching a model's attention kernel, and a kernel that is faster on CPUs.
 
-PyTorch's fused kernel is slow on processors in two cases that are a policy's daily work, both
-measured in docs/performance.md: from one query, as in sampling with a cache, where two products of
-matrices are faster; and in bfloat16 while texts are short, most of all in the backward pass, where
-float32 is faster although the states are converted there and back.
+PyTorch's fused kernel is slow on CPUs in two cases that a policy meets all the time (measurements
+in docs/performance.md). With a single query, as in sampling with a cache, two matrix products are
+faster. In bfloat16 with short texts, above all in the backward pass, float32 is faster even though
+the states have to be converted both ways.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 __all__ = ["AttentionSwitch", "fast_attention", "fast_sdpa"]
 
 _IMPLEMENTATION = "textgym_sdpa"
-_LONGEST = 256  # tokens; beyond, the fused kernel in bfloat16 is the faster one of the two
+_LONGEST = 256  # tokens; for longer texts the fused kernel in bfloat16 is faster
 
 
 class AttentionSwitch:
-    """A context in which a model runs on another attention kernel; then its own is put back.
+    """A context in which a model runs on another attention kernel. It may be nested.
+
+    On exit, the model gets its previous kernel back.
 
     Args:
         model: The model.
         implementation: Name of the kernel in transformers' attention interface.
 
     Raises:
-        ValueError: If the class of the model does not support it.
+        ValueError: If the model's class does not support the kernel.
     """
 
     def __init__(self, model: PreTrainedModel, implementation: str) -> None:
@@ -73,10 +75,10 @@ class AttentionSwitch:
 def fast_attention(model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
     """A context in which a model uses :func:`fast_sdpa`.
 
-    A model that was loaded with another choice of attention than PyTorch's fused one keeps it.
+    A model loaded with a kernel other than PyTorch's fused one keeps that kernel.
 
     Args:
-        model: The model; after the context it is as it was.
+        model: The model. On exit it gets its previous kernel back.
     """
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return contextlib.nullcontext()
@@ -91,15 +93,17 @@ def fast_sdpa(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in the way that is fastest where it runs.
+    """Attention by the fastest of three ways.
 
-    On a processor, from one query: in float32, as products of matrices. On a processor, in bfloat16
-    and up to 256 tokens: PyTorch's fused attention in float32. Anything else is left to the
-    library. Arguments and result are those of transformers' attention functions; the result has the
-    dtype that the library's would have.
+    - On a CPU, with a single query: matrix products in float32.
+    - On a CPU, in bfloat16 and up to 256 tokens: PyTorch's fused attention in float32.
+    - Otherwise: the library's own function.
+
+    Arguments and result are those of transformers' attention functions. The result has the dtype
+    that the library's function would return.
     """
     device = query.device.type
-    # Under autocast the queries may come in float32: the kernel would be given them in bfloat16.
+    # Under autocast, queries that arrive in float32 would be cast before they reach the kernel.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     from_one = query.shape[2] == 1 and _is_plain(attention_mask, kwargs)
     is_short = dtype == torch.bfloat16 and key.shape[2] <= _LONGEST
@@ -108,7 +112,7 @@ def fast_sdpa(
     states = query.float(), key.float(), value.float()
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    with torch.autocast(device, enabled=False):  # It would bring all of them back to bfloat16.
+    with torch.autocast(device, enabled=False):  # It would cast them back to bfloat16.
         if from_one:
             output = _attend_from_one(*states, attention_mask, kwargs.get("scaling"))
         else:
@@ -121,7 +125,7 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(_IMPLEMENTATION, sdpa_mask)
 
 
 def _is_plain(mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    """Whether there is nothing but a mask for all heads in it."""
+    """Whether the attention is plain: at most a mask, the same for all heads."""
     return (
         (mask is None or mask.shape[1] == 1)
         and not kwargs.get("dropout")
@@ -132,13 +136,13 @@ def _is_plain(mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
 def _attend_from_one(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
 ) -> Tensor:
-    """softmax(q·kᵀ/√d)·v (Vaswani et al., 2017, equation 1) for one query per text.
+    """softmax(q·kᵀ/√d)·v for one query per text (Vaswani et al., 2017, equation 1).
 
     Args:
         query: Shape (batch, num_heads, 1, head_dim).
         key: Shape (batch, num_key_value_heads, num_keys, head_dim); each serves a group of heads.
-        value: Likewise; its head_dim may be another one.
-        mask: Boolean (True may attend) or additive, shape (batch or 1, 1, 1, num_keys or more).
+        value: Shape (batch, num_key_value_heads, num_keys, value_dim).
+        mask: Boolean (True means attend) or additive, (batch or 1, 1, 1, num_keys or more).
         scaling: Factor on the products; None for 1 / sqrt(head_dim).
 
     Returns:

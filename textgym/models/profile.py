@@ -1,7 +1,7 @@
-"""How attention is spread over the relative position in a completion.
+"""Profiles: how attention spreads over the relative position in a completion.
 
-A profile is a list of shares of equal parts of a completion, first to last. A token's share counts
-as spread evenly over its own part: the third of four tokens lies between 1/2 and 3/4.
+A profile lists the shares of equal parts of a completion, first to last. The share of a token is
+spread evenly over the token's own part: the third of four tokens covers 1/2 to 3/4.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["mean_profile", "stretch_profile"]
 
 
 def mean_profile(weights: Tensor, completion_mask: Tensor, num_bins: int = 16) -> list[float]:
-    """Average profile of some completions, whatever their lengths.
+    """Average profile of completions of any lengths.
 
     Args:
-        weights: Non-negative, shape (batch, num_tokens); completions without any weight do not
-            count.
-        completion_mask: Shape (batch, num_tokens), bool.
+        weights: Non-negative weights, shape (batch, num_tokens). Completions whose weights are all
+            0 are left out.
+        completion_mask: True at the completion tokens, shape (batch, num_tokens), bool.
         num_bins: Number of parts.
 
     Returns:
@@ -41,11 +41,11 @@ def mean_profile(weights: Tensor, completion_mask: Tensor, num_bins: int = 16) -
 
 
 def stretch_profile(profile: Sequence[float], num_tokens: int) -> Tensor:
-    """Share of each token of a completion by a profile.
+    """Share of each token of a completion, according to a profile.
 
     Args:
-        profile: Non-negative shares of equal parts.
-        num_tokens: Length of the completion.
+        profile: Non-negative shares of equal parts, first to last.
+        num_tokens: Number of tokens of the completion.
 
     Returns:
         float32, shape (num_tokens,).

@@ -1,8 +1,8 @@
 """What can be read out of a reward model besides the score.
 
-A read-out is asked for by a value of one of these classes, and the answer is found under the same
-value: ``scored = reward_model.read(completions, [AttentionRow(layers=0)])`` computes what
-``scored[AttentionRow(layers=0)]`` then gives.
+An instance of one of these classes requests a read-out, and is the key of the result. For example,
+``scored = reward_model.read(completions, [AttentionRow(layers=0)])`` computes
+``scored[AttentionRow(layers=0)]``.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ __all__ = [
 ]
 
 Layers = int | tuple[int, ...]
-"""A layer, counted from 0 or, if negative, from the last; or several, whose mean is taken."""
+"""A layer, counted from 0 or, if negative, from the last; or a tuple of layers to average over."""
 
 Heads = Literal["mean", "max"] | int
-"""How the heads of a layer are reduced to one: their mean, their maximum, or one of them."""
+"""How to reduce the heads of a layer to one: mean, maximum, or the number of one head."""
 
 
 @dataclass(frozen=True)
 class PrefixScores:
     """Score of the text that ends at each token, shape (batch, num_tokens).
 
-    Free for a decoder; for an encoder every prefix is a forward pass.
+    Free for a decoder. An encoder needs one forward pass per prefix length.
     """
 
 
 @dataclass(frozen=True)
 class _Attention:
-    """Attention of some layers, with the heads reduced."""
+    """Attention of some layers, heads reduced."""
 
     layers: Layers = -1
     heads: Heads = "mean"
@@ -56,41 +56,41 @@ class AttentionRow(_Attention):
     """Attention that the pooled position pays to every token, shape (batch, num_tokens).
 
     The pooled position is the one that the score is read from: the last token of a decoder, the
-    first of an encoder. Where an encoder pools by the mean of all positions, so does the row. With
-    the mean of heads, or one head, a row sums to 1, prompt included.
+    first token of an encoder. If an encoder pools the mean of all positions, the row is the mean of
+    their rows. With ``heads="mean"`` or a single head, a row sums to 1, prompt included.
 
     Args:
-        layers: The layer, or several, whose mean is taken.
-        heads: How the heads are reduced.
+        layers: A layer, or a tuple of layers to average over.
+        heads: How to reduce the heads.
 
     Raises:
-        InvalidArgumentError: If an argument names no layer or no reduction.
+        InvalidArgumentError: If ``layers`` or ``heads`` is not one of the choices above.
     """
 
 
 class AttentionMap(_Attention):
     """Attention of every position to every token, shape (batch, num_tokens, num_tokens).
 
-    Indexed [row, position that attends, position attended to].
+    Indexed [row, attending position, attended position].
 
     Args:
-        layers: The layer, or several, whose mean is taken.
-        heads: How the heads are reduced.
+        layers: A layer, or a tuple of layers to average over.
+        heads: How to reduce the heads.
 
     Raises:
-        InvalidArgumentError: If an argument names no layer or no reduction.
+        InvalidArgumentError: If ``layers`` or ``heads`` is not one of the choices above.
     """
 
 
 @dataclass(frozen=True)
 class LayerAttentionMaps:
-    """The maps of all layers, first to last, (batch, num_layers, num_tokens, num_tokens).
+    """Attention maps of all layers, first to last, (batch, num_layers, num_tokens, num_tokens).
 
     Args:
-        heads: How the heads are reduced.
+        heads: How to reduce the heads.
 
     Raises:
-        InvalidArgumentError: If ``heads`` names no reduction.
+        InvalidArgumentError: If ``heads`` is not one of the choices above.
     """
 
     heads: Heads = "mean"
@@ -101,32 +101,32 @@ class LayerAttentionMaps:
 
 @dataclass(frozen=True)
 class GradientTimesInput:
-    """Gradient of the score by each token's embedding, times that embedding.
+    """Gradient of the score with respect to each token's embedding, times that embedding.
 
-    The product is summed over the embedding's components, shape (batch, num_tokens). It takes a
-    backward pass; the forward pass is the one that scores.
+    The product is summed over the components of the embedding, shape (batch, num_tokens). It costs
+    a backward pass; the forward pass is the one that scores.
     """
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """Share of each position in what the score is read from, shape (batch, num_tokens).
+    """Share of each position in the state that the score is read from, (batch, num_tokens).
 
-    One at the pooled position, or equal shares where an encoder pools by the mean.
+    1 at the pooled position, or equal shares if an encoder pools the mean of all positions.
     """
 
 
 Readout = (
     PrefixScores | AttentionRow | AttentionMap | LayerAttentionMaps | GradientTimesInput | Pooling
 )
-"""Anything that can be asked for; see the classes."""
+"""Any read-out; see the classes."""
 
 
 def layer_indices(layers: Layers) -> tuple[int, ...]:
     """The layers as a tuple.
 
     Raises:
-        InvalidArgumentError: If it is neither a whole number nor a tuple of at least one.
+        InvalidArgumentError: If ``layers`` is neither a whole number nor a non-empty tuple of them.
 
     >>> layer_indices(-1), layer_indices((0, 2))
     ((-1,), (0, 2))
@@ -134,7 +134,7 @@ def layer_indices(layers: Layers) -> tuple[int, ...]:
     indices = layers if isinstance(layers, tuple) else (layers,)
     if not indices or not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
         raise InvalidArgumentError(
-            "layers", layers, "pass a layer's number, or a tuple of at least one; -1 is the last"
+            "layers", layers, "pass the number of a layer (-1 is the last), or a tuple of numbers"
         )
     return indices
 

@@ -1,10 +1,10 @@
-"""Attention of chosen layers and positions, without materialising all attention maps.
+"""Record the attention of chosen layers and positions, without building all attention maps.
 
 ``output_attentions=True`` makes transformers fall back to the eager kernel and build the map of
-every layer. Here the model keeps PyTorch's fused kernel; an attention function that is registered
-with transformers' attention interface sees the queries and keys that pass through it. Where one row
-per text is wanted, it computes that row on the spot, by one product and one softmax, and keeps
-nothing else; for whole maps it remembers queries and keys until the forward pass is over.
+every layer. Here the model keeps PyTorch's fused kernel. An attention function registered with
+transformers' attention interface sees the queries and keys that pass through it. If one row per
+text is wanted, it computes that row at once, by one product and one softmax, and keeps nothing
+else. For whole maps it keeps queries and keys until the forward pass is over.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _IMPLEMENTATION = "textgym_recording_sdpa"
 
 @dataclass(frozen=True)
 class _Call:
-    """The tensors of one attention call of a forward pass; references, not copies."""
+    """Arguments of one attention call in a forward pass; references, not copies."""
 
     query: Tensor  # (batch, num_heads, num_tokens, head_dim)
     key: Tensor  # (batch, num_key_value_heads, num_tokens, head_dim)
@@ -43,19 +43,19 @@ class _Call:
 
 
 _Weights = Callable[[Tensor | None, Heads], Tensor]
-"""From positions and heads to weights, as :func:`attention_rows`."""
+"""Maps positions and heads to weights, as :func:`attention_rows` does."""
 
 
 @dataclass
 class _Recording:
-    """What is kept of the attention calls of a forward pass.
+    """What is recorded of the attention calls of one forward pass.
 
     Attributes:
-        skip: How many calls are passed over: those of all layers but the last, where no other one
-            is wanted.
-        positions: The query position of each sequence, if no other one is wanted; shape (batch,).
-        layers: What was kept, first layer first.
-        num_calls: How many calls there were.
+        skip: Number of calls to ignore: all but the last if only the last layer is wanted.
+        positions: The one wanted query position of each sequence, shape (batch,); None if all
+            positions are wanted.
+        layers: The recorded layers, first to last.
+        num_calls: Number of calls so far.
     """
 
     skip: int
@@ -70,7 +70,7 @@ class _Recording:
         if self.positions is None:
             self.layers.append(partial(_recorded_rows, call))
         else:
-            # Queries and keys are often views of one large tensor, and would keep all of it.
+            # Keeping queries and keys would often keep one large tensor that they are views of.
             with torch.no_grad():
                 weights = _head_weights(call, self.positions[:, None])[:, 0]
             self.layers.append(partial(_computed_rows, weights))
@@ -94,7 +94,7 @@ def _recording_sdpa(
         is_causal = kwargs.get("is_causal")
         is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         recording.add(_Call(query, key, attention_mask, kwargs.get("scaling"), is_causal))
-    # Not in the fast way: a read-out must leave the score as it is, to the last bit.
+    # Not fast_sdpa: a read-out must not change the score, not even in the last bit.
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -113,22 +113,22 @@ def attention_rows(
 ) -> Tensor:
     """Attention weights of one layer.
 
-    The formula is softmax(q·k / sqrt(d)) (Vaswani et al., 2017, equation 1), for the chosen query
-    positions only. Key heads that serve several query heads (grouped-query attention) are read in
+    Computes softmax(q·k / sqrt(d)) (Vaswani et al., 2017, equation 1) for the chosen query
+    positions only. Key heads shared by several query heads (grouped-query attention) are read in
     groups, not copied.
 
-    With a key-value cache there are more keys than queries: num_keys of them, the cached ones
-    first. Without one, num_keys is num_tokens.
+    With a key-value cache there are more keys than queries: num_keys, the cached ones first.
+    Without a cache, num_keys equals num_tokens.
 
     Args:
         query: Queries after rotary embedding, shape (batch, num_heads, num_tokens, head_dim).
         key: Keys, shape (batch, num_key_value_heads, num_keys, head_dim).
-        mask: None, or what the attention kernel received: shape (batch or 1, num_heads or 1,
-            num_tokens, num_keys), boolean (True may attend) or additive.
+        mask: The mask that the attention kernel received: boolean (True means attend) or additive,
+            shape (batch or 1, num_heads or 1, num_tokens, num_keys); or None.
         scaling: Factor on the products; None for 1 / sqrt(head_dim).
-        is_causal: Whether ``mask=None`` means that a token attends to itself and earlier ones.
-        positions: One query position per sequence, shape (batch,), int64; None for all of them.
-        heads: How the heads are reduced to one.
+        is_causal: Whether, with ``mask=None``, a token attends to itself and earlier ones only.
+        positions: One query position per sequence, shape (batch,), int64; None for all positions.
+        heads: How to reduce the heads to one.
 
     Returns:
         float32 weights, shape (batch, num_keys), or (batch, num_tokens, num_keys) for all
@@ -165,7 +165,7 @@ def _head_weights(call: _Call, at: Tensor) -> Tensor:
         num_cached = num_keys - num_tokens
         later = torch.arange(num_keys, device=at.device) > at[..., None] + num_cached
         logits = logits.masked_fill(later[:, :, None], -torch.inf)
-    # A query in the padding may attend to nothing at all: its row is zero, not NaN.
+    # A query in the padding may have no key to attend to. Its row is 0, not NaN.
     return logits.softmax(dim=-1).nan_to_num(0.0)
 
 
@@ -178,11 +178,11 @@ def _reduce_heads(weights: Tensor, heads: Heads, dim: int) -> Tensor:
 
 
 class RecordedAttention:
-    """The attention of one forward pass, computed when it is asked for.
+    """The attention of one forward pass, computed on request.
 
     Args:
-        layers: Per recorded layer, first to last, a function of the positions and the heads that
-            gives weights as :func:`attention_rows` does.
+        layers: For each recorded layer, first to last, a function from positions and heads to
+            weights, as :func:`attention_rows` returns them.
     """
 
     def __init__(self, layers: Sequence[_Weights]) -> None:
@@ -196,8 +196,8 @@ class RecordedAttention:
         """Attention weights.
 
         Args:
-            layers: The layer, or several, whose mean is taken.
-            heads: How the heads are reduced.
+            layers: A layer, or a tuple of layers to average over.
+            heads: How to reduce the heads.
             positions: One query position per sequence, shape (batch,), int64; None for all.
 
         Returns:
@@ -212,14 +212,14 @@ class RecordedAttention:
 
 
 class AttentionRecorder:
-    """Reads the attention of a model while it runs.
+    """Records the attention of a model during a forward pass.
 
-    The model's own choice of attention kernel is put back after each use, so a model that the
-    caller owns is left as it was. Models outside transformers' attention interface fall back to
-    ``output_attentions=True``, with one warning.
+    After each use the model gets its own attention kernel back, so the caller's model is left as it
+    was. Models outside transformers' attention interface fall back to ``output_attentions=True``,
+    with one warning.
 
     Args:
-        model: The model whose attention is wanted.
+        model: The model to record.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -237,7 +237,7 @@ class AttentionRecorder:
 
     @property
     def is_fused(self) -> bool:
-        """Whether the model keeps its fused kernel; False where the eager maps are read."""
+        """Whether the model keeps its fused kernel; False if eager maps are read."""
         return self._recording is not None
 
     def _can_record(self) -> bool:
@@ -245,14 +245,14 @@ class AttentionRecorder:
             return False
         try:
             switch = AttentionSwitch(self._model, _IMPLEMENTATION)
-        except (ValueError, ImportError):  # The model's class does not support sdpa.
+        except (ValueError, ImportError):  # the model's class does not support sdpa
             return False
         probe = torch.zeros((1, 2), dtype=torch.int64, device=self._model.device)
         recording = _Recording(skip=0, positions=None)
         with torch.no_grad(), switch, self._recorded(recording):
             try:
                 self._model.base_model(input_ids=probe, attention_mask=torch.ones_like(probe))
-            except (NotImplementedError, ValueError):  # A bias or soft cap the kernel cannot take.
+            except (NotImplementedError, ValueError):  # a bias or soft cap
                 return False
         self._num_calls = recording.num_calls
         return self._num_calls > 0
@@ -273,14 +273,14 @@ class AttentionRecorder:
         last_layer_only: bool = True,
         positions: Tensor | None = None,
     ) -> tuple[Any, RecordedAttention]:
-        """Run a forward pass and return its output with its attention.
+        """Run a forward pass, and record its attention.
 
         Args:
             module: The model itself or its base model.
             inputs: Keyword arguments of its forward.
-            last_layer_only: Whether to keep nothing of the other layers: less memory.
-            positions: The query positions that will be asked for, one per sequence, shape (batch,),
-                if no others will be: hardly any memory. None keeps what gives all of them.
+            last_layer_only: Whether to record the last layer only, which takes less memory.
+            positions: The one query position per sequence that will be requested, shape (batch,),
+                which takes hardly any memory. None allows all positions.
 
         Returns:
             The module's output, and the attention of the last layer or of all layers.
@@ -304,7 +304,7 @@ def _recorded_rows(call: _Call, positions: Tensor | None, heads: Heads) -> Tenso
 
 
 def _computed_rows(weights: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:
-    assert positions is not None, "only the positions that were named before can be asked for"
+    assert positions is not None, "only the positions passed to run() were recorded"
     return _reduce_heads(weights, heads, dim=1)
 
 

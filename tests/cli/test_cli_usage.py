@@ -137,3 +137,11 @@ def test_an_interruption_is_quiet(monkeypatch, capsys):
     monkeypatch.setattr(CreditCommand, "run", interrupt)
     assert main(["credit", "A film"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = [sys.executable, "-m", "textgym", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

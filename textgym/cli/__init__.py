@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``textgym``; by default those of this process.
 
     Returns:
-        The exit code: 0 on success, 2 after bad input, 130 after Ctrl-C.
+        The exit code: 0 on success or if the output is no longer read, 2 after bad input, 130 after
+        Ctrl-C.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 0
     except (TextgymError, OSError) as error:
         print(f"textgym: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -19,8 +19,10 @@ from textgym.memory import keep_freed_memory
 if TYPE_CHECKING:
     import torch
     from gymnasium.vector import VectorEnv
+    from rich.console import Console
 
     from textgym.agents import Agent, Rollout
+    from textgym.wrappers.vector import CreditAssignment
 
 __all__ = ["EvaluateCommand"]
 
@@ -58,7 +60,7 @@ class EvaluateCommand:
         """Run the command."""
         import torch
 
-        from textgym.agents import PPOConfig, collect_episodes
+        from textgym.agents import collect_episodes
         from textgym.models import load_tokenizer
         from textgym.models.loading import parse_device
         from textgym.samples import samples_of
@@ -69,6 +71,32 @@ class EvaluateCommand:
             keep_freed_memory()
         checkpoint = None if self.checkpoint is None else find_checkpoint(self.checkpoint)
         settings = self._settings(checkpoint)
+        num_envs = min(self.episodes, 16)
+        agent, envs = self._agent_and_envs(checkpoint, settings, num_envs)
+        rollout = collect_episodes(
+            agent.policy,
+            envs,
+            num_envs * math.ceil(self.episodes / num_envs),
+            torch.Generator().manual_seed(self.seed),
+        )
+        console = make_console()
+        trained = f"{agent.num_timesteps} tokens of training"
+        console.print(f"policy  {checkpoint or self.policy} ({trained})", soft_wrap=True)
+        self._print_means(console, rollout, _episode_kl(agent, rollout))
+        shown = range(min(self.samples, self.episodes))
+        if shown:
+            legend = f"\nsamples: score, prompt, tokens coloured by {envs.assigner!r}"
+            console.print(legend, soft_wrap=True)
+        tokenizer = load_tokenizer(settings.environment.tokenizer or settings.policy)
+        for sample in samples_of(rollout, tokenizer, shown):
+            console.print(sample.to_text())
+
+    def _agent_and_envs(
+        self, checkpoint: Path | None, settings: RunSettings, num_envs: int
+    ) -> tuple[Agent, CreditAssignment]:
+        """The agent, and the environment to play it in, with the agent's gamma and dtype."""
+        from textgym.agents import PPO, PPOConfig
+
         agent, gamma, dtype = None, 1.0, None
         if checkpoint is None:
             check_policy(self.policy)
@@ -78,24 +106,24 @@ class EvaluateCommand:
             if isinstance(agent.config, PPOConfig):  # the other agents do not discount
                 gamma = agent.config.gamma
         credit = make_credit(settings.credit, settings.beta, settings.policy, gamma)
-        num_envs = min(self.episodes, 16)
         envs = settings.environment.make(settings.policy, num_envs, credit, self.device, dtype)
         if agent is None:
-            agent = _untrained_agent(self.policy, envs, self.device)
+            agent = PPO(
+                self.policy,
+                envs,
+                episodes_per_iteration=num_envs,
+                minibatch_size=1,
+                device=self.device,
+            )
         else:
             _adopt_rules(agent, envs, settings.environment.tokenizer)
-        rollout = collect_episodes(
-            agent.policy,
-            envs,
-            num_envs * math.ceil(self.episodes / num_envs),
-            torch.Generator().manual_seed(self.seed),
-        )
-        kl = _episode_kl(agent, rollout)[: self.episodes]
+        return agent, envs
+
+    def _print_means(self, console: Console, rollout: Rollout, kl: torch.Tensor) -> None:
+        """Print the means over the episodes that were asked for; a round may play more."""
         scores = rollout.scores[: self.episodes]
         lengths = rollout.episode_lengths[: self.episodes].float()
-        console = make_console()
-        trained = f"{agent.num_timesteps} tokens of training"
-        console.print(f"policy  {checkpoint or self.policy} ({trained})", soft_wrap=True)
+        kl = kl[: self.episodes]
         console.print(f"score   {_mean_with_interval(scores)}")
         console.print(
             f"KL      {_mean_with_interval(kl)} nats per episode, to the reference policy"
@@ -106,13 +134,6 @@ class EvaluateCommand:
             "normal approximation",
             style="dim",
         )
-        shown = range(min(self.samples, self.episodes))
-        if shown:
-            legend = f"\nsamples: score, prompt, tokens coloured by {credit!r}"
-            console.print(legend, soft_wrap=True)
-        tokenizer = load_tokenizer(settings.environment.tokenizer or settings.policy)
-        for sample in samples_of(rollout, tokenizer, shown):
-            console.print(sample.to_text())
 
     def _settings(self, checkpoint: Path | None) -> RunSettings:
         """The flags; where they are silent, the checkpoint's training; else the defaults."""
@@ -143,12 +164,6 @@ def _load_agent(checkpoint: Path, device: str) -> Agent:
         if error.argument != "path":
             raise
         raise InvalidArgumentError("checkpoint", str(checkpoint), error.remedy) from None
-
-
-def _untrained_agent(policy: str, envs: VectorEnv, device: str) -> Agent:
-    from textgym.agents import PPO
-
-    return PPO(policy, envs, episodes_per_iteration=envs.num_envs, minibatch_size=1, device=device)
 
 
 def _adopt_rules(agent: Agent, envs: VectorEnv, tokenizer: str | None) -> None:

@@ -53,7 +53,7 @@ class TrainCommand:
     total_timesteps: int = 20_000
     """Tokens to train on; the last iteration is finished."""
     num_envs: int = 16
-    """Episodes that are played at the same time."""
+    """Episodes played at the same time."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
         default_factory=EnvironmentFlags
     )

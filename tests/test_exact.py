@@ -151,5 +151,5 @@ def test_what_is_no_process_is_refused(build):
 
 
 def test_no_action_has_a_value_under_rewards_that_look_ahead(process, case):
-    with pytest.raises(InvalidArgumentError, match="depends on what follows"):
+    with pytest.raises(InvalidArgumentError, match="depends on later actions"):
         optimal_actions(process, case[2])

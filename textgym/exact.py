@@ -1,11 +1,11 @@
 """Exact policy gradients and optimal actions on enumerated decision processes.
 
-Where every trajectory of a process can be listed, what an algorithm estimates from samples can be
-computed: the value and the gradient of a policy, for any rewards, and the optimal actions. Rewards
-and whatever else belongs to a step are arrays of shape (num_trajectories, num_steps); entries
-behind the end of a trajectory are ignored.
+If every trajectory of a process can be listed, what an algorithm estimates from samples can be
+computed exactly: the value and the gradient of a policy for any rewards, and the optimal actions.
+Rewards and other values per step are arrays of shape (num_trajectories, num_steps). Entries after
+the end of a trajectory are ignored.
 
-The examples work with texts of up to two tokens, of which token 1 ends the text: 00, 01 and 1.
+The examples use texts of up to two tokens in which token 1 ends the text: 00, 01 and 1.
 
 >>> texts = Trajectories.of_texts([[0, 0], [0, 1], [1]])
 >>> texts.states
@@ -47,20 +47,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Every trajectory of a deterministic process, each of them once.
+    """Every trajectory of a deterministic process, listed once.
 
-    A state is numbered, and knows how many steps led to it: the same number must not stand in two
-    columns.
+    States are numbered, and a state includes the number of steps taken: the same number must not
+    appear in two columns.
 
     Attributes:
-        states: In which each action was taken, int64, shape (num_trajectories, num_steps).
-        actions: Numbers of the actions, int64, same shape.
-        mask: True from the first to the last step of a trajectory, bool, same shape.
-        num_states: How many states there are.
-        num_actions: How many actions there are, illegal ones included.
+        states: The state in which each action was taken, int64, shape
+            (num_trajectories, num_steps).
+        actions: The action taken, int64, same shape.
+        mask: True from the first to the last step of each trajectory, bool, same shape.
+        num_states: Number of states.
+        num_actions: Number of actions, including illegal ones.
 
     Raises:
-        InvalidArgumentError: If a state is in two columns, or a number is out of its range.
+        InvalidArgumentError: If a state appears in two columns, or a number is out of range.
     """
 
     states: NDArray[np.int64]
@@ -79,7 +80,9 @@ class Trajectories:
         column[self.states[self.mask]] = step
         if (column[self.states[self.mask]] != step).any():
             raise InvalidArgumentError(
-                "states", self.states, "a state must belong to one step: count the steps in it"
+                "states",
+                self.states,
+                "a state must belong to one step: make the number of steps part of the state",
             )
 
     @classmethod
@@ -89,15 +92,17 @@ class Trajectories:
         starts: Sequence[int] | None = None,
         num_actions: int | None = None,
     ) -> Trajectories:
-        """Texts that grow by one token per step: a state is a start and the tokens so far.
+        """Build the trajectories of texts that grow by one token per step.
+
+        A state is the start and the tokens so far.
 
         Args:
-            texts: The tokens that were added, at least one, in each trajectory.
-            starts: Number of the start (the prompt) of each trajectory; None for a common one.
+            texts: The tokens added in each trajectory, at least one.
+            starts: Number of each trajectory's start (its prompt); None if all share one start.
             num_actions: Size of the vocabulary; None for the largest token plus one.
 
         Raises:
-            InvalidArgumentError: If a text is empty, or the number of starts is another one.
+            InvalidArgumentError: If a text is empty, or if there is not one start per text.
         """
         lengths = np.array([len(text) for text in texts])
         if lengths.size == 0 or lengths.min() == 0:
@@ -119,17 +124,17 @@ class Trajectories:
 
     @property
     def legal(self) -> NDArray[np.bool_]:
-        """Which actions some trajectory takes in each state, (num_states, num_actions), bool."""
+        """Whether some trajectory takes an action in a state, bool, (num_states, num_actions)."""
         return self.sum_by_action(np.ones(self.mask.shape)) > 0
 
     def sum_by_action(self, values: Floats) -> Floats:
-        """Sum what belongs to the steps over all steps of one state and action.
+        """Sum values over all steps with the same state and action.
 
         Args:
-            values: Shape (num_trajectories, num_steps).
+            values: One value per step, shape (num_trajectories, num_steps).
 
         Returns:
-            Shape (num_states, num_actions), 0 where no step was.
+            Shape (num_states, num_actions), 0 where there is no step.
         """
         index = (self.states * self.num_actions + self.actions)[self.mask]
         size = self.num_states * self.num_actions
@@ -138,15 +143,15 @@ class Trajectories:
 
 
 def returns_to_go(rewards: Floats, mask: NDArray[np.bool_], gamma: float = 1.0) -> Floats:
-    """What is still to be paid from each step on, G_t = Σ_{k≥t} γ^(k-t) r_k.
+    """Compute the discounted reward to go from each step, G_t = Σ_{k≥t} γ^(k-t) r_k.
 
     Args:
         rewards: Shape (num_trajectories, num_steps).
-        mask: Same shape, bool.
+        mask: True at the steps of each trajectory, bool, same shape.
         gamma: Discount factor.
 
     Returns:
-        Same shape, 0 outside the mask; the first column is the return of the trajectory.
+        Same shape, 0 outside the mask. The first column is the return of the trajectory.
 
     >>> returns_to_go(np.array([[1.0, 4.0, 8.0]]), np.array([[True, True, True]]), gamma=0.5)
     array([[5., 8., 8.]])
@@ -158,14 +163,14 @@ def returns_to_go(rewards: Floats, mask: NDArray[np.bool_], gamma: float = 1.0) 
 
 
 def policy_probabilities(trajectories: Trajectories, logits: Floats) -> Floats:
-    """The softmax policy π(a|s) over the actions that are legal in a state.
+    """Compute the softmax policy π(a|s) over the legal actions of each state.
 
     Args:
         trajectories: The process.
-        logits: Shape (num_states, num_actions); those of illegal actions do not matter.
+        logits: Shape (num_states, num_actions). Logits of illegal actions are ignored.
 
     Returns:
-        Same shape, rows that sum to 1.
+        Same shape. Each row sums to 1.
 
     >>> texts = Trajectories.of_texts([[0, 0], [0, 1], [1]])
     >>> policy_probabilities(texts, np.log([[1.0, 3.0], [1.0, 1.0]]))
@@ -178,11 +183,11 @@ def policy_probabilities(trajectories: Trajectories, logits: Floats) -> Floats:
 
 
 def trajectory_probabilities(trajectories: Trajectories, logits: Floats) -> Floats:
-    """Probability of each trajectory, where every start is as likely as the others.
+    """Compute the probability of each trajectory when all starts are equally likely.
 
     Args:
         trajectories: The process.
-        logits: Of the softmax policy, shape (num_states, num_actions).
+        logits: Logits of the softmax policy, shape (num_states, num_actions).
 
     Returns:
         Shape (num_trajectories,), summing to 1.
@@ -199,11 +204,11 @@ def trajectory_probabilities(trajectories: Trajectories, logits: Floats) -> Floa
 def expected_return(
     trajectories: Trajectories, logits: Floats, rewards: Floats, gamma: float = 1.0
 ) -> float:
-    """The value of a policy, Σ_τ p(τ) Σ_t γ^t r_t.
+    """Compute the value of a policy, Σ_τ p(τ) Σ_t γ^t r_t.
 
     Args:
         trajectories: The process.
-        logits: Of the softmax policy, shape (num_states, num_actions).
+        logits: Logits of the softmax policy, shape (num_states, num_actions).
         rewards: Shape (num_trajectories, num_steps).
         gamma: Discount factor.
 
@@ -217,12 +222,12 @@ def expected_return(
 
 
 def state_values(trajectories: Trajectories, logits: Floats, returns: Floats) -> Floats:
-    """The mean of the returns from each state on, V(s) = E[G_t | s_t = s].
+    """Compute the mean return from each state, V(s) = E[G_t | s_t = s].
 
     Args:
         trajectories: The process.
-        logits: Of the softmax policy, shape (num_states, num_actions).
-        returns: G_t, as :func:`returns_to_go` gives it, shape (num_trajectories, num_steps).
+        logits: Logits of the softmax policy, shape (num_states, num_actions).
+        returns: G_t from :func:`returns_to_go`, shape (num_trajectories, num_steps).
 
     Returns:
         Shape (num_states,).
@@ -240,21 +245,20 @@ def state_values(trajectories: Trajectories, logits: Floats, returns: Floats) ->
 
 
 def policy_gradient(trajectories: Trajectories, logits: Floats, advantages: Floats) -> Floats:
-    """The gradient that a policy-gradient method follows in expectation.
+    """Compute the gradient that a policy-gradient method follows in expectation.
 
     g = Σ_τ p(τ) Σ_t A_t ∇ log π(a_t|s_t) with respect to the logits of a softmax policy (Williams,
-    1992; Sutton et al., 1999). With A_t = γ^t G_t it is the gradient of the policy's value, if
-    what is paid up to a step does not depend on later actions (:func:`is_causal`). Agents usually
-    leave the γ^t out; what they put in place of G_t, an advantage for instance, can be passed
-    as well.
+    1992; Sutton et al., 1999). With A_t = γ^t G_t it is the gradient of the policy's value, if the
+    rewards do not depend on later actions (:func:`is_causal`). Agents usually leave out the γ^t and
+    replace G_t, by an advantage for instance; pass whatever they use.
 
     Args:
         trajectories: The process.
-        logits: Of the softmax policy, shape (num_states, num_actions).
+        logits: Logits of the softmax policy, shape (num_states, num_actions).
         advantages: A_t, shape (num_trajectories, num_steps).
 
     Returns:
-        Shape (num_states, num_actions), 0 at illegal actions; every row sums to 0.
+        Shape (num_states, num_actions), 0 at illegal actions. Every row sums to 0.
 
     >>> texts = Trajectories.of_texts([[0, 0], [0, 1], [1]])
     >>> returns = np.array([[8.0, 8.0], [0.0, 0.0], [3.0, 0.0]])
@@ -270,14 +274,14 @@ def policy_gradient(trajectories: Trajectories, logits: Floats, advantages: Floa
 
 
 def is_causal(trajectories: Trajectories, rewards: Floats, tolerance: float = 1e-5) -> bool:
-    """Whether the reward of a step is a function of its state and action.
+    """Check whether the reward of a step is a function of its state and action.
 
     Args:
         trajectories: The process.
         rewards: Shape (num_trajectories, num_steps).
-        tolerance: By how much rewards of one state and action may differ from their mean.
+        tolerance: Largest deviation of a reward from the mean of its state and action.
 
-    In this example the first step, a 0, is paid by what follows it:
+    Here the reward of the first token, a 0, depends on the token after it:
 
     >>> texts = Trajectories.of_texts([[0, 0], [0, 1], [1]])
     >>> is_causal(texts, np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
@@ -298,19 +302,19 @@ def _reward_of_action(trajectories: Trajectories, rewards: Floats) -> Floats:
 def action_values(
     trajectories: Trajectories, rewards: Floats, gamma: float = 1.0, tolerance: float = 1e-5
 ) -> Floats:
-    """What each action is worth if the optimal ones follow: Q*(s, a), by backward induction.
+    """Compute Q*(s, a), the value of each action if optimal actions follow, backwards in time.
 
     Args:
         trajectories: The process.
         rewards: A function of state and action, shape (num_trajectories, num_steps).
         gamma: Discount factor.
-        tolerance: See :func:`is_causal`.
+        tolerance: Largest deviation of a reward from the mean of its state and action.
 
     Returns:
         Shape (num_states, num_actions), -inf at illegal actions.
 
     Raises:
-        InvalidArgumentError: If the rewards are not causal, so that no action has a value.
+        InvalidArgumentError: If the rewards are not causal, because actions then have no value.
 
     >>> texts = Trajectories.of_texts([[0, 0], [0, 1], [1]])
     >>> action_values(texts, np.array([[0.0, 8.0], [0.0, 0.0], [5.0, 0.0]]), gamma=0.5)
@@ -319,7 +323,10 @@ def action_values(
     """
     if not is_causal(trajectories, rewards, tolerance):
         raise InvalidArgumentError(
-            "rewards", rewards.shape, "the reward of a step depends on what follows it"
+            "rewards",
+            rewards.shape,
+            "the reward of a step depends on later actions; pass rewards that depend on state and "
+            "action alone",
         )
     paid = _reward_of_action(trajectories, rewards)
     values = np.full((trajectories.num_states, trajectories.num_actions), -np.inf)
@@ -335,14 +342,14 @@ def action_values(
 def optimal_actions(
     trajectories: Trajectories, rewards: Floats, gamma: float = 1.0, tolerance: float = 1e-5
 ) -> NDArray[np.bool_]:
-    """The set of optimal actions in every state.
+    """Find the optimal actions in every state.
 
     Args:
         trajectories: The process.
         rewards: A function of state and action, shape (num_trajectories, num_steps).
         gamma: Discount factor.
-        tolerance: By how much an optimal action may fall short of the best one; see also
-            :func:`is_causal`.
+        tolerance: How far an optimal action's value may fall below the best one, and how far a
+            reward may deviate from the mean of its state and action.
 
     Returns:
         Shape (num_states, num_actions), bool.
@@ -360,7 +367,7 @@ def optimal_actions(
 
 
 def cosine(one: Floats, other: Floats) -> float:
-    """Cosine of the angle between two arrays of one shape, taken as vectors.
+    """Compute the cosine of the angle between two arrays of the same shape, taken as vectors.
 
     >>> cosine(np.array([[3.0, 4.0]]), np.array([[4.0, 3.0]]))
     0.96

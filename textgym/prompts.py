@@ -33,7 +33,7 @@ class PromptSource(ABC):
     """Draws prompts as token ids.
 
     Attributes:
-        max_length: Length of the longest prompt that it can draw, in tokens.
+        max_length: Length of the longest possible prompt, in tokens.
     """
 
     max_length: int
@@ -43,7 +43,7 @@ class PromptSource(ABC):
         """Draw one prompt.
 
         Args:
-            rng: The only source of randomness.
+            rng: The generator to draw with; nothing else may be random.
 
         Returns:
             Token ids, at least one.
@@ -51,13 +51,13 @@ class PromptSource(ABC):
 
 
 class FixedPrompts(PromptSource):
-    """Draws one of the given prompts, each with the same probability.
+    """Draws one of the given prompts, all with equal probability.
 
     Args:
         prompt_ids: Token ids of the prompts.
 
     Raises:
-        InvalidArgumentError: If there is no prompt or one of them is empty.
+        InvalidArgumentError: If there is no prompt, or if one is empty.
     """
 
     def __init__(self, prompt_ids: Sequence[Sequence[int]]) -> None:
@@ -65,22 +65,23 @@ class FixedPrompts(PromptSource):
         self.max_length = max(map(len, self.prompt_ids))
 
     def sample(self, rng: np.random.Generator) -> list[int]:
-        """See :class:`PromptSource`."""
+        """Draw one prompt; see :class:`PromptSource`."""
         return self.prompt_ids[int(rng.integers(len(self.prompt_ids)))]
 
 
 class PrefixPrompts(PromptSource):
-    """Draws a document, then how many of its first tokens are the prompt.
+    """Draws a document, then uses a random number of its first tokens as the prompt.
 
     Args:
-        document_ids: Token ids of the documents; the ``num_special`` first of each are kept in
-            every prompt and not counted.
-        min_tokens: Fewest tokens of a prompt.
-        max_tokens: Most tokens of a prompt; documents with fewer tokens than this are left out.
-        num_special: Number of special tokens that encoding puts in front of a text.
+        document_ids: Token ids of the documents. The first ``num_special`` tokens of a document are
+            in every prompt and do not count towards its length.
+        min_tokens: Smallest length of a prompt.
+        max_tokens: Largest length of a prompt. Shorter documents are left out.
+        num_special: Number of special tokens that the tokenizer puts in front of a text.
 
     Raises:
-        InvalidArgumentError: If the lengths are not in order, or no document is long enough.
+        InvalidArgumentError: Unless 1 <= min_tokens <= max_tokens, or if no document is long
+            enough.
     """
 
     def __init__(
@@ -100,14 +101,14 @@ class PrefixPrompts(PromptSource):
         self._documents = _checked(enough)
 
     def sample(self, rng: np.random.Generator) -> list[int]:
-        """See :class:`PromptSource`."""
+        """Draw one prompt; see :class:`PromptSource`."""
         document = self._documents[int(rng.integers(len(self._documents)))]
         length = int(rng.integers(self.min_tokens, self.max_tokens, endpoint=True))
         return document[: self.num_special + length]
 
 
 def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Encode prompts as the tokenizer does by default, special tokens in front included.
+    """Encode prompts with the tokenizer's defaults, including special tokens in front.
 
     Args:
         texts: The prompts.
@@ -117,12 +118,12 @@ def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
         Token ids of each prompt.
 
     Raises:
-        InvalidArgumentError: If the tokenizer puts an end token behind a text, or does not know a
-            word and has no token for unknown ones.
+        InvalidArgumentError: If the tokenizer adds an end token after a text, or if it has no token
+            for a word and no token for unknown words.
     """
     try:
         encoded = tokenizer(list(texts), verbose=False)["input_ids"]
-    except Exception as error:  # the tokenizers library raises no class of its own
+    except Exception as error:  # the tokenizers library has no exception class of its own
         raise InvalidArgumentError(
             "prompts", texts, f"the tokenizer cannot encode them ({str(error).splitlines()[0]})"
         ) from None
@@ -132,7 +133,7 @@ def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
         raise InvalidArgumentError(
             "tokenizer",
             type(tokenizer).__name__,
-            f"encoding ends a text with {tokenizer.decode(encoded[0][-1:])!r}, so nothing could "
+            f"it ends every text with {tokenizer.decode(encoded[0][-1:])!r}, so nothing could "
             "follow a prompt; use the tokenizer of a causal language model, without add_eos_token",
         )
     return [list(map(int, ids)) for ids in encoded]
@@ -141,7 +142,7 @@ def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 def load_prompts(
     prompts: Any, tokenizer: PreTrainedTokenizerBase, column: str | None = None
 ) -> PromptSource:
-    """Build a prompt source from what a user has.
+    """Build a prompt source from whatever the user passes.
 
     Args:
         prompts: One of
@@ -149,16 +150,16 @@ def load_prompts(
             - ``"embedded"``: short review beginnings that ship with textgym;
             - ``"imdb"``: the first 2 to 8 tokens of the IMDb training reviews (extra
               ``textgym[imdb]``);
-            - strings, each of them one prompt;
-            - a ``datasets.Dataset``, a JSONL, CSV, Parquet or text file, or a hub dataset id
-              (its split ``train``), each row one prompt;
+            - strings, each one a prompt;
+            - a ``datasets.Dataset``, a JSONL, JSON, CSV, Parquet or text file, or a hub dataset id
+              (split ``train``), with one prompt per row;
             - a :class:`PromptSource`, which is returned as it is.
         tokenizer: The environment's tokenizer.
-        column: Column of the prompts in a dataset or file; None for the column ``prompt`` or
-            ``text``, or the only one that there is.
+        column: Column of the prompts in a dataset or file. None for the column ``prompt``, else
+            ``text``, else the only column.
 
     Raises:
-        InvalidArgumentError: If the prompts cannot be read, or there is none, or one is empty.
+        InvalidArgumentError: If the prompts cannot be read, if there are none, or if one is empty.
     """
     if isinstance(prompts, PromptSource):
         return prompts
@@ -183,7 +184,7 @@ def load_prompts(
 
 
 def _review_prefixes(tokenizer: PreTrainedTokenizerBase) -> PrefixPrompts:
-    # A hundred characters hold more than eight tokens of any subword tokenizer.
+    # A hundred characters contain more than eight tokens of any subword tokenizer.
     texts = [review.text[:100] for review in load_reviews("train", "imdb")]
     encoded = encode_prompts(texts, tokenizer)
     bare = tokenizer(texts[0], add_special_tokens=False)["input_ids"]
@@ -206,7 +207,7 @@ def _read(name: str | Path) -> Any:
         raise InvalidArgumentError("prompts", str(name), "no such file")
     try:
         return datasets.load_dataset(str(name), split="train")
-    except Exception as error:  # the hub client raises many kinds, some of them private
+    except Exception as error:  # the hub client raises many exception classes, some of them private
         raise InvalidArgumentError(
             "prompts",
             str(name),
@@ -232,6 +233,8 @@ def _checked(prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
     for index, ids in enumerate(prompt_ids):
         if len(ids) == 0:
             raise InvalidArgumentError(
-                "prompts", f"[{index}]", "the prompt is empty; every prompt needs a token or more"
+                "prompts",
+                f"[{index}]",
+                "is empty; every prompt needs at least one token",
             )
     return [list(ids) for ids in prompt_ids]

@@ -1,4 +1,4 @@
-"""A task with known truth: a vocabulary of 17 tokens, a program that scores, the best texts."""
+"""A task with a known answer: 17 tokens, a program that scores texts, and the best texts."""
 
 from textgym.planted.optimum import optimal_completion, optimal_score, prefix_scores
 from textgym.planted.program import (

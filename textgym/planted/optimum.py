@@ -1,4 +1,4 @@
-"""The best texts of the planted task, by dynamic programming over the program's states."""
+"""The best texts of the planted task, found by dynamic programming over the program's states."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ __all__ = ["optimal_completion", "optimal_score", "prefix_scores"]
 
 
 def optimal_score(prompt_ids: Sequence[int], num_new_tokens: int) -> float:
-    """Highest score of all texts that continue a prompt by so many tokens.
+    """Compute the highest score that any continuation of a prompt can reach.
 
     Args:
         prompt_ids: Token ids of the prompt.
-        num_new_tokens: Budget of new tokens, 0 or more.
+        num_new_tokens: Number of new tokens, 0 or more.
 
     Returns:
-        The score, prompt included.
+        The score of the whole text, prompt included.
 
     Raises:
-        InvalidArgumentError: If an id is not in the vocabulary, or the budget is negative.
+        InvalidArgumentError: If an id is not in the vocabulary, or ``num_new_tokens`` is negative.
     """
     state = _state_after(prompt_ids)
     return score(prompt_ids) + float(_gains_to_go(_checked_budget(num_new_tokens))[state])
 
 
 def optimal_completion(prompt_ids: Sequence[int], num_new_tokens: int) -> list[int]:
-    """One of the best continuations of a prompt; it has no special tokens.
+    """Find a best continuation of a prompt, without special tokens.
 
     Args:
         prompt_ids: Token ids of the prompt.
-        num_new_tokens: Budget of new tokens, 0 or more; all of it is used.
+        num_new_tokens: Number of new tokens, 0 or more.
 
     Returns:
-        Token ids, ``num_new_tokens`` of them. Of equally good tokens, the one of the lowest id.
+        ``num_new_tokens`` token ids. Among equally good tokens, the lowest id wins.
 
     Raises:
-        InvalidArgumentError: If an id is not in the vocabulary, or the budget is negative.
+        InvalidArgumentError: If an id is not in the vocabulary, or ``num_new_tokens`` is negative.
     """
     next_state, change = _table()
     state, completion = _state_after(prompt_ids), []
     for left in reversed(range(_checked_budget(num_new_tokens))):
         gains = change[state] + _gains_to_go(left)[next_state[state]]  # (vocab_size,)
-        token = EOS_ID + 1 + int(gains[EOS_ID + 1 :].argmax())  # a neutral word for a special one
+        token = EOS_ID + 1 + int(gains[EOS_ID + 1 :].argmax())  # skips the special tokens
         completion.append(token)
         state = next_state[state, token]
     return completion
 
 
 def prefix_scores(ids: np.ndarray) -> np.ndarray:
-    """Scores of all prefixes of many texts of equal length.
+    """Compute the scores of all prefixes of many texts of the same length.
 
     Args:
         ids: Token ids, shape (num_texts, num_tokens).
 
     Returns:
-        float32 of the same shape: the score of the text that ends at each token.
+        The score of the text up to each token, float32, same shape.
     """
     next_state, change = _table()
     state = np.zeros(len(ids), dtype=np.int64)
@@ -72,7 +72,7 @@ def prefix_scores(ids: np.ndarray) -> np.ndarray:
 
 
 def _state_after(ids: Sequence[int]) -> int:
-    """Number of the state that a text leads to."""
+    """Number of the state after a text."""
     next_state, _ = _table()
     state = 0
     for token in checked_ids("prompt_ids", ids):
@@ -82,16 +82,16 @@ def _state_after(ids: Sequence[int]) -> int:
 
 @functools.cache
 def _table() -> tuple[np.ndarray, np.ndarray]:
-    """The step function as tables over all states that can occur; state 0 is the empty text.
+    """The step function as two tables over all reachable states; state 0 is the empty text.
 
     Returns:
-        Number of the next state, int64, and change of the score, float64, both
+        The number of the next state, int64, and the change of the score, float64, both of shape
         (num_states, vocab_size).
     """
     states = [State()]
     number = {states[0]: 0}
     rows = []
-    for state in states:  # grows while it is walked through: breadth-first
+    for state in states:  # the list grows during the loop: breadth-first search
         row = [step(state, token) for token in range(len(VOCABULARY))]
         for after, _ in row:
             if after not in number:
@@ -105,7 +105,7 @@ def _table() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _gains_to_go(num_tokens: int) -> np.ndarray:
-    """Most that so many more tokens can add to the score, by state, shape (num_states,)."""
+    """The most that ``num_tokens`` more tokens can add to the score, shape (num_states,)."""
     next_state, change = _table()
     gains = np.zeros(len(change))
     for _ in range(num_tokens):

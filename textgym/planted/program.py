@@ -1,18 +1,18 @@
-"""A vocabulary of 17 tokens and a small program that scores texts of them: a task with known truth.
+"""The planted task: a vocabulary of 17 tokens and a small program that scores texts.
 
-The program reads a text word by word and counts its sentiment phrases:
+The program reads a text word by word and adds up its sentiment phrases:
 
-- *wonderful*, *good*, *bad* and *awful* are worth +2, +1, -1 and -2. Each counts at its first
-  occurrence in the text alone; what is said again is worth 0, and so are its modifiers.
-- *very* doubles, and *not* flips the sign of, the sentiment word that follows. Nothing but
-  modifiers may stand between: any other word ends their effect. Their order does not matter, and
-  a modifier said twice counts once, so *very not good* is -2, as *not very good* is.
-- *however* takes back the first phrase that counted, at whatever distance. Only one *however* per
-  text does so; one that comes before any phrase has nothing to take back, and does nothing.
-- All other tokens are neutral. Nothing counts behind the end token.
+- *wonderful*, *good*, *bad* and *awful* are worth +2, +1, -1 and -2. Each word counts only the
+  first time. When it is repeated, the word and its modifiers are worth 0.
+- *very* doubles the sentiment word after it, and *not* flips its sign. Only other modifiers may
+  stand in between: any other word ends the effect. The order of the modifiers does not matter, and
+  a repeated modifier counts once, so *very not good* is worth -2, the same as *not very good*.
+- *however* takes back the first phrase that counted, however far back. Only one *however* per text
+  does this. A *however* before any phrase has nothing to take back and does nothing.
+- All other tokens are neutral. Nothing counts after the end token.
 
-The best texts combine all four words: *very wonderful very good not very bad not very awful* is
-worth 4 + 2 + 2 + 4 = 12, which is as much as any text can be worth.
+The best texts use all four words: *very wonderful very good not very bad not very awful* is worth
+4 + 2 + 2 + 4 = 12, the highest score of all texts.
 
 >>> score(encode("the film was not very bad and very wonderful"))
 6.0
@@ -52,11 +52,11 @@ VOCABULARY = (
     "very", "not", "however",
     "the", "film", "plot", "was", "and", "it", "so",
 )
-"""The tokens; a token's id is its place."""
+"""The tokens, in the order of their ids."""
 # fmt: on
 
 PROMPTS = ("it was", "the film was", "the plot was", "the film and the plot was", "and so it was")
-"""Neutral beginnings, each of score 0."""
+"""Neutral beginnings; each scores 0."""
 
 TOKEN_IDS = {word: token for token, word in enumerate(VOCABULARY)}
 """Id of each token."""
@@ -68,19 +68,19 @@ VALUES = {
     TOKEN_IDS[word]: value
     for word, value in (("wonderful", 2), ("good", 1), ("bad", -1), ("awful", -2))
 }
-"""Plain value of each sentiment word, by id."""
+"""Value of each sentiment word without modifiers, by id."""
 
 
 class State(NamedTuple):
     """What the program remembers of a text; the default is the empty text.
 
     Attributes:
-        seen: Ids of the sentiment words that have occurred.
-        negated: Whether the next word stands behind a *not*.
-        intensified: Whether the next word stands behind a *very*.
-        first: Value of the first phrase that counted; 0 before there is one, and once a
+        seen: Ids of the sentiment words so far.
+        negated: Whether a *not* applies to the next word.
+        intensified: Whether a *very* applies to the next word.
+        first: Value of the first phrase that counted. It is 0 before the first phrase and after a
             *however* has taken it back.
-        ended: Whether the end token has occurred.
+        ended: Whether the text has ended.
     """
 
     seen: frozenset[int] = frozenset()
@@ -94,11 +94,11 @@ def step(state: State, token: int) -> tuple[State, int]:
     """Read one token.
 
     Args:
-        state: What came before.
+        state: The state before the token.
         token: Id of the token.
 
     Returns:
-        The state after it, and by how much it changes the score.
+        The state after the token, and the change of the score.
     """
     if state.ended:
         return state, 0
@@ -119,7 +119,13 @@ def step(state: State, token: int) -> tuple[State, int]:
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of a text of words with spaces between, the start token first.
+    """Encode words separated by spaces; the start token comes first.
+
+    Args:
+        text: Words of the vocabulary.
+
+    Returns:
+        Token ids, one more than there are words.
 
     Raises:
         InvalidArgumentError: If a word is not in the vocabulary.
@@ -133,7 +139,7 @@ def encode(text: str) -> list[int]:
 
 
 def score(ids: Sequence[int]) -> float:
-    """Score of a text.
+    """Score a text.
 
     Args:
         ids: Token ids of prompt and completion together.
@@ -152,18 +158,18 @@ def score(ids: Sequence[int]) -> float:
 
 
 def contributions(ids: Sequence[int]) -> np.ndarray:
-    """What each token of a text contributes to its score.
+    """Compute how much each token of a text contributes to its score.
 
-    A sentiment word that counts earns its plain value v. *very* earns what it adds to that, v.
-    *not* earns what it changes, given the *very*: -2v without, -4v with it. Of a modifier that is
-    said twice, the first earns. *however* earns minus the value that it takes back. All other
-    tokens earn 0. So "not very bad", worth 2, is shared out as 4, -1, -1.
+    A sentiment word that counts earns its plain value v. *very* earns what it adds, v. *not* earns
+    the change it makes: -2v without a *very*, -4v with one. If a modifier is repeated, the first
+    one earns. *however* earns minus the value it takes back. All other tokens earn 0. So the tokens
+    of "not very bad", which is worth 2, earn 4, -1 and -1.
 
     Args:
         ids: Token ids of prompt and completion together.
 
     Returns:
-        float32, shape (num_tokens,), summing to the score exactly.
+        float32, shape (num_tokens,). The sum is exactly the score.
 
     Raises:
         InvalidArgumentError: If an id is not in the vocabulary.
@@ -189,14 +195,14 @@ def contributions(ids: Sequence[int]) -> np.ndarray:
 
 
 def checked_ids(name: str, ids: Sequence[int]) -> list[int]:
-    """Token ids as plain integers.
+    """Return token ids as plain integers.
 
     Args:
-        name: What the caller names them, for the error.
+        name: The argument's name, for the error.
         ids: The token ids.
 
     Raises:
-        InvalidArgumentError: If one is not in the vocabulary.
+        InvalidArgumentError: If an id is not in the vocabulary.
     """
     checked = [int(token) for token in ids]
     for token in checked:

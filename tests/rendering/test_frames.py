@@ -32,7 +32,9 @@ def is_blank(pixels):
 def test_every_text_has_a_frame_of_the_same_even_size(text):
     frame = draw_frame(Text(text), LINES)
     assert frame.dtype == np.uint8
-    assert frame.shape == (2 * MARGIN + LINES * LINE_HEIGHT, 2 * MARGIN + COLUMNS * CELL_WIDTH, 3)
+    # Below the lines of text, an empty line and one for the caption.
+    height = 2 * MARGIN + (LINES + 2) * LINE_HEIGHT
+    assert frame.shape == (height, 2 * MARGIN + COLUMNS * CELL_WIDTH, 3)
     assert frame.shape[0] % 2 == frame.shape[1] % 2 == 0
 
 
@@ -93,6 +95,15 @@ def test_texts_that_do_not_fit_show_their_last_lines():
     assert np.array_equal(frame, draw_frame(Text("x\n" * (LINES - 1) + "end"), LINES))
 
 
+def test_the_caption_has_the_last_line_to_itself():
+    long_text = Text("word " * 1_000)
+    plain, captioned = draw_frame(long_text, LINES), draw_frame(long_text, LINES, "score +1.50")
+    changed = np.flatnonzero((plain != captioned).any(axis=(1, 2)))
+    bottom = plain.shape[0] - MARGIN
+    assert bottom - LINE_HEIGHT <= changed.min() <= changed.max() < bottom
+    assert is_blank(plain[MARGIN + LINES * LINE_HEIGHT :].reshape(-1, 3))
+
+
 def test_control_characters_become_visible():
     shown = draw_frame(credit_text(visible("a\x1b[2J\tb\x7f"), []), LINES)
     assert np.array_equal(shown, draw_frame(credit_text("a^[[2J^Ib^?", []), LINES))
@@ -112,7 +123,7 @@ def test_every_character_can_be_drawn(text):
 def test_frames_grow_with_the_longest_text_within_limits():
     lines = [frame_lines(num_tokens) for num_tokens in (1, 24, 140, 300, 100_000)]
     assert lines == sorted(lines)
-    assert (lines[0], lines[-1]) == (6, 32)
+    assert (lines[0], lines[-1]) == (4, 32)
     assert lines[2] * COLUMNS >= 140 * 5  # five characters per token
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_frame", "frame_lines"]
 
 _COLUMNS = 60
-_MIN_LINES, _MAX_LINES = 6, 32
+_MIN_LINES, _MAX_LINES = 4, 32
 _CHARACTERS_PER_TOKEN = 5
 
 # All in pixels. At this size every glyph is exactly one cell wide. The numbers are even, so frames
@@ -33,6 +33,7 @@ _FONT_SIZE = 16
 _CELL_WIDTH, _LINE_HEIGHT, _MARGIN = 10, 22, 20
 
 _BACKGROUND, _PLAIN, _DIM = (24, 24, 27), (235, 235, 235), (150, 150, 155)
+_NO_STYLE = Style.null()
 
 # The font lacks the pictures of control characters, so they become caret notation (^[ for escape).
 _CARET_NOTATION = {0x2400 + code: f"^{chr(code ^ 0x40)}" for code in range(0x20)} | {0x2421: "^?"}
@@ -47,13 +48,13 @@ def frame_lines(max_tokens: int) -> int:
         max_tokens: Most tokens of a text.
 
     Returns:
-        Room for average English tokens and the score, from 6 to 32 lines.
+        Room for average English tokens, from 4 to 32 lines.
     """
-    needed = -(-max_tokens * _CHARACTERS_PER_TOKEN // _COLUMNS) + 2
+    needed = -(-max_tokens * _CHARACTERS_PER_TOKEN // _COLUMNS) + 1
     return min(max(needed, _MIN_LINES), _MAX_LINES)
 
 
-def draw_frame(text: Text, lines: int) -> np.ndarray:
+def draw_frame(text: Text, lines: int, caption: str = "") -> np.ndarray:
     """Draw a rich text with its colours, wrapped at 60 columns.
 
     Text that does not fit scrolls, as in a terminal: the last lines are shown. Characters that the
@@ -61,7 +62,8 @@ def draw_frame(text: Text, lines: int) -> np.ndarray:
 
     Args:
         text: Such as :func:`textgym.rendering.credit_text` returns.
-        lines: Height of the frame in lines of text.
+        lines: How many lines of the text to show.
+        caption: A short line at the bottom, such as the score.
 
     Returns:
         RGB pixels, shape (height, width, 3), uint8. The shape depends on ``lines`` alone, and
@@ -69,20 +71,20 @@ def draw_frame(text: Text, lines: int) -> np.ndarray:
     """
     from PIL import Image, ImageDraw
 
-    size = (2 * _MARGIN + _COLUMNS * _CELL_WIDTH, 2 * _MARGIN + lines * _LINE_HEIGHT)
-    image = Image.new("RGB", size, _BACKGROUND)
+    width = 2 * _MARGIN + _COLUMNS * _CELL_WIDTH
+    height = 2 * _MARGIN + (lines + 2) * _LINE_HEIGHT  # an empty line, then the caption
+    image = Image.new("RGB", (width, height), _BACKGROUND)
     canvas = ImageDraw.Draw(image)
+    _draw_run(canvas, _MARGIN, height - _MARGIN - _LINE_HEIGHT, caption)
     console = _console()
     drawable = [
-        (_drawable(segment.text), segment.style or Style.null()) for segment in text.render(console)
+        (_drawable(segment.text), segment.style or _NO_STYLE) for segment in text.render(console)
     ]
     rows = console.render_lines(Text.assemble(*drawable), pad=False)
     for row, segments in enumerate(rows[-lines:]):
         x, y = _MARGIN, _MARGIN + row * _LINE_HEIGHT
         for segment in segments:
-            width = cell_len(segment.text) * _CELL_WIDTH
-            _draw_run(canvas, x, y, width, segment.text, segment.style or Style.null())
-            x += width
+            x = _draw_run(canvas, x, y, segment.text, segment.style or _NO_STYLE)
     return np.array(image)
 
 
@@ -94,18 +96,20 @@ def _drawable(text: str) -> str:
 
 
 def _draw_run(
-    canvas: ImageDraw.ImageDraw, x: int, y: int, width: int, text: str, style: Style
-) -> None:
-    """Draw characters of one style; the top left corner is at x, y."""
+    canvas: ImageDraw.ImageDraw, x: int, y: int, text: str, style: Style = _NO_STYLE
+) -> int:
+    """Draw characters of one style with the top left corner at x, y; returns the right edge."""
+    right = x + cell_len(text) * _CELL_WIDTH
     if style.bgcolor is not None:
-        box = (x, y + 1, x + width - 1, y + _LINE_HEIGHT - 2)
+        box = (x, y + 1, right - 1, y + _LINE_HEIGHT - 2)
         canvas.rectangle(box, fill=style.bgcolor.get_truecolor())
     colour: tuple[int, ...] = _DIM if style.dim else _PLAIN
     if style.color is not None:
         colour = style.color.get_truecolor()
     canvas.text((x, y + 1), text, fill=colour, font=_font())
     if style.underline:
-        canvas.line((x, y + _LINE_HEIGHT - 4, x + width - 1, y + _LINE_HEIGHT - 4), fill=colour)
+        canvas.line((x, y + _LINE_HEIGHT - 4, right - 1, y + _LINE_HEIGHT - 4), fill=colour)
+    return right
 
 
 @cache

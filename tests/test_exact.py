@@ -26,7 +26,7 @@ GAMMA = 0.7
 
 @pytest.fixture(scope="module")
 def process():
-    """Texts of up to 4 tokens out of three, of which token 2 ends them, after two starts."""
+    """Texts of up to four of the tokens 0, 1 and 2, from two starts; token 2 ends a text."""
     words = [text for n in range(4) for text in itertools.product((0, 1), repeat=n)]
     texts = [(*text, 2) for text in words]
     texts += list(itertools.product((0, 1), repeat=4))
@@ -43,7 +43,7 @@ def case(process):
 
 
 def value_by_torch(process, logits, rewards):
-    """Σ_τ p(τ) Σ_t γ^t r_t, one trajectory after the other."""
+    """Σ_τ p(τ) Σ_t γ^t r_t by a loop over the trajectories."""
     legal = torch.zeros(logits.shape, dtype=torch.bool)
     for states, actions, mask in zip(process.states, process.actions, process.mask, strict=True):
         legal[states[mask], actions[mask]] = True

@@ -26,7 +26,7 @@ from textgym.planted import (
 
 
 def earned(text):
-    """Contributions of the words of a text, start token left out."""
+    """Contributions of the words of a text, without the start token."""
     return contributions(encode(text))[1:].tolist()
 
 
@@ -49,7 +49,7 @@ def random_texts(num_texts, num_tokens, seed=0):
         ("not very good", [-4, 1, 1]),
         ("very not good", [1, -4, 1]),
         ("not very bad", [4, -1, -1]),
-        # said twice, counts once, and the first one earns
+        # a repeated modifier counts once, and the first one earns
         ("very very good", [1, 0, 1]),
         ("not not good", [-2, 0, 1]),
         # a word in between ends the effect
@@ -72,7 +72,7 @@ def random_texts(num_texts, num_tokens, seed=0):
         ("good however bad however", [1, -1, -1, 0]),
         # with nothing to take back, it does nothing and stays usable
         ("however good however", [0, 1, -1]),
-        # what was taken back has occurred all the same
+        # a word that was taken back has still occurred
         ("good however good", [1, -1, 0]),
         # modifiers without a word
         ("very not", [0, 0]),
@@ -114,7 +114,7 @@ def test_prefix_scores_are_the_scores_of_the_prefixes():
 @pytest.mark.parametrize("prompt", ["the film was", "not", "very bad and", "good however not"])
 @pytest.mark.parametrize("budget", [0, 1, 2, 3, 4])
 def test_the_optimum_is_that_of_enumeration(prompt, budget):
-    """All continuations of distinct effect: one neutral word stands for all of them."""
+    """Enumerates all continuations; one neutral word stands for all neutral words."""
     tokens = [*range(EOS_ID, VOCABULARY.index("film"))]
     ids = encode(prompt)
     best = max(score([*ids, *rest]) for rest in itertools.product(tokens, repeat=budget))

@@ -1,4 +1,4 @@
-"""What the tests of the credit assigners share: ragged texts, and a count of the passes."""
+"""Fixtures for the tests of credit assigners: ragged texts, and a counter of passes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ragged_left(ragged):
 
 @pytest.fixture
 def passes(reward_model):
-    """Counts the texts that go forward and backward through the reward model.
+    """Counts the texts that pass forward and backward through the reward model.
 
     ``largest`` is the largest number of texts in one forward pass.
     """

@@ -1,4 +1,4 @@
-"""Attention credit against eager maps, hand-worked maps and attention that was planted."""
+"""Attention credit against eager maps, maps worked by hand, and planted attention."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPTS, COMPLETIONS = [[1, 40, 41], [1]], [[50, 60, 70, 5, 2], [80, 90, 7]]
 
 
 def eager_maps(model, prompt, completion):
-    """(num_layers, num_heads, length, length) of one text without padding."""
+    """Attention of one text without padding, shape (num_layers, num_heads, length, length)."""
     model.set_attn_implementation("eager")
     with torch.no_grad():
         output = model(input_ids=torch.tensor([[*prompt, *completion]]), output_attentions=True)
@@ -77,9 +77,9 @@ def test_rollout_credit_reads_every_layer(classifier, reward_model):
 
 
 def planted_policy(magnet):
-    """A GPT-2 whose every position attends to the token ``magnet`` if it is there.
+    """A GPT-2 in which every position attends to the token ``magnet``, if the text has one.
 
-    Queries are constant and keys are large at the magnet's embedding alone.
+    Queries are constant, and only the magnet's embedding gives a large key.
     """
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=2, n_positions=32)
@@ -100,7 +100,7 @@ def planted_policy(magnet):
 @pytest.mark.parametrize("assigner", [PolicyAttentionCredit, PolicyLastAttentionCredit])
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_policy_credit_lands_on_the_token_that_was_attended_to(assigner, place):
-    """The token before the magnet, or after it, would be off by one."""
+    """Credit on the token before or after the magnet would be off by one."""
     magnet, scored = 99, five_tokens()
     ids = scored.input_ids.clone()
     ids[0, 2 + place] = magnet

@@ -1,4 +1,4 @@
-"""Credit as arithmetic: sums, discounts, edge cases, invariances. Read-outs are made up here."""
+"""The arithmetic of credit on made-up read-outs: sums, discounts, edge cases, invariances."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from textgym.models import (
 
 
 def scored_batch(lengths, seed=0, score_scale=1.0):
-    """Completions of these (prompt, completion) lengths with random read-outs."""
+    """Completions with the given (prompt, completion) lengths and random read-outs."""
     generator = torch.Generator().manual_seed(seed)
     batch = Completions.from_lists(
         [[3] * prompt for prompt, _ in lengths], [[4] * length for _, length in lengths]
@@ -50,23 +50,18 @@ def scored_batch(lengths, seed=0, score_scale=1.0):
     last = mask.sum(1) - 1
     pooling = torch.nn.functional.one_hot(last, num_tokens).float()
     prefix_scores = torch.randn(size, num_tokens, generator=generator) * score_scale * mask
-    return ScoredCompletions(
-        batch.input_ids,
-        mask,
-        batch.completion_mask,
-        score=prefix_scores.gather(1, last[:, None])[:, 0],
-        readouts={
-            PrefixScores(): prefix_scores,
-            AttentionRow(): attention_map[torch.arange(size), last],
-            AttentionMap(): attention_map,
-            LayerAttentionMaps(): torch.stack([attention_map, attention_map], dim=1),
-            Pooling(): pooling,
-        },
-    )
+    readouts = {
+        PrefixScores(): prefix_scores,
+        AttentionRow(): attention_map[torch.arange(size), last],
+        AttentionMap(): attention_map,
+        LayerAttentionMaps(): torch.stack([attention_map, attention_map], dim=1),
+        Pooling(): pooling,
+    }
+    return batch.with_score(prefix_scores.gather(1, last[:, None])[:, 0], readouts)
 
 
 def with_readouts(scored, score=None, **readouts):
-    """The same completions with other read-outs and another score."""
+    """The same completions with other read-outs, and perhaps another score."""
     kinds = {"prefix_scores": PrefixScores(), "attention": AttentionRow()}
     kinds["attention_map"] = AttentionMap()
     changed = {kinds[name]: values for name, values in readouts.items()}
@@ -232,7 +227,7 @@ def test_attention_weighted_potential_by_hand():
     ],
 )
 def test_potentials_do_not_look_ahead(reward_model, potential):
-    """Φ after t tokens must be the same whatever is written afterwards."""
+    """Φ after t tokens must be the same whatever follows."""
     prompt, start = [1, 40, 41], [50, 60, 70]
     whole = Completions.from_lists([prompt, prompt], [[*start, 80, 90], [*start, 5, 2]])
     cut = Completions.from_lists([prompt], [start])
@@ -277,9 +272,6 @@ def test_arguments_out_of_range_are_refused(build):
 
 
 def test_an_empty_completion_is_refused():
-    batch = Completions.from_lists([[1, 2]], [[]])
-    scored = ScoredCompletions(
-        batch.input_ids, batch.attention_mask, batch.completion_mask, score=torch.ones(1)
-    )
+    scored = Completions.from_lists([[1, 2]], [[]]).with_score([1.0])
     with pytest.raises(InvalidArgumentError, match="at least one token"):
         UniformCredit()(scored)

@@ -1,4 +1,4 @@
-"""Credit by gradients, against finite differences, closed forms and completeness."""
+"""Credit by gradients against finite differences, closed forms and completeness."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(reward_model, batch, assigner):
 
 @torch.no_grad()
 def baseline_score(reward_model, prompt, num_tokens, baseline):
-    """Score of a prompt that is followed by embeddings of the baseline."""
+    """Score of a prompt followed by baseline embeddings."""
     start = reward_model.embed(torch.tensor([prompt]))
     embeddings = torch.cat([start, baseline.expand(1, num_tokens, -1)], dim=1)
     mask = torch.ones(embeddings.shape[:2], dtype=torch.bool)
@@ -37,7 +37,7 @@ def baseline_score(reward_model, prompt, num_tokens, baseline):
 
 
 def test_gradient_times_input_is_the_response_to_a_longer_embedding(reward_model):
-    """Σ_d e_td ∂R/∂e_td is the derivative by a factor on the embedding of token t."""
+    """Σ_d e_td ∂R/∂e_td is the derivative with respect to a factor on token t's embedding."""
     batch = Completions.from_lists([[1, 40]], [[50, 60, 2]])
     attributions = GradientTimesInputCredit().attributions(
         read(reward_model, batch, GradientTimesInputCredit())

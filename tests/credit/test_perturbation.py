@@ -1,4 +1,4 @@
-"""Credit by deletion, against texts that are written without the deleted tokens."""
+"""Credit by deletion against texts written without the deleted tokens."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from textgym.wrappers import AttentionShaping, CreditAssignment
 
 @pytest.fixture
 def clean():
-    """Takes back what a test registers."""
+    """Undoes what a test registers."""
     before, potentials = dict(CREDIT_ASSIGNERS), dict(POTENTIALS)
     yield
     CREDIT_ASSIGNERS.clear()

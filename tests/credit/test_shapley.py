@@ -41,7 +41,7 @@ def by_definition(value, num_players):
 
 
 def random_game(num_players, seed):
-    """The values of all subsets, float64, and the same as a function of a set."""
+    """The values of all subsets, as a float64 tensor and as a function of a set."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(2**num_players, generator=generator, dtype=torch.float64)
     return values, lambda players: values[sum(1 << player for player in players)].item()
@@ -59,7 +59,7 @@ def test_values_sum_to_what_all_achieve_together():
 
 
 def test_interchangeable_players_share_alike_and_idle_ones_get_nothing():
-    """Players 0 and 2 count alike, player 1 never matters."""
+    """Players 0 and 2 are interchangeable; player 1 never matters."""
     subsets = all_subsets(4)
     size = subsets[:, [0, 2]].sum(1)
     values = torch.tensor([0.0, 1.5, -2.0])[size] + size * subsets[:, 3]
@@ -124,7 +124,7 @@ PROMPT, COMPLETION = [1, 40], [50, 60, 50, 2]
 
 
 def score_game(reward_model, spans):
-    """The score as a function of the set of spans that are there; spans: one number per token."""
+    """The score as a function of the spans that are present; ``spans`` numbers each token."""
 
     def value(players):
         kept = [token for token, span in zip(COMPLETION, spans, strict=True) if span in players]

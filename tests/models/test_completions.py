@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions
+from textgym.models import Completions, PrefixScores
 
 
 def test_lists_are_padded_on_the_right():
@@ -29,6 +29,27 @@ def test_a_batch_may_be_empty():
 def test_lists_of_unequal_numbers_are_refused():
     with pytest.raises(InvalidArgumentError, match="one completion per prompt"):
         Completions.from_lists([[5]], [[6], [7]])
+
+
+def test_scores_and_readouts_can_be_attached_by_hand():
+    batch = Completions.from_lists([[5, 6], [7]], [[8], [9]])
+    scores = [[0.0, 1.0, 2.0], [3.0, 4.0, 0.0]]
+    scored = batch.with_score([2, 4], {PrefixScores(): scores})
+    assert scored.score.tolist() == [2.0, 4.0]
+    assert scored.score.dtype == scored[PrefixScores()].dtype == torch.float32
+    assert scored[PrefixScores()].tolist() == scores
+    assert scored.select(slice(1, 2))[PrefixScores()].tolist() == scores[1:]
+
+
+@pytest.mark.parametrize("score", [[1.0], [[1.0, 2.0]], [[1.0], [2.0]], 1.0])
+def test_scores_of_another_shape_are_refused(score):
+    with pytest.raises(InvalidArgumentError, match=r"score=.*shape \(2,\)"):
+        Completions.from_lists([[5], [6]], [[8], [9]]).with_score(score)
+
+
+def test_readouts_of_another_number_of_rows_are_refused():
+    with pytest.raises(InvalidArgumentError, match=r"PrefixScores\(\) must have shape \(1, ...\)"):
+        Completions.from_lists([[5]], [[8]]).with_score([1.0], {PrefixScores(): [[0, 1], [0, 1]]})
 
 
 def test_arrays_give_what_lists_give():

@@ -1,4 +1,4 @@
-"""The listed process, read once."""
+"""The listed process, built once."""
 
 from __future__ import annotations
 

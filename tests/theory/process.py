@@ -1,7 +1,7 @@
 """A decision process of a few words, small enough to list every completion.
 
-The environment, the wrappers, the reward model, the assigners and the potentials are the real ones;
-the policies are tables of logits. What is computed here is exact, up to float32 in the scores.
+The environment, the wrappers, the reward model, the assigners and the potentials are real. The
+policies are tables of logits. All results are exact, up to the float32 scores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIN_NEW_TOKENS = 2  # EOS is legal from the third token on, so completions have 
 
 
 def make_tokenizer():
-    """Words and EOS, which pads too."""
+    """Three words and EOS, which is also the padding token."""
     vocabulary = {token: number for number, token in enumerate([*WORDS, "</s>"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -45,7 +45,7 @@ def make_tokenizer():
 
 
 def tiny_config(tokenizer, **changes):
-    """Two layers with weights so large that scores and attention differ by text."""
+    """Two layers, with weights large enough for scores and attention to differ between texts."""
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": 16,
@@ -63,14 +63,14 @@ def tiny_config(tokenizer, **changes):
 
 
 def make_reward_model(tokenizer, seed=2, score_mean=0.0):
-    """A random scorer of texts; ``score_mean`` moves the zero of its scores."""
+    """A random reward model; ``score_mean`` shifts its scores."""
     torch.manual_seed(seed)
     config = tiny_config(tokenizer, num_labels=1, score_mean=score_mean)
     return RewardModel(Qwen3ForSequenceClassification(config), tokenizer)
 
 
 def make_policy(tokenizer, seed=3):
-    """A random causal language model, for the methods that look at its attention."""
+    """A random causal language model, for the methods that use the policy's attention."""
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(tiny_config(tokenizer)).eval()
 
@@ -80,11 +80,11 @@ class Process:
     """All finished completions of all prompts.
 
     Attributes:
-        reward_model: Who scores.
+        reward_model: The reward model that scores them.
         prompt_ids: Token ids of the prompt of each trajectory.
         completion_ids: Token ids of each trajectory.
         starts: Number of each trajectory's prompt, shape (num_trajectories,).
-        trajectories: The same as arrays over (num_trajectories, HORIZON).
+        trajectories: The same completions as arrays, shape (num_trajectories, HORIZON).
     """
 
     reward_model: RewardModel
@@ -95,16 +95,16 @@ class Process:
 
     @property
     def mask(self):
-        """Steps that exist, shape (num_trajectories, HORIZON)."""
+        """True at the steps of each trajectory, shape (num_trajectories, HORIZON)."""
         return self.trajectories.mask
 
     @property
     def completions(self):
-        """Everything in one batch."""
+        """All completions in one batch."""
         return Completions.from_lists(self.prompt_ids, self.completion_ids)
 
     def read(self, readouts=()):
-        """Everything, scored in one forward pass."""
+        """All completions, scored in one forward pass."""
         return self.reward_model.read(self.completions, readouts)
 
     def rewards(self, assigner):
@@ -113,11 +113,11 @@ class Process:
         return per_step(assigner(scored), scored.completion_mask)
 
     def make_env(self, **changes):
-        """The environment whose completions are listed, as a single one."""
+        """The environment whose completions are listed."""
         return gym.make("ABC-RLHF-v0", **self._arguments(), **changes)
 
     def make_envs(self):
-        """The same with one row per trajectory, for :func:`walk`."""
+        """Its vector form with one row per trajectory, for :func:`walk`."""
         return gym.make_vec(
             "ABC-RLHF-v0",
             num_envs=len(self.starts),
@@ -136,7 +136,7 @@ class Process:
 
 
 def list_completions(eos, num_tokens):
-    """Every completion that the rules of the environment allow, as token ids."""
+    """Token ids of every completion that the environment allows."""
     unfinished, finished = [[]], []
     for length in range(HORIZON):
         legal = [token for token in range(num_tokens) if token != eos or length >= MIN_NEW_TOKENS]
@@ -175,8 +175,8 @@ def walk(process, envs):
     """Take every completion through a vector environment of :meth:`Process.make_envs`.
 
     Returns:
-        The rewards that ``step`` paid, float64, shape (num_trajectories, HORIZON), and the infos of
-        the episodes' ends, one dict per trajectory.
+        The rewards that ``step`` paid, float64, shape (num_trajectories, HORIZON), and the final
+        info of each trajectory, as a list of dicts.
     """
     envs.reset(seed=0)
     envs.step(process.trajectories.actions[:, 0])  # An abandoned episode must leave nothing behind.
@@ -234,7 +234,7 @@ def handed_over_credit(process, assigner):
 
 
 def singly_handed_over_credit(process, assigner, rows):
-    """The same for some trajectories from the single wrapper."""
+    """``info["credit"]`` of some trajectories, from the single wrapper."""
     _, finals = walk_singly(CreditAssignment(process.make_env(), assigner), process, rows)
     return _stack([final["credit"] for final in finals])
 
@@ -247,7 +247,7 @@ def _stack(credits):
 
 
 def sparse_rewards(process):
-    """The score at the last step of each trajectory, without any code of the package's credit."""
+    """The score at the last step of each trajectory, computed without textgym.credit."""
     result = np.zeros(process.mask.shape)
     result[np.arange(len(result)), process.mask.sum(1) - 1] = process.read().score.numpy()
     return result
@@ -271,7 +271,7 @@ def reward_to_go_gradient(process, logits, rewards, gamma=1.0):
 
 
 def build(name, policy, beta=None, gamma=1.0):
-    """An assigner by its name, with its defaults wherever it has them."""
+    """An assigner by its id, with its defaults where it has them."""
     needed = {
         "abc-d": {"policy": policy},
         "abc-d2": {"policy": policy},
@@ -286,12 +286,12 @@ def build(name, policy, beta=None, gamma=1.0):
 
 
 def can_be_built(name):
-    """Whether the optional packages that an assigner needs are there."""
+    """Whether the optional package that an assigner needs is installed."""
     return name != "integrated-gradients" or find_spec("captum") is not None
 
 
 def names(*, causal=None):
-    """Names of the registered assigners, all of them or those that declare to be causal or not."""
+    """Ids of the registered assigners: all, or only those that declare to be causal or not."""
     return [
         name
         for name, assigner in CREDIT_ASSIGNERS.items()

@@ -1,4 +1,4 @@
-"""Potential-based shaping: the same optimal actions in every state, and the same gradient.
+"""Potential-based shaping keeps the optimal actions in every state, and the policy gradient.
 
 Ng, Harada & Russell (1999); for episodes, where the potential must be 0 at the end, Grześ (2017).
 """
@@ -34,13 +34,13 @@ from textgym.models import RewardModel
 
 
 def noise(prompt, completion):
-    """Any number between -2 and 2 for any state, the start included."""
+    """A pseudo-random number between -2 and 2 for any state, including the start."""
     text = np.array([*prompt.tolist(), -1, *completion.tolist()])
     return zlib.crc32(text.tobytes()) / 2**30 - 2
 
 
 class Unanchored(Potential):
-    """Noise that is not measured from the start's: of the state alone, and not 0 at the start."""
+    """Noise that depends on the state alone and is not 0 at the start."""
 
     name = "unanchored"
 
@@ -54,7 +54,7 @@ class Unanchored(Potential):
 
 
 class Peeking(Potential):
-    """Half the score of the finished text, after every token: it knows how the text will end."""
+    """Half the score of the finished text, after every token: it knows how the text ends."""
 
     name = "peeking"
 

@@ -1,4 +1,4 @@
-"""Shaping and the critic: adding a potential is starting the critic at it (Wiewiora, 2003)."""
+"""Shaping and the critic: adding a potential equals starting the critic at it (Wiewiora, 2003)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GAMMA, BETA = 0.9, -1.5
 
 @pytest.fixture(scope="module")
 def case(process):
-    """Sparse and shaped rewards, the potential and any critic, per step, float64 tensors."""
+    """Sparse and shaped rewards, the potential and a random critic, per step, float64 tensors."""
     potential = AttentionWeightedPrefixScore()
     scored = process.read(potential.readouts)
     after = BETA * per_step(potential(scored), scored.completion_mask)

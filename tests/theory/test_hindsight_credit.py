@@ -1,7 +1,7 @@
-"""Hindsight credit: returns are kept, what is left to earn is not, and so the gradient is another.
+"""Hindsight credit keeps returns, but not the reward to go, and so it changes the gradient.
 
-Chan et al. (2024, arXiv 2402.00782) call it equivalent to potential-based shaping. Its potential
-would depend on tokens that do not exist yet.
+Chan et al. (2024, arXiv 2402.00782) call it equivalent to potential-based shaping. But its
+potential would depend on tokens that do not exist yet.
 """
 
 from __future__ import annotations
@@ -31,23 +31,17 @@ from textgym.exact import (
     returns_to_go,
     state_values,
 )
-from textgym.models import AttentionRow, Completions, ScoredCompletions
+from textgym.models import AttentionRow, Completions
 
 A, B = 0, 1
 
 
 def two_texts(texts, scores, attention):
-    """Texts after a prompt of one token, their scores and the attention to their tokens in turn."""
+    """Texts after a prompt of one token, their scores, and the attention to all their tokens."""
     batch = Completions.from_lists([[3]] * len(texts), texts)
     row = torch.zeros(batch.input_ids.shape)
     row[batch.completion_mask] = torch.tensor(attention)
-    return ScoredCompletions(
-        batch.input_ids,
-        batch.attention_mask,
-        batch.completion_mask,
-        score=torch.tensor(scores),
-        readouts={AttentionRow(): row},
-    )
+    return batch.with_score(scores, {AttentionRow(): row})
 
 
 def discounted(assigner, scored, gamma):
@@ -81,10 +75,10 @@ def test_attention_credit_turns_the_gradient_the_further_the_more_it_redistribut
 
 
 def test_greedy_improvement_on_what_is_left_takes_the_worse_action():
-    """The last step chooses A, score 1 with attention (.9, .1), or B, .5 with (.1, .9).
+    """The last step chooses A (score 1, attention (.9, .1)) or B (score .5, attention (.1, .9)).
 
-    What is left to be paid is then 1 - .9β for A and .5 - .05β for B: beyond β = .5/.85 = .588 an
-    agent that maximises it takes B, although A is the better text by either reward's return.
+    The reward to go is then 1 - .9β for A and .5 - .05β for B. Beyond β = .5/.85 = .588 an agent
+    that maximises it takes B, although A is the better text by the return of either reward.
     """
     scored = two_texts([[A, A], [A, B]], [1.0, 0.5], [0.9, 0.1, 0.1, 0.9])
     texts = Trajectories.of_texts([[A, A], [A, B]])
@@ -127,7 +121,7 @@ def test_a_constant_in_the_score_turns_the_gradient_of_attention_credit_alone(
 
 @pytest.mark.parametrize("assigner", [SparseCredit(), AttentionCredit(), ShapingCredit()])
 def test_a_baseline_of_the_state_changes_no_expected_gradient(process, assigner):
-    """So it is not for want of a baseline that a constant in the score matters to hindsight."""
+    """So a baseline cannot undo what a constant in the score does to hindsight credit."""
     logits = random_logits(process, 0)
     returns = returns_to_go(process.rewards(assigner), process.mask)
     baseline = state_values(process.trajectories, logits, returns)[process.trajectories.states]
@@ -140,9 +134,9 @@ def test_a_baseline_of_the_state_changes_no_expected_gradient(process, assigner)
 
 
 def test_without_its_discount_attention_credit_prefers_early_attention():
-    """A scores 1 and was attended to at its end, B scores .95 and was at its beginning.
+    """A scores 1 and its end gets the attention; B scores .95 and its beginning gets it.
 
-    A discount of .8 must not make B the better one: both have two tokens.
+    Both have two tokens, so a discount of .8 must not make B the better text.
     """
     scored = two_texts([[A, A], [A, B]], [1.0, 0.95], [0.1, 0.9, 0.9, 0.1])
     np.testing.assert_allclose(
@@ -154,7 +148,7 @@ def test_without_its_discount_attention_credit_prefers_early_attention():
 
 
 def test_without_its_discount_uniform_credit_prefers_longer_texts():
-    """A text of two tokens scores 1, one of three 1.1: at γ = .9 the short one is worth more."""
+    """Two tokens score 1 and three tokens score 1.1: at γ = .9 the shorter text is worth more."""
     scored = two_texts([[A, A], [A, B, B]], [1.0, 1.1], [0.5, 0.5, 0.3, 0.3, 0.4])
     np.testing.assert_allclose(
         discounted(UniformCredit(beta=1.0, gamma=0.9), scored, 0.9), [0.9, 0.891], rtol=1e-5
@@ -170,7 +164,7 @@ def test_without_its_discount_uniform_credit_prefers_longer_texts():
 def test_under_a_discount_every_token_keeps_its_part_of_what_the_score_is_worth_at_the_start(
     process, word_policy, name
 ):
-    """γ^t credit_t at a discount is γ^(T-1) times the credit without one, at each token."""
+    """At each token, γ^t credit_t under a discount is γ^(T-1) times the undiscounted credit."""
     scale = 0.9 ** (process.mask.sum(1, keepdims=True) - 1)
     np.testing.assert_allclose(
         process.rewards(build(name, word_policy, gamma=0.9)) * discounts(0.9),
@@ -180,7 +174,7 @@ def test_under_a_discount_every_token_keeps_its_part_of_what_the_score_is_worth_
 
 
 def best_completions(process, rewards, gamma):
-    """For each prompt the completion of the highest discounted return."""
+    """The completion with the highest discounted return, for each prompt."""
     value = (rewards * discounts(gamma)).sum(1)
     return [np.where(process.starts == i, value, -np.inf).argmax() for i in set(process.starts)]
 

@@ -1,4 +1,4 @@
-"""The process that the theorems are tried on is the environment's, whole."""
+"""The listed process is the whole process of the environment."""
 
 from __future__ import annotations
 

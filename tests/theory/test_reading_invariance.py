@@ -1,4 +1,4 @@
-"""Credit and potentials of a completion do not depend on how its batch is laid out."""
+"""Credit and potentials of a completion do not depend on the layout of its batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POTENTIALS_TRIED = {
 
 
 def ragged_batch():
-    """Completions of 1 to 4 tokens after both prompts, with EOS behind some of them."""
+    """Completions of 1 to 4 tokens after both prompts, some of them ended by EOS."""
     prompts = [make_tokenizer()(prompt)["input_ids"] for prompt in PROMPTS]
     texts = [[0, 1, 2, 3], [2, 1, 3], [3], [1, 1, 2, 0], [2, 3], [0]]
     return Completions.from_lists(
@@ -31,7 +31,7 @@ def ragged_batch():
 
 
 def moved_right(batch, filler, mixed):
-    """Padding on the left, of all rows or of every other one, and two more columns on each side."""
+    """Padding on the left in all rows or in every other one, and two more columns on each side."""
     gaps = (~batch.attention_mask).sum(1)
 
     def move(values, fill):
@@ -46,10 +46,11 @@ def moved_right(batch, filler, mixed):
 
 
 def in_every_layout(reward_model, readouts, function):
-    """The function's values per step, of the batch in many layouts, rows in the first one's order.
+    """Apply the function to the same batch in many layouts.
 
     Yields:
-        The layout's name, and values of shape (batch, HORIZON).
+        The name of the layout, and the values per step, shape (batch, HORIZON). Rows are always in
+        the order of the first layout.
     """
 
     def values(batch):

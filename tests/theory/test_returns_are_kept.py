@@ -1,4 +1,4 @@
-"""Return equivalence: every method leaves the return of every trajectory as it is."""
+"""Return equivalence: every method keeps the return of every trajectory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from textgym.exact import expected_return, is_causal, policy_gradient
 
 
 def leave_one_out(totals):
-    """RLOO: each total minus the mean of the others of its group, shape (num_groups, size)."""
+    """RLOO: each total minus the mean of the others in its group, shape (num_groups, size)."""
     others = (totals.sum(1, keepdims=True) - totals) / (totals.shape[1] - 1)
     return totals - others
 
@@ -46,7 +46,7 @@ def test_values_of_policies_and_so_their_ranking_are_kept(process, word_policy, 
 
 @pytest.mark.parametrize("name", names())
 def test_wrappers_hand_over_the_credit_of_the_whole_batch(process, word_policy, name):
-    """Episodes end at different steps, so they are scored in other batches than here."""
+    """Episodes end at different steps, so the wrappers score them in different batches."""
     assigner = build(name, word_policy, gamma=0.9)
     expected = process.rewards(assigner)
     np.testing.assert_allclose(handed_over_credit(process, assigner), expected, atol=1e-5)

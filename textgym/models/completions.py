@@ -152,29 +152,27 @@ class Completions:
             reward_model: The model that scores more texts for assigners that need it.
 
         Raises:
-            InvalidArgumentError: If the score or a read-out does not have one row per text.
+            InvalidArgumentError: If there is not one score, or one row of a read-out, per text.
 
         >>> scored = Completions.from_lists([[5, 6], [7]], [[8], [9]]).with_score([0.5, -1.0])
         >>> scored.score
         tensor([ 0.5000, -1.0000])
         """
-
-        def rows(name: str, values: Any) -> Tensor:
-            device = self.input_ids.device
-            tensor = torch.as_tensor(values, dtype=torch.float32, device=device)
-            if tensor.shape[:1] != (len(self),) or (name == "score" and tensor.ndim != 1):
+        batch, device = len(self), self.input_ids.device
+        scores = torch.as_tensor(score, dtype=torch.float32, device=device)
+        if scores.shape != (batch,):
+            raise InvalidArgumentError("score", tuple(scores.shape), f"must have shape ({batch},)")
+        values = {
+            readout: torch.as_tensor(value, dtype=torch.float32, device=device)
+            for readout, value in (readouts or {}).items()
+        }
+        for readout, value in values.items():
+            if value.shape[:1] != (batch,):
                 raise InvalidArgumentError(
-                    name, tuple(tensor.shape), f"must have one row for each of {len(self)} texts"
+                    "readouts", tuple(value.shape), f"{readout} must have shape ({batch}, ...)"
                 )
-            return tensor
-
         return ScoredCompletions(
-            self.input_ids,
-            self.attention_mask,
-            self.completion_mask,
-            score=rows("score", score),
-            readouts={key: rows("readouts", values) for key, values in (readouts or {}).items()},
-            reward_model=reward_model,
+            self.input_ids, self.attention_mask, self.completion_mask, scores, values, reward_model
         )
 
     def select(self, rows: Tensor | slice) -> Self:

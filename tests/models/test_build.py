@@ -1,4 +1,4 @@
-"""The build of the embedded models: its pure parts, and all stages at toy size."""
+"""The build of the embedded models: its parts, and all stages at toy size."""
 
 from __future__ import annotations
 
@@ -27,16 +27,13 @@ from textgym.models.build.optimizer import MuonWithAdamW
 from textgym.models.build.pipeline import BuildOptions, build
 from textgym.models.build.prompt_set import sample_completions
 from textgym.models.build.reward_model import (
+    PrefixSupervision,
     RewardModelRecipe,
-    Window,
-    _PadRight,
-    _PrefixSupervision,
-    batch_by_length,
-    draw_windows,
     score_sequences,
     train_reward_model,
 )
 from textgym.models.build.tokenizer import train_tokenizer
+from textgym.models.build.windows import PadRight, Window, batch_by_length, draw_windows
 from textgym.reviews import Review, clean_review, is_held_out
 
 TINY = Qwen3Config(
@@ -124,7 +121,7 @@ def test_pack_takes_part_of_a_pass_and_leaves_out_the_tail():
 # Windows
 
 
-def test_windows_keep_to_their_lengths_labels_and_texts(tokenizer):
+def test_windows_have_the_right_lengths_labels_and_texts(tokenizer):
     reviews = _toy_reviews(300)
     windows = draw_windows(reviews, tokenizer, 4, 12, np.random.default_rng(0), end_share=0.3)
     lengths = [
@@ -144,7 +141,7 @@ def test_windows_keep_to_their_lengths_labels_and_texts(tokenizer):
         assert window.label in {review.label for review in candidates}
 
 
-def test_windows_start_where_asked(tokenizer):
+def test_windows_start_where_requested(tokenizer):
     review = Review("First one here. Second one here. Third one here.", 1, "imdb")
     firsts = {}
     for share in (0.0, 1.0):
@@ -187,8 +184,8 @@ def test_loss_is_the_mean_over_prefixes_and_the_last_token():
     torch.manual_seed(0)
     model = Qwen3ForSequenceClassification(TINY).eval()
     windows = _windows([5, 9, 7], [0, 1, 1])
-    loss = _PrefixSupervision(model, min_tokens=4, prefix_weight=0.5)(
-        **_PadRight(pad_token_id=0, multiple=4)(windows)
+    loss = PrefixSupervision(model, min_tokens=4, prefix_weight=0.5)(
+        **PadRight(pad_token_id=0, multiple=4)(windows)
     )["loss"]
 
     def cross_entropy(ids, label):
@@ -213,7 +210,7 @@ def test_scores_do_not_depend_on_the_batch():
 # Sampling
 
 
-def test_completions_keep_to_their_budgets_and_the_end_token():
+def test_completions_stop_at_their_budget_or_the_end_token():
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(TINY)
     prompts = [[1, 5], [1, 6, 7, 8], [1]] * 40

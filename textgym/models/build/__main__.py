@@ -1,4 +1,4 @@
-"""Trains the embedded models: ``python -m textgym.models.build --help``."""
+"""Train the embedded models: ``python -m textgym.models.build --help``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textgym.reviews import load_reviews
 
 
 def main() -> None:
-    """Read the options from the command line, and build."""
+    """Build with options from the command line."""
     options = tyro.cli(BuildOptions, prog="python -m textgym.models.build")
     try:
         build(options, load_reviews("train"), load_reviews("held_out"))

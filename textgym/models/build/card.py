@@ -1,4 +1,4 @@
-"""Model cards in Hugging Face's format, made of the figures that the build measured."""
+"""Model cards in Hugging Face's format, filled with the figures that the build measured."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ sentences from Rotten Tomatoes (Pang & Lee, 2005, "Seeing Stars").
 
 Cleaning: line breaks and HTML tags became spaces, HTML entities became characters, misread
 windows-1252 punctuation was restored, white space was collapsed, spaces before the punctuation of
-the Rotten Tomatoes sentences were removed, and repeated texts were dropped.
+the Rotten Tomatoes sentences were removed, and duplicate texts were dropped.
 
-Split: a text is held out if the CRC-32 checksum of its cleaned form is a multiple of 20. The rule
-looks at the text alone. Nothing was trained on held-out texts, the tokenizer included.
+Split: a text is held out if the CRC-32 checksum of its cleaned form is a multiple of 20, so the
+split depends on the text alone. Nothing was trained on held-out texts, not even the tokenizer.
 """
 
 _LICENCE = """\
@@ -62,7 +62,7 @@ def language_model_card(evaluation: dict[str, Any]) -> str:
     """The language model's card.
 
     Args:
-        evaluation: The content of the language model's ``evaluation.json``.
+        evaluation: Content of the language model's ``evaluation.json``.
 
     Returns:
         The card, Markdown with YAML front matter.
@@ -80,24 +80,24 @@ def language_model_card(evaluation: dict[str, Any]) -> str:
 # textgym language model
 
 A decoder-only language model of film reviews with {evaluation["parameters"]:,} parameters, the
-policy that textgym's environment `ABC-RLHF-v0` starts from when no other is given. It is small
-enough to be trained by reinforcement learning on a laptop's processor.
+default initial policy for textgym's environment `ABC-RLHF-v0`. It is small enough for
+reinforcement learning on a laptop's CPU.
 
 {_data(evaluation)}
 The language model saw the IMDb reviews only: {evaluation["training_tokens"]:,} training tokens.
 
 ## Training
 
-Byte-level BPE with {recipe["vocab_size"]:,} tokens; the Qwen3 architecture with the output
-projection of every block at zero; Muon on the matrices of the blocks and AdamW on the rest;
-gradients clipped to norm 1; bfloat16 autocast; the learning rates rise linearly, stay, and fall
-linearly to zero. Stored in bfloat16. Made by `python -m textgym.models.build`.
+Byte-level BPE with {recipe["vocab_size"]:,} tokens. Qwen3 architecture; the output projections of
+all blocks were initialized to zero. Muon on the matrices of the blocks, AdamW on the rest; the
+learning rates rise linearly, stay, and fall linearly to zero. Gradients clipped to norm 1;
+bfloat16 autocast. Stored in bfloat16. Made by `python -m textgym.models.build`.
 
 {_settings(evaluation)}
 ## Evaluation
 
-On {evaluation["held_out_tokens"]:,} held-out tokens, with the weights as stored here. The texts
-are joined and cut into rows; a row's first token is context only.
+On {evaluation["held_out_tokens"]:,} held-out tokens, with the weights stored here. The texts are
+joined and cut into rows; the first token of a row is context only.
 
 | tokens per row | nats per token | perplexity |
 |---:|---:|---:|
@@ -107,17 +107,17 @@ The raw figures are in `evaluation.json`.
 
 ## Samples
 
-{len(evaluation["samples"])} reviews, none left out, from the start token alone at temperature 1,
-seed {evaluation["sampling_seed"]}, cut at the context's length:
+{len(evaluation["samples"])} reviews, not cherry-picked, sampled from the start token at temperature
+1, seed {evaluation["sampling_seed"]}, cut at the context length:
 
 {samples}
 
 ## Use and limits
 
-Meant for research on and teaching of reinforcement learning with text, and for tests. It writes
-plausible clauses, not sensible reviews; its facts, names and opinions are noise, and it repeats
-the language, the biases and the insults of the reviews. Not for use in a product. English only;
-the context is {recipe["context"]} tokens.
+For research and teaching in reinforcement learning with text, and for tests. It writes plausible
+clauses, not sensible reviews. Its facts, names and opinions are noise, and it repeats the language,
+the biases and the insults of the reviews. Not for use in a product. English only; the context is
+{recipe["context"]} tokens.
 
 {_LICENCE}"""
 
@@ -126,7 +126,7 @@ def reward_model_card(evaluation: dict[str, Any]) -> str:
     """The reward model's card.
 
     Args:
-        evaluation: The content of the reward model's ``evaluation.json``.
+        evaluation: Content of the reward model's ``evaluation.json``.
 
     Returns:
         The card, Markdown with YAML front matter.
@@ -141,48 +141,48 @@ def reward_model_card(evaluation: dict[str, Any]) -> str:
 {_FRONT_MATTER.format(pipeline_tag="text-classification", tag="reward-model")}
 # textgym reward model
 
-A sentiment classifier of short film review texts with {evaluation["parameters"]:,} parameters, the
-reward model of textgym's environment `ABC-RLHF-v0` when no other is given. The score is
+A sentiment classifier for short film review texts with {evaluation["parameters"]:,} parameters, the
+default reward model of textgym's environment `ABC-RLHF-v0`. The score is
 logit(POSITIVE) − logit(NEGATIVE), read at the last token.
 
 {_data(evaluation)}
 ## Training
 
-The tokenizer and the blocks are those of the textgym language model. Each pass draws one window of
-{recipe["min_tokens"]} to {recipe["max_tokens"]} tokens from every text, with log-uniform length;
-{recipe["start_share"]:.0%} of the windows begin where the review begins, the others at a random
-sentence; {recipe["end_share"]:.0%} have an end token. The loss is the cross-entropy at the last
-token, and the mean cross-entropy over all prefixes of at least {recipe["min_tokens"]} tokens, so
-the scores of prefixes mean something too. Muon on the matrices of the blocks and AdamW on the rest;
-gradients clipped to norm 1; bfloat16 autocast; linear decay of the learning rates. A fixed number
-of passes; nothing was selected on held-out texts. Stored in bfloat16. Made by
+The tokenizer and the initial blocks are those of the textgym language model. Each pass draws one
+window of {recipe["min_tokens"]} to {recipe["max_tokens"]} tokens from every text, with log-uniform
+length. {recipe["start_share"]:.0%} of the windows begin at the start of the review, the others at a
+random sentence; {recipe["end_share"]:.0%} have an end token. The loss is the cross-entropy at the
+last token plus the mean cross-entropy over all prefixes of at least {recipe["min_tokens"]} tokens,
+so the scores of prefixes are meaningful too. Muon on the matrices of the blocks, AdamW on the rest;
+linear decay of the learning rates. Gradients clipped to norm 1; bfloat16 autocast. The number of
+passes was fixed, and nothing was selected on held-out texts. Stored in bfloat16. Made by
 `python -m textgym.models.build`.
 
 {_settings(evaluation)}
 ## Evaluation
 
-On held-out texts, with the weights as stored here. The numbers in the first column are the
-windows' lengths in tokens; half of the windows begin at the start of a review, half at a random
+On held-out texts, with the weights stored here. The numbers in the first column are the lengths of
+the windows in tokens. Half of the windows begin at the start of a review, half at a random
 sentence; the Rotten Tomatoes sentences are whole. "With end" is the accuracy with an end token
-behind the same text; the margin is the mean score towards the right label.
+after the same text. The margin is the mean score towards the right label.
 
 | texts | windows | accuracy | with end | margin |
 |---|---:|---:|---:|---:|
 {figures}
 
 Over {evaluation["reference_completions"]:,} completions that the textgym language model wrote
-under the environment's default settings (seed {evaluation["sampling_seed"]}), the score's mean is
-{evaluation["score_mean"]:.3f} and its standard deviation {evaluation["score_std"]:.3f}. Both are
-stored in `config.json` as `score_mean` and `score_std`, and the environment centres and scales the
-score by them; `attention_profile` there tells how the attention is spread over a completion in the
-mean. The raw figures are in `evaluation.json`.
+under the environment's default settings (seed {evaluation["sampling_seed"]}), the score has mean
+{evaluation["score_mean"]:.3f} and standard deviation {evaluation["score_std"]:.3f}. Both are stored
+in `config.json` as `score_mean` and `score_std`; the environment centres and scales the score by
+them. `attention_profile` there is the mean spread of the attention over a completion. The raw
+figures are in `evaluation.json`.
 
 ## Use and limits
 
-Meant for research on and teaching of reinforcement learning with text, and for tests. The label
-belongs to the whole review, so short windows are often undecidable, and the score is easily fooled:
-a policy that is trained long enough on it finds strings of praise that no person would write. It
-knows film reviews in English and nothing else. Not for use in a product.
+For research and teaching in reinforcement learning with text, and for tests. The label belongs to
+the whole review, so short windows are often undecidable. The score is easily fooled: a policy that
+is trained on it for long enough finds strings of praise that no person would write. It knows film
+reviews in English and nothing else. Not for use in a product.
 
 {_LICENCE}"""
 
@@ -203,14 +203,14 @@ tags:
 
 
 def planted_language_model_card(
-    circumstances: dict[str, Any], samples: list[str], mean_score: float
+    facts: dict[str, Any], samples: list[str], mean_score: float
 ) -> str:
     """The card of the planted task's language model.
 
     Args:
-        circumstances: ``parameters``, ``recipe`` and ``versions``.
-        samples: Texts that it wrote.
-        mean_score: Mean score, by the program, of many such texts.
+        facts: ``parameters``, ``recipe`` and ``versions``.
+        samples: Texts written by the model.
+        mean_score: The program's mean score of many such texts.
 
     Returns:
         The card, Markdown with YAML front matter.
@@ -220,22 +220,22 @@ def planted_language_model_card(
 {_PLANTED_FRONT_MATTER.format(pipeline_tag="text-generation", tag="language-model")}
 # textgym language model of the planted task
 
-A decoder-only language model of 17 tokens with {circumstances["parameters"]:,} parameters, the
-policy that `ABC-RLHF-Planted-v0` starts from. It imitates plain clauses drawn at random, such as
-"the film was good and the plot was very bad", of which one word in seven is replaced by any word;
-praise and blame are equally likely. Both the texts and the score are synthetic.
+A decoder-only language model of 17 tokens with {facts["parameters"]:,} parameters, the initial
+policy for `ABC-RLHF-Planted-v0`. It imitates random plain clauses, such as "the film was good and
+the plot was very bad", with one word in seven replaced by a random word. Praise and blame are
+equally likely. Both the texts and the score are synthetic.
 
 ## Training
 
-Qwen3 architecture; {circumstances["recipe"]["num_words"]} words per text; Muon on the matrices of
-the blocks and AdamW on the rest. Stored in float16. Made by
+Qwen3 architecture; {facts["recipe"]["num_words"]} words per text; Muon on the matrices of the
+blocks, AdamW on the rest. Stored in float16. Made by
 `python -m textgym.models.build.planted_models`.
 
-{_settings(circumstances)}
+{_settings(facts)}
 ## Evaluation
 
-Completions of 8 tokens, sampled without the end token at temperature 1 (seed 0), have a mean score
-of {mean_score:+.2f}; the best ones have 10. Ten of them:
+Completions of 8 tokens, sampled at temperature 1 without the end token (seed 0), have a mean score
+of {mean_score:+.2f}; the best possible score is 10. Ten samples:
 
 {lines}
 
@@ -246,12 +246,12 @@ The weights are released under the MIT licence.
 
 
 def planted_reward_model_card(
-    circumstances: dict[str, Any], evaluation: dict[str, dict[str, float]]
+    facts: dict[str, Any], evaluation: dict[str, dict[str, float]]
 ) -> str:
     """The card of the planted task's reward model.
 
     Args:
-        circumstances: ``parameters``, ``recipe`` and ``versions``.
+        facts: ``parameters``, ``recipe`` and ``versions``.
         evaluation: Errors by kind of text.
 
     Returns:
@@ -266,24 +266,25 @@ def planted_reward_model_card(
 {_PLANTED_FRONT_MATTER.format(pipeline_tag="text-classification", tag="reward-model")}
 # textgym reward model of the planted task
 
-A decoder with {circumstances["parameters"]:,} parameters that predicts the score of the program in
-`textgym/planted.py`, a whole number from -12 to 12, at every position of a text. In
-`ABC-RLHF-Planted-v0` the program pays the reward; this model supplies what a program cannot:
+A decoder with {facts["parameters"]:,} parameters that predicts the score of the program in
+`textgym.planted`, a whole number from -12 to 12, at every position of a text. In
+`ABC-RLHF-Planted-v0` the program pays the reward. This model supplies what a program cannot:
 attention, gradients, and the scores of prefixes as a model sees them.
 
 ## Training
 
-Qwen3 architecture with one label; squared error of the score at all positions of random texts of
-{circumstances["recipe"]["num_words"]} words: words drawn one by one, sentiment phrases, and the
-clauses of the language model, a third each, every text new. Muon on the matrices of the blocks and
-AdamW on the rest. Stored in float16. Made by `python -m textgym.models.build.planted_models`.
+Qwen3 architecture with one label. The loss is the squared error of the score at all positions of
+random texts of {facts["recipe"]["num_words"]} words: words drawn one by one, sentiment phrases, and
+the clauses of the language model, a third each. No text is used twice. Muon on the matrices of the
+blocks, AdamW on the rest. Stored in float16. Made by
+`python -m textgym.models.build.planted_models`.
 
-{_settings(circumstances)}
+{_settings(facts)}
 ## Evaluation
 
-Absolute error of the predicted score, with the weights as stored here, on texts of another seed,
-and on optimal completions of 1 to 12 tokens of the environment's prompts. The first column covers
-all prefixes of the texts, the second the whole texts.
+Absolute error of the predicted score, with the weights stored here, on texts drawn with another
+seed, and on optimal completions of 1 to 12 tokens of the environment's prompts. The first column
+covers all prefixes of the texts, the second the whole texts.
 
 | texts | mean, all prefixes | mean, whole texts | largest |
 |---|---:|---:|---:|
@@ -306,7 +307,7 @@ def _settings(evaluation: dict[str, Any]) -> str:
 
 
 def _one_line(text: str) -> str:
-    # A sampled "*" or "<" must not turn into markup.
+    # Keeps a sampled "*" or "<" from turning into markup.
     escaped = "".join(
         "\\" + character if character in "\\`*_<>[]#" else character for character in text
     )

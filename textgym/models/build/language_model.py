@@ -31,20 +31,20 @@ class LanguageModelRecipe:
     """Size and training of the embedded language model."""
 
     vocab_size: int = 4096
-    """Tokens of the tokenizer that is trained for it, special ones included."""
+    """Number of tokens, including special ones."""
     hidden_size: int = 256
     intermediate_size: int = 768
     num_layers: int = 4
     head_dim: int = 64
     context: int = 256
-    """Longest sequence, and the length of a training row, in tokens."""
+    """Longest sequence and length of a training row, in tokens."""
     batch_size: int = 32
     """Rows per optimizer step."""
     passes: float = 2.0
-    """Passes over the training reviews; each shuffles them anew and cuts other rows."""
+    """Passes over the training reviews, each with a new shuffle and so with other rows."""
     warmup_steps: int = 60
     decay_fraction: float = 0.4
-    """Last part of training over which both learning rates fall linearly to zero."""
+    """Share of training at its end over which both learning rates fall linearly to zero."""
     muon_lr: float = 0.02
     muon_weight_decay: float = 0.1
     adamw_lr: float = 3e-3
@@ -67,13 +67,13 @@ def pack(documents: list[np.ndarray], length: int, passes: float, seed: int) -> 
     """Concatenate shuffled documents and cut the stream into rows of equal length.
 
     Args:
-        documents: Token ids of each document, start and end tokens included.
+        documents: Token ids of each document, including start and end tokens.
         length: Tokens per row.
-        passes: How often each document is used, on average; every pass has a shuffle of its own.
+        passes: How often each document is used, on average. Every pass has its own shuffle.
         seed: Seed of the shuffles.
 
     Returns:
-        int32 array of shape (num_rows, length); the tail that fills no row is left out.
+        int32 array of shape (num_rows, length). Leftover tokens that fill no row are dropped.
     """
     rng = np.random.default_rng(seed)
     total = int(passes * sum(len(document) for document in documents))
@@ -92,7 +92,7 @@ def train_language_model(
     device: str = "cpu",
     compile_model: bool = True,
 ) -> PreTrainedModel:
-    """Train the language model from scratch, continuing from the last checkpoint if there is one.
+    """Train the language model. Continues from the last checkpoint if there is one.
 
     Args:
         documents: Token ids of the training reviews.
@@ -122,7 +122,7 @@ def train_language_model(
         eos_token_id=tokenizer.eos_token_id,
     )
     model = Qwen3ForCausalLM(config)
-    # Every block starts as the identity, which lets a short run use a high learning rate.
+    # Every block starts as the identity, so a short run can use a high learning rate.
     for block in model.model.layers:
         torch.nn.init.zeros_(block.self_attn.o_proj.weight)
         torch.nn.init.zeros_(block.mlp.down_proj.weight)
@@ -177,7 +177,7 @@ def evaluate_language_model(
     Args:
         model: A causal language model.
         documents: Token ids of the held-out reviews.
-        length: Tokens per row; the first token of a row is context only.
+        length: Tokens per row. The first token of a row is context only.
         batch_size: Rows per forward pass.
 
     Returns:

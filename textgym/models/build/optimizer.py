@@ -11,17 +11,17 @@ __all__ = ["MuonWithAdamW", "MuonWithAdamWFactory"]
 
 
 class MuonWithAdamW(Optimizer):
-    """Two optimizers stepped together, so that a training loop that knows one can drive both.
+    """Two optimizers behind the interface of one, so that any training loop can drive both.
 
-    Muon (Jordan et al., 2024) is meant for the weight matrices inside the network; embeddings,
-    the output head and the norms keep AdamW. The parameter groups are those of the two
-    optimizers, so a learning-rate schedule scales both.
+    Muon (Jordan et al., 2024) is meant for the weight matrices inside the network. Embeddings, the
+    output head and the norms stay with AdamW. The parameter groups of both optimizers are exposed,
+    so a learning-rate schedule scales both.
 
     Args:
-        model: The model; matrices under a module list (its blocks) go to Muon.
+        model: The model. Matrices in a module list named ``layers`` (its blocks) go to Muon.
         muon_lr: Learning rate of Muon.
         muon_weight_decay: Decoupled weight decay of Muon.
-        adamw_lr: Learning rate of AdamW, which runs with betas (0.9, 0.95) and no weight decay.
+        adamw_lr: Learning rate of AdamW, which has betas (0.9, 0.95) and no weight decay.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class MuonWithAdamW(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The two optimizers' states, in order."""
+        """The states of the two optimizers, in order."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore a state returned by :meth:`state_dict`."""
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()
 
 
 class MuonWithAdamWFactory:
-    """Builds the optimizer from the whole model, as ``transformers.Trainer`` asks for it."""
+    """Builds the optimizer from the whole model, the form that ``transformers.Trainer`` takes."""
 
     def __call__(self, model: nn.Module, **kwargs: Any) -> MuonWithAdamW:
         """Build the optimizer for ``model``."""

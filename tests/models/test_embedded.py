@@ -1,4 +1,4 @@
-"""The shipped models: they load, they are what their cards say, and they are good enough."""
+"""The shipped models load, match their cards, and are good enough."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_praise_scores_above_blame(better, worse):
 
 
 def test_scores_of_the_untrained_policy_are_centred():
-    """Completions of the language model from the embedded prompts: the reference of the score."""
+    """The statistics are over the language model's completions of the embedded prompts."""
     from textgym.agents import ActionRules, LanguageModelPolicy
     from textgym.agents.rollout import collect_episodes
 
@@ -120,6 +120,6 @@ def test_the_environment_is_ready_offline(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_what_is_loaded_by_name_is_loaded_once():
+def test_models_are_loaded_once_per_name():
     assert load_reward_model("embedded").model is load_reward_model("embedded").model
     assert load_language_model("embedded") is load_language_model("embedded")

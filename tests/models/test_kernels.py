@@ -1,4 +1,4 @@
-"""The fast attention says the same as the library's, and nothing changes elsewhere."""
+"""The fast attention agrees with the library's, and the model gets its own kernel back."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def run(model, texts, fast: bool):
         return model(**texts).logits
 
 
-def test_whole_texts_in_float32_are_read_as_ever(model, texts) -> None:
+def test_whole_texts_in_float32_give_the_same_logits(model, texts) -> None:
     assert torch.equal(run(model, texts, fast=False), run(model, texts, fast=True))
 
 
-def test_under_autocast_it_is_as_close_to_float32(model, texts) -> None:
+def test_under_autocast_it_is_as_close_to_float32_as_the_library(model, texts) -> None:
     exact = run(model, texts, fast=False)
     with torch.autocast("cpu", torch.bfloat16):
         usual, ours = run(model, texts, fast=False), run(model, texts, fast=True)
@@ -71,8 +71,8 @@ def test_gradients_under_autocast_agree(model, texts) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_growing_texts_are_read_as_whole_ones(model, dtype: str) -> None:
-    """From one query, with rows that wait and rows that start anew."""
+def test_growing_texts_are_read_like_whole_texts(model, dtype: str) -> None:
+    """With a single query, rows that wait and rows that start anew."""
     steps = [[[3, 4], [5]], [[3, 4, 6], None], [[3, 4, 6, 7], [5, 8]], [[9], [5, 8, 10]]]
     reader = IncrementalLanguageModel(model)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
@@ -96,7 +96,7 @@ def test_the_model_gets_its_own_attention_back(model) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_another_choice_of_attention_stays() -> None:
+def test_a_model_with_another_kernel_keeps_it() -> None:
     model = Qwen3ForCausalLM._from_config(CONFIGS["qwen3"], attn_implementation="eager")
     with fast_attention(model):
         assert model.config._attn_implementation == "eager"

@@ -1,4 +1,4 @@
-"""Whoever reads whole texts keeps no keys and values for tokens that never come."""
+"""Reading whole texts builds no cache of keys and values for tokens that never come."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
 
 @pytest.fixture
 def caches(monkeypatch) -> list[DynamicCache]:
-    """All that are made."""
+    """All caches created."""
     made: list[DynamicCache] = []
     build = DynamicCache.__init__
 
@@ -27,29 +27,29 @@ def caches(monkeypatch) -> list[DynamicCache]:
     return made
 
 
-def test_a_model_left_alone_makes_one(caches, language_model):
+def test_the_model_by_itself_creates_a_cache(caches, language_model):
     language_model(input_ids=BATCH.input_ids)
     assert caches
 
 
-def test_reading_scores_makes_none(caches, reward_model):
+def test_reading_scores_creates_no_cache(caches, reward_model):
     for readouts in (set(), {AttentionRow(), PrefixScores()}):
         reward_model.read(BATCH, readouts)
-        caches.clear()  # A probe of the model, at its first use, is of two tokens.
+        caches.clear()  # The first read also probes the model.
         reward_model.read(BATCH, readouts)
         assert not caches
 
 
-def test_the_attention_of_a_policy_makes_none(caches, reward_model, language_model):
+def test_reading_a_policys_attention_creates_no_cache(caches, reward_model, language_model):
     assigner = PolicyAttentionCredit(language_model)
     scored = reward_model.read(BATCH, assigner.readouts)
     assigner(scored)
-    caches.clear()  # As above.
+    caches.clear()  # The first call also probes the model.
     assigner(scored)
     assert not caches
 
 
-def test_evaluating_a_policy_makes_none(caches, language_model):
+def test_evaluating_a_policy_creates_no_cache(caches, language_model):
     policy = LanguageModelPolicy(language_model)
     mask = torch.ones(1, 5, dtype=torch.bool)
     policy.evaluate(torch.arange(5)[None], mask, mask[:, 2:])

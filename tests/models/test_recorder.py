@@ -1,4 +1,4 @@
-"""The attention read-out against the eager maps, over architectures with random weights."""
+"""Read-outs against the eager kernel, over architectures with random weights."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_any_layers_and_heads_equal_the_eager_kernel(name, side):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", ["qwen3", "gpt2", "bert"])
-def test_pooling_tells_the_position_whose_row_is_read(name, side):
+def test_pooling_marks_the_position_whose_row_is_read(name, side):
     _, reward_model = build(name)
     scored = reward_model.read(ragged_batch(side), {ROW, MAP, Pooling()})
     followed = torch.einsum("bs,bst->bt", scored[Pooling()], scored[MAP])
@@ -197,7 +197,7 @@ def test_pooling_tells_the_position_whose_row_is_read(name, side):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", ["qwen3", "gpt2", "bert", "gptj"])
-def test_gradient_times_input_is_the_derivative_by_a_factor_on_the_embedding(name, side):
+def test_gradient_times_input_is_the_derivative_with_respect_to_the_embedding_scale(name, side):
     """Scaling token t's embedding by 1 + ε changes the score by ε·Σ_d e_td ∂score/∂e_td."""
     model, reward_model = build(name)
     model.double()
@@ -243,7 +243,7 @@ def test_prefix_scores_equal_scoring_each_prefix_alone(name):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_an_end_token_that_is_also_padding_is_read(name):
-    """With pad = eos, a rule that looks for padding ids would read the token before the end."""
+    """With pad = eos, looking for padding ids would read the token before the end."""
     model, reward_model = build(name)
     model.config.pad_token_id = model.config.eos_token_id = 2
     ids = [5, 6, 7, 8, 2]
@@ -279,7 +279,7 @@ def test_the_callers_model_keeps_its_attention_kernel(name):
 
 
 @pytest.mark.parametrize("name", [*EAGER_DECODERS, *EAGER_ENCODERS])
-def test_the_slow_way_says_so_once(name):
+def test_the_eager_fallback_warns_once(name):
     model = hf.AutoModelForSequenceClassification.from_config(ALL[name]()).eval()
     reward_model = RewardModel(model, tokenizer=None)
     with pytest.warns(UserWarning, match="output_attentions=True"):
@@ -314,7 +314,7 @@ def test_the_fused_kernel_materialises_no_attention_map(monkeypatch):
         ("attention", "readouts='attention'"),
     ],
 )
-def test_what_the_model_does_not_have_is_refused(readout, name):
+def test_layers_and_heads_that_the_model_lacks_are_refused(readout, name):
     _, reward_model = build("qwen3")
     with pytest.raises(InvalidArgumentError, match=name):
         reward_model.read(ragged_batch(), [readout])
@@ -329,12 +329,12 @@ def test_what_the_model_does_not_have_is_refused(readout, name):
         lambda: LayerAttentionMaps(heads=-1),
     ],
 )
-def test_senseless_requests_are_refused(make):
+def test_invalid_requests_are_refused(make):
     with pytest.raises(InvalidArgumentError, match=r"layers|heads"):
         make()
 
 
-def test_a_readout_that_was_not_asked_for_is_named():
+def test_a_readout_that_was_not_requested_is_named():
     _, reward_model = build("qwen3")
     scored = reward_model.read(ragged_batch(), [ROW])
     with pytest.raises(InvalidArgumentError, match="PrefixScores"):

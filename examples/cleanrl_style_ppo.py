@@ -1,16 +1,16 @@
-r"""PPO for small control problems, in one file: a style that CleanRL made popular.
+r"""PPO for small control problems in one file, the style that CleanRL made popular.
 
-The agent knows nothing of text. An environment with a vector to look at and a few actions is all
-that it needs, and ``ABC-RLHF-Features-v0`` is one: features of a language model, and its 16
-likeliest tokens to choose from. The score comes with the last of 16 tokens, and a network that
-starts from nothing needs some 200,000 steps before it writes better at all.
+The agent knows nothing about text. It needs a vector as the observation and a few actions, and
+``ABC-RLHF-Features-v0`` has both: features of a language model, and its 16 most likely tokens. The
+score comes with the last of 16 tokens, so a network that starts from scratch needs some 200,000
+steps before it writes any better.
 
 python examples/cleanrl_style_ppo.py --env-id textgym:ABC-RLHF-Features-v0 \
     --total-timesteps 500000 --vectorization-mode vector_entry_point
 
-That steps the batched environment. Without the last argument there is one for each row, as in
-CleanRL, which takes several times as long. README.md, beside this file, tells how to run CleanRL's
-own script.
+This uses the batched environment. Without the last argument, every row has an environment of its
+own, as in CleanRL, which takes several times as long. README.md in this folder explains how to run
+CleanRL's own script.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from torch.distributions import Categorical
 
 @dataclass
 class Arguments:
-    """PPO on any environment with observations that are vectors, and Discrete actions."""
+    """PPO on any environment with vectors as observations and Discrete actions."""
 
     env_id: str = "textgym:ABC-RLHF-Features-v0"
-    """the environment's id; what stands before the colon is imported"""
+    """id of the environment; the module before the colon is imported first"""
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"
-    """one environment for each row (sync, async), or a batched one, if the id has it"""
+    """an environment for each row (sync, async), or a batched one if the id has it"""
     total_timesteps: int = 500_000
-    """environment steps of all rows together, rounded down to whole rollouts"""
+    """environment steps over all rows, rounded down to whole rollouts"""
     seed: int = 0
-    """seed of the environments, the networks and the sampling"""
+    """seed of the environments, the networks and the sampling of actions"""
     num_envs: int = 64
-    """rows"""
+    """number of rows"""
     num_steps: int = 68
     """steps of each row in a rollout: four texts of 16 tokens, and a reset after each"""
     learning_rate: float = 1e-3
     """step size of Adam"""
     gamma: float = 1.0
-    """discount factor; the score comes last, and texts are short"""
+    """discount factor; 1, because the score comes last and texts are short"""
     gae_lambda: float = 1.0
-    """decay of the advantage estimation; 1 trusts the score, below it the critic as well"""
+    """decay of the advantage estimate: 1 trusts the score alone, less trusts the critic, too"""
     update_epochs: int = 8
     """passes over each rollout"""
     num_minibatches: int = 8
-    """parts that a rollout is split into"""
+    """number of parts that a rollout is split into"""
     clip_coef: float = 0.2
     """how far an update may move the probability ratio from 1"""
     ent_coef: float = 0.0
@@ -65,11 +65,11 @@ class Arguments:
 
 
 class Agent(nn.Module):
-    """Two networks: what to do, and how much is to be expected."""
+    """Two networks: the actor chooses, the critic estimates the return."""
 
     def __init__(self, num_features: int, num_actions: int) -> None:
         super().__init__()
-        # The last layers: an almost uniform policy at first, values of the usual size.
+        # Gain of the last layers: an almost uniform policy at first, values of the usual size.
         self.actor = _network(num_features, num_actions, std=0.01)
         self.critic = _network(num_features, 1, std=1.0)
 
@@ -92,24 +92,24 @@ def _network(num_inputs: int, num_outputs: int, std: float, hidden: int = 64) ->
 
 
 class Rollout(NamedTuple):
-    """Steps of all rows with one policy; the leading axes are (num_steps, num_envs)."""
+    """Steps of all rows under one policy; the leading axes are (num_steps, num_envs)."""
 
     obs: Tensor  # (num_steps, num_envs, num_features)
     actions: Tensor
     logprobs: Tensor
     values: Tensor
     rewards: Tensor
-    terminated: Tensor  # bool: the episode ended here, and nothing follows
-    ended: Tensor  # bool: it ended here, or something from outside cut it off
-    is_reset: Tensor  # bool: no step of an episode; the environment ignored the action
+    terminated: Tensor  # bool: the episode finished here, so nothing follows
+    ended: Tensor  # bool: it finished here, or a limit from outside cut it off
+    is_reset: Tensor  # bool: not a step of an episode; the environment ignored the action
 
 
 class Sampler:
-    """Steps the environments, and remembers between rollouts where they are."""
+    """Steps the environments, and remembers their state between rollouts."""
 
     def __init__(self, envs: gym.vector.VectorEnv, seed: int) -> None:
         if envs.metadata["autoreset_mode"] is not gym.vector.AutoresetMode.NEXT_STEP:
-            raise ValueError("the environments must reset themselves in the next step")
+            raise ValueError("the environments must reset themselves in the next step (NEXT_STEP)")
         self.envs = envs
         self.obs = torch.as_tensor(envs.reset(seed=seed)[0], dtype=torch.float32)
         self.will_reset = torch.zeros(envs.num_envs, dtype=torch.bool)
@@ -117,7 +117,7 @@ class Sampler:
 
     @torch.no_grad()
     def sample(self, agent: Agent, num_steps: int) -> tuple[Rollout, list[float]]:
-        """Step all rows so often; also list the returns of the episodes that ended."""
+        """Take ``num_steps`` steps; also list the returns of the episodes that ended."""
         steps, returns = [], []
         for _ in range(num_steps):
             policy = agent.policy(self.obs)
@@ -147,10 +147,10 @@ class Sampler:
 def advantages_of(rollout: Rollout, last_value: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """Estimate advantages (GAE, arXiv 1506.02438, equation 16), shape (num_steps, num_envs).
 
-    An environment that resets in the step after the end shows the last observation of an episode
-    before: each observation is the true successor of the one above it, except that a reset leads to
-    another episode. So an episode that was cut off is continued by the value of its own last
-    observation, a finished one by nothing, and what a reset step gets has no meaning.
+    An environment that resets in the step after the end still shows the last observation of the
+    episode first. So each observation is the true successor of the one before it, except after a
+    reset step. An episode that was cut off continues with the value of its own last observation,
+    and a finished one with nothing. The advantage of a reset step has no meaning.
     """
     next_values = torch.cat([rollout.values[1:], last_value[None]])
     deltas = rollout.rewards + gamma * next_values * ~rollout.terminated - rollout.values
@@ -169,7 +169,7 @@ def update(
     last_value: Tensor,
     args: Arguments,
 ) -> None:
-    """Learn from a rollout, except from the resets in it (PPO, arXiv 1707.06347)."""
+    """Learn from all steps of a rollout except the resets (PPO, arXiv 1707.06347)."""
     advantages = advantages_of(rollout, last_value, args.gamma, args.gae_lambda)
     learned = ~rollout.is_reset
     obs, actions, old_logprobs = (
@@ -193,10 +193,13 @@ def update(
 
 
 def main(args: Arguments) -> None:
-    torch.set_num_threads(1)  # networks so small gain nothing from more
+    torch.set_num_threads(1)  # such small networks gain nothing from more
     torch.manual_seed(args.seed)
     envs = gym.make_vec(args.env_id, args.num_envs, vectorization_mode=args.vectorization_mode)
-    agent = Agent(int(np.prod(envs.single_observation_space.shape)), envs.single_action_space.n)
+    observations, actions = envs.single_observation_space, envs.single_action_space
+    if not (isinstance(observations, gym.spaces.Box) and isinstance(actions, gym.spaces.Discrete)):
+        raise ValueError("the environment must have Box observations and Discrete actions")
+    agent = Agent(int(np.prod(observations.shape)), int(actions.n))
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     sampler = Sampler(envs, args.seed)
     start, means = time.perf_counter(), []
@@ -205,7 +208,7 @@ def main(args: Arguments) -> None:
         with torch.no_grad():
             last_value = agent.value(sampler.obs)
         update(agent, optimizer, rollout, last_value, args)
-        if returns:  # The return of an episode is its score: nothing else is paid.
+        if returns:  # The return of an episode is its score, because nothing else is paid.
             means.append(np.mean(returns))
             seconds = time.perf_counter() - start
             print(f"iteration {iteration:3d}  {seconds:5.1f} s  mean score {means[-1]:+.2f}")

@@ -1,4 +1,4 @@
-"""A task with known truth: how far does an agent get, and how true is the credit it learns from?
+"""A task with a known answer: how far does an agent get, and is its credit right?
 
 A program scores the texts, so the best score and the true contribution of every token are known.
 
@@ -23,18 +23,20 @@ NUM_ENVS = 64
 
 
 def main(iterations: int, credit: str, seed: int = 0) -> None:
-    torch.set_num_threads(1)  # the models are so small that threads would wait for each other
+    torch.set_num_threads(1)  # with models so small, threads would only wait for each other
     envs = gym.make_vec(
         "ABC-RLHF-Planted-v0", num_envs=NUM_ENVS, autoreset_mode=AutoresetMode.DISABLED
     )
     envs = CreditAssignment(envs, credit)
 
-    # Texts of random words: what each token got, beside what it contributed.
+    # On texts of random words, compare what each token got with what it contributed.
     envs.reset(seed=seed)
     rng = np.random.default_rng(seed)
-    while not envs.unwrapped.ended.all():
-        *_, infos = envs.step(rng.integers(3, len(VOCABULARY), NUM_ENVS))  # no special tokens
-    given, true = np.stack(list(infos["credit"])), infos["contributions"]
+    terminated = np.zeros(NUM_ENVS, dtype=bool)
+    while not terminated.all():  # all texts have equally many tokens, so all end in the same step
+        tokens = rng.integers(3, len(VOCABULARY), NUM_ENVS)  # no special tokens
+        _, _, terminated, _, infos = envs.step(tokens)
+    given, true = infos["credit"], infos["contributions"]  # (num_envs, max_new_tokens)
     print(f"{credit}: correlation with the true contributions {pearson(given, true):+.2f}")
 
     agent = PPO(
@@ -43,13 +45,13 @@ def main(iterations: int, credit: str, seed: int = 0) -> None:
         episodes_per_iteration=NUM_ENVS,
         minibatch_size=32,
         learning_rate=1e-3,
-        ent_coef=0.02,  # keeps the policy from settling on its first good texts
-        kl_coef=0.0,  # the program cannot be fooled: nothing need hold the policy back
+        ent_coef=0.02,  # keeps the policy from settling for the first good texts it finds
+        kl_coef=0.0,  # the program cannot be fooled, so the policy may go anywhere
         kl_target=None,
         vf_clip_coef=None,
         seed=seed,
     )
-    agent.learn(total_timesteps=iterations * NUM_ENVS * envs.unwrapped.max_new_tokens)
+    agent.learn(total_timesteps=iterations * true.size)
     best = infos["optimal_score"].mean()
     for row in agent.history[:: max(1, iterations // 8)] + agent.history[-1:]:
         score = row["rollout/score_mean"]

@@ -1,4 +1,4 @@
-"""The environment in twenty lines: make it, step through an episode, look at the credit.
+"""The environment in twenty lines: make it, play an episode, look at the credit of its tokens.
 
 python examples/quickstart.py --episodes 3
 """
@@ -21,7 +21,7 @@ def main(episodes: int) -> None:
         _, info = env.reset(seed=seed)
         terminated = truncated = False
         while not (terminated or truncated):
-            # A random agent. The mask keeps it from ending the text too early.
+            # Random actions. The mask keeps them from ending the text too early.
             action = env.action_space.sample(mask=info["action_mask"])
             _, _, terminated, truncated, info = env.step(action)
         print(env.render())

@@ -1,9 +1,9 @@
-"""RLlib's PPO, as it comes, on text: a small network chooses among the 16 likeliest tokens.
+"""RLlib's own PPO on text: a small network chooses among the 16 most likely tokens.
 
-The score comes with the last token, and a network that starts from nothing needs more than 50
+The score comes with the last token, so a network that starts from scratch needs more than 50
 iterations before it writes visibly better. Twenty show how it is done.
 
-RLlib asks for one exact version of Gymnasium, so it lives in an environment of its own:
+RLlib requires one exact version of Gymnasium, so it gets a virtual environment of its own:
 ``make rllib-example`` makes it and runs this script.
 
 python examples/rllib_ppo.py --iterations 20
@@ -22,10 +22,10 @@ NUM_ENVS, NUM_STEPS = 64, 64  # each row writes four texts of 16 tokens
 def main(iterations: int, seed: int = 0) -> None:
     config = (
         PPOConfig()
-        # What stands before the colon is imported, so workers know the id, too.
+        # Workers import the module before the colon, so they know the id, too.
         .environment("textgym:ABC-RLHF-Features-v0")
         .env_runners(
-            num_env_runners=0,  # sample in this process; more of them sample side by side
+            num_env_runners=0,  # sample in this process; larger numbers sample in parallel
             num_envs_per_env_runner=NUM_ENVS,
             gym_env_vectorize_mode="vector_entry_point",  # the batched form of the environment
         )
@@ -38,7 +38,7 @@ def main(iterations: int, seed: int = 0) -> None:
             num_epochs=8,
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], vf_share_layers=False))
-        # The reported mean is over the episodes of one iteration: those of one policy.
+        # Average the reported mean over the episodes of one iteration, which come from one policy.
         .reporting(metrics_num_episodes_for_smoothing=NUM_ENVS * NUM_STEPS // 16)
         .debugging(seed=seed)
     )
@@ -46,7 +46,7 @@ def main(iterations: int, seed: int = 0) -> None:
     means = []
     for iteration in range(iterations):
         sampled = agent.train()["env_runners"]
-        means.append(sampled["episode_return_mean"])  # the score: nothing else is paid
+        means.append(sampled["episode_return_mean"])  # the score, because nothing else is paid
         print(
             f"iteration {iteration:3d}  {sampled['num_episodes']} texts  "
             f"mean score {means[-1]:+.2f}",

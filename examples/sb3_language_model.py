@@ -1,7 +1,7 @@
 """A language model as the policy of Stable-Baselines3's PPO, learning from hindsight credit.
 
-PPO is SB3's own. One call of the reward model scores all texts that end in a step; the callback
-puts the credit of each token where the rollout had the score of the text.
+PPO is SB3's own. One call of the reward model scores all texts that end in a step. The callback
+replaces the rewards of the rollout, where the score comes last, by the credit of each token.
 
 python examples/sb3_language_model.py --iterations 20
 """
@@ -20,7 +20,7 @@ import textgym  # noqa: F401  (registers the environments)
 from textgym.agents.sb3 import HindsightCreditCallback, LanguageModelPolicy, TextVecEnv
 from textgym.wrappers.vector import CreditAssignment
 
-NUM_ENVS, NUM_STEPS = 16, 48  # a rollout holds some four texts of each row
+NUM_ENVS, NUM_STEPS = 16, 48  # a rollout holds about four texts of each row
 
 
 def main(iterations: int, seed: int = 0) -> None:
@@ -45,13 +45,13 @@ def main(iterations: int, seed: int = 0) -> None:
     after, _ = evaluate_policy(agent, env, n_eval_episodes=64, deterministic=False)
     print(f"mean score {before:+.2f} -> {after:+.2f}")
 
-    observations = env.reset()
-    dones = [False]
-    while not dones[0]:
-        actions, _ = agent.predict(observations)
-        observations, _, dones, infos = env.step(actions)
-    text = infos[0]
-    print(f"{text['prompt']} |{text['completion']}  (score {text['score']:+.2f})")
+    single = gym.make("ABC-RLHF-v0")
+    observation, _ = single.reset(seed=seed)
+    terminated = False
+    while not terminated:
+        action, _ = agent.predict(observation)
+        observation, _, terminated, _, info = single.step(action)
+    print(f"{info['prompt']} |{info['completion']}  (score {info['score']:+.2f})")
 
 
 if __name__ == "__main__":

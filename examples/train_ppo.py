@@ -16,11 +16,11 @@ from textgym.wrappers.vector import CreditAssignment
 
 
 def main(iterations: int, seed: int = 0) -> None:
-    # Finished rows wait for the others: whole episodes, one reward-model call per step.
+    # DISABLED: finished rows wait for the others, so that the agent collects whole episodes.
     envs = gym.make_vec("ABC-RLHF-v0", num_envs=16, autoreset_mode=AutoresetMode.DISABLED)
     envs = CreditAssignment(envs, "abc")
     agent = PPO("embedded", envs, seed=seed)
-    # One iteration is 16 episodes of at most 16 tokens; the callback stops after so many.
+    # An iteration is 16 episodes of at most 16 tokens. The callback counts the iterations.
     agent.learn(
         total_timesteps=iterations * 16 * 16,
         progress_bar=True,

@@ -1,4 +1,4 @@
-"""The code in the documentation runs, and its links lead somewhere."""
+"""The documentation's code runs, its links lead somewhere, and its tables are those measured."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.test_architecture import FLOORS
 from textgym.credit import CREDIT_ASSIGNERS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    README,
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "examples" / "README.md",
+]
 
 
 def python_blocks(page):
@@ -69,7 +75,7 @@ def play(env):
     np.testing.assert_allclose(total, info["score"], atol=1e-4)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_linked_file_exists(page):
     targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
@@ -104,15 +110,23 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
     ("page", "results", "first_line", "num_lines"),
     [
         ("agents.md", "agents/table.md", "| agent | environment steps |", 12),
+        ("learning.md", "learning/table.md", "| condition | first |", 9),
+        ("learning.md", "learning_planted/table.md", "| condition | first |", 9),
         ("performance.md", "throughput/goals.md", "| case | ratio of |", 44),
+        ("performance.md", "precision/table.md", "| condition | arithmetic |", 8),
+        ("performance.md", "demo_speed/table.md", "| method |", 6),
     ],
 )
 def test_a_table_of_results_is_shown_as_it_was_measured(page, results, first_line, num_lines):
-    def lines(path):
-        text = path.read_text(encoding="utf-8")
-        start = text.index(first_line)
-        return text[start:].split("\n\n")[0].strip().splitlines()
+    text = (ROOT / "benchmarks/results" / results).read_text(encoding="utf-8")
+    measured = text[text.index(first_line) :].split("\n\n")[0].strip()
+    assert len(measured.splitlines()) == num_lines
+    shown = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert f"\n\n{measured}\n\n" in shown + "\n"
 
-    measured = lines(ROOT / "benchmarks/results" / results)
-    assert len(measured) == num_lines
-    assert lines(ROOT / "docs" / page) == measured
+
+def test_the_page_on_architecture_shows_the_floors_that_are_tested():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    shown = {int(floor): re.findall(r"`([\w.]+)`", rooms) for floor, rooms in rows}
+    assert shown == dict(enumerate(FLOORS, start=1))

@@ -1,6 +1,7 @@
 """Agents that come with textgym: token-level PPO, RLOO and GRPO, their policy and their rollout."""
 
-from .base import Agent, AgentConfig
+from .agent import Agent
+from .config import AgentConfig
 from .distribution import ActionRules
 from .grpo import GRPO, GRPOConfig
 from .policy import LanguageModelPolicy

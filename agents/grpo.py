@@ -1,35 +1,35 @@
 """Group relative policy optimisation (GRPO): read it from top to bottom.
 
-Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language
-Models", arXiv 2402.03300. Hyperparameters, mathematics, agent; what it shares with RLOO is in
-groups.py, the loop around both in base.py.
+Hyperparameters, the mathematics as pure functions, then ``GRPO._iterate``: one iteration, from the
+rollout to the last optimizer step. What it shares with RLOO is in groups.py, the loop of iterations
+in agent.py.
 
-Two of its normalisations bias the gradient (Liu et al. 2025, "Understanding R1-Zero-Like Training:
-A Critical Perspective", arXiv 2503.20783). Dividing by the standard deviation of a group gives
-prompts on which the completions hardly differ as much weight as those on which they differ most.
-Dividing by the length of a completion pushes each token of a bad one the less, the longer it is.
-Both are on by default, since that is what GRPO is; ``normalize_std=False, normalize_length=False``
-is the variant that the authors call Dr. GRPO.
+Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language
+Models", arXiv 2402.03300. Two of its normalisations bias the gradient (Liu et al. 2025,
+"Understanding R1-Zero-Like Training: A Critical Perspective", arXiv 2503.20783). Dividing by the
+standard deviation of a group gives prompts whose completions hardly differ as much weight as those
+whose completions differ most. Dividing by the length of a completion pushes each token of a bad
+completion less, the longer it is. Both are on by default, as in the original. With
+``normalize_std=False, normalize_length=False`` it is the variant that the authors call Dr. GRPO.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from .groups import GroupAgent, GroupBatch, GroupConfig
+from .groups import GroupAgent, GroupBatch, GroupConfig, credit_weights
 from .kl import kl_estimate
-from .policy import Evaluation
-from .ppo import clipped_surrogate, masked_mean
+from .losses import clip_gradients, clipped_surrogate, masked_mean
+from .metrics import ScalarMeans
 
-__all__ = [
-    "GRPO",
-    "GRPOConfig",
-    "completion_mean",
-    "group_relative_advantages",
-    "grpo_loss",
-]
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+__all__ = ["GRPO", "GRPOConfig", "completion_mean", "group_relative_advantages", "grpo_loss"]
 
 
 # --- Hyperparameters ------------------------------------------------------------------------------
@@ -37,16 +37,16 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOConfig(GroupConfig):
-    """Hyperparameters of :class:`GRPO`, besides those of every agent with groups.
+    """Hyperparameters of :class:`GRPO`, in addition to those of all agents with groups.
 
     Raises:
-        InvalidArgumentError: If a value is out of its range.
+        InvalidArgumentError: If a value is out of range.
     """
 
     normalize_std: bool = True
     """Divide the advantages of a group by the standard deviation of its returns."""
     normalize_length: bool = True
-    """Divide what a completion adds to the loss by its number of tokens."""
+    """Divide each completion's contribution to the loss by its number of tokens."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,13 +62,13 @@ def group_relative_advantages(
 ) -> Tensor:
     """Each return minus the mean of its group, in units of its standard deviation.
 
-    The standard deviation is that of the group as a population. A group whose returns differ by no
-    more than rounding gets advantages near 0, not ±1: that is what is added to the divisor for.
+    It is the population standard deviation, plus 1e-4: so if the returns of a group differ only by
+    rounding, the advantages are near 0 instead of ±1.
 
     Args:
         returns: (num_groups · group_size,), the members of a group one after the other.
         group_size: At least 2.
-        normalize_std: False leaves the division out.
+        normalize_std: False skips the division.
 
     Returns:
         Shape of ``returns``.
@@ -88,15 +88,15 @@ def group_relative_advantages(
 
 
 def completion_mean(x: Tensor, mask: Tensor, normalize_length: bool = True) -> Tensor:
-    """Mean over completions of what their tokens add up to, or of what they are on average.
+    """Average over the tokens of each completion, or sum over them; then average over completions.
 
-    Without the division by the length every token counts the same, in long completions as in short
-    ones. Liu et al. 2025 then divide by a constant, which here is 1.
+    With sums, every token counts the same, in long completions as in short ones. Liu et al. 2025
+    also divide by a constant, which here is 1.
 
     Args:
         x: (batch, num_steps).
         mask: bool (batch, num_steps), at least one True in each row.
-        normalize_length: Take the average, not the sum.
+        normalize_length: Average over the tokens instead of summing.
 
     Returns:
         A scalar.
@@ -116,24 +116,24 @@ def grpo_loss(
 ) -> tuple[Tensor, Tensor]:
     """The clipped surrogate and the KL penalty of GRPO (Shao et al. 2024, arXiv 2402.03300).
 
-    The penalty is r − 1 − log r with r = π_ref/π at each token. Its value estimates KL(π‖π_ref)
-    without bias, but its gradient does not: at the policy that sampled, in each state, the mean of
-    the gradient is that of KL(π_ref‖π) (on such losses see Tang & Munos 2025, arXiv 2506.09477).
-    Both pull towards the reference policy, but this one hardly punishes tokens that have become
-    much more probable than they were: there r is near 0, and the gradient no larger than that of
-    log π.
+    The penalty at each token is r − 1 − log r with r = π_ref/π. Its value is an unbiased estimate
+    of KL(π‖π_ref), but its gradient is not: at the policy that sampled, the expected gradient in
+    each state is that of KL(π_ref‖π) (see Tang & Munos 2025, arXiv 2506.09477, on such losses).
+    Both pull towards the reference policy, but this one barely punishes tokens that have become
+    much more probable: there r is near 0, and the gradient no larger than that of log π.
 
     Args:
-        logprobs: Of the chosen tokens under the policy that is updated, (batch, num_steps).
-        old_logprobs: Under the policy that sampled them, (batch, num_steps).
-        ref_logprobs: Under the reference policy, (batch, num_steps).
+        logprobs: Log-probabilities of the chosen tokens under the updated policy,
+            (batch, num_steps).
+        old_logprobs: The same under the policy that sampled them, (batch, num_steps).
+        ref_logprobs: The same under the reference policy, (batch, num_steps).
         advantages: (batch, num_steps).
         mask: bool (batch, num_steps).
         clip_coef: ε.
         normalize_length: See :func:`completion_mean`.
 
     Returns:
-        The surrogate, negated, and the penalty without its weight, two scalars.
+        Two scalars: the negative surrogate, and the penalty without its weight.
     """
     surrogate = clipped_surrogate(logprobs - old_logprobs, advantages, clip_coef)
     penalty = kl_estimate(ref_logprobs - logprobs)
@@ -147,20 +147,20 @@ def grpo_loss(
 
 
 class GRPO(GroupAgent):
-    """Group relative policy optimisation: PPO's loss, with advantages that the group gives.
+    """Group relative policy optimisation: PPO's loss with advantages from a group of completions.
 
     The advantage of a completion is what ``step`` paid for it minus the mean of its group, divided
-    by the standard deviation of the group. All of its tokens get it alike, or by their credit
-    (``credit_weights``). The KL penalty is a term of the loss, per token, and not of the reward; so
-    ``kl_coef`` is on another scale than that of PPO and RLOO.
+    by the standard deviation of the group. All of its tokens get the same advantage, or weigh it by
+    their credit (``credit_weights``). The KL penalty is a term of the loss, per token, and not part
+    of the reward; so ``kl_coef`` has another scale than in PPO and RLOO.
 
     The scalars are those of :class:`~textgym.agents.groups.GroupAgent`.
 
     Args:
         policy: ``"embedded"``, a folder, a hub id, or a loaded causal language model. A loaded
-            model is copied and stays as it is.
+            model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
-            finished rows wait. Its tokenizer must be the policy's.
+            finished rows wait. It must have the policy's vocabulary.
         **hyperparameters: The fields of :class:`GRPOConfig`.
 
     Raises:
@@ -171,23 +171,75 @@ class GRPO(GroupAgent):
     config_class = GRPOConfig
     config: GRPOConfig
 
-    def _advantages(self, returns: Tensor, kl: Tensor) -> Tensor:
-        return group_relative_advantages(returns, self.config.group_size, self.config.normalize_std)
+    def _iterate(self, env: VectorEnv) -> dict[str, float]:
+        """Run one iteration, from the rollout to the last optimizer step; returns its scalars."""
+        config, kl_coef = self.config, self.kl_controller.coef
+        num_episodes = config.episodes_per_iteration
 
-    def _loss(self, batch: GroupBatch, new: Evaluation) -> tuple[Tensor, dict[str, Tensor]]:
-        mask, clip_coef = batch.completion_mask, self.config.clip_coef
-        surrogate, penalty = grpo_loss(
-            new.logprobs,
-            batch.logprobs,
-            batch.ref_logprobs,
-            batch.advantages[:, None] * batch.weights,
-            mask,
-            clip_coef,
-            self.config.normalize_length,
+        # Rollout: whole episodes, in groups that start from the same prompt.
+        rollout = self._collect_groups(env)
+        mask = rollout.completion_mask  # (num_episodes, num_steps)
+        self.num_timesteps += int(mask.sum())
+
+        # Log-probabilities, not those of the rollout: in bfloat16 the forward with a cache rounds
+        # differently from the one that is trained, and the first probability ratio must be 1.
+        with torch.no_grad():
+            old = self.policy.evaluate(*rollout.texts)
+            ref = self.ref_policy.evaluate(*rollout.texts)
+
+        # Advantages, (num_episodes,); weights of tokens, (num_episodes, num_steps).
+        advantages = group_relative_advantages(
+            rollout.env_returns, config.group_size, config.normalize_std
         )
-        clipped = ((new.logprobs - batch.logprobs).detach().exp() - 1).abs() > clip_coef
-        return surrogate + self.kl_controller.coef * penalty, {
-            "train/policy_loss": surrogate,
-            "train/kl_loss": penalty,
-            "train/clip_fraction": masked_mean(clipped.float(), mask),
+        weights = credit_weights(rollout.credit, mask, config.credit_weights)
+
+        # Update: epochs of minibatches of whole episodes.
+        batch = GroupBatch(*rollout.texts, old.logprobs, ref.logprobs, advantages, weights)
+        means = ScalarMeans()
+        for _ in range(config.num_epochs):
+            order = torch.randperm(num_episodes, generator=self._generators["minibatches"])
+            for indices in order.split(config.minibatch_size or num_episodes):
+                mb = batch.minibatch(indices)
+                new = self.policy.evaluate(*mb.texts)
+                pg_loss, kl_loss = grpo_loss(
+                    new.logprobs,
+                    mb.logprobs,
+                    mb.ref_logprobs,
+                    mb.advantages[:, None] * mb.weights,
+                    mb.completion_mask,
+                    config.clip_coef,
+                    config.normalize_length,
+                )
+                entropy = masked_mean(new.entropy, mb.completion_mask)
+                loss = pg_loss + kl_coef * kl_loss
+                if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
+                    loss = loss - config.ent_coef * entropy
+
+                self.optimizer.zero_grad()
+                loss.backward()
+                grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
+                self.optimizer.step()
+
+                log_ratio = (new.logprobs - mb.logprobs).detach()
+                is_clipped = (log_ratio.exp() - 1).abs() > config.clip_coef
+                means.add(
+                    {
+                        "train/policy_loss": pg_loss,
+                        "train/kl_loss": kl_loss,
+                        "train/entropy": entropy,
+                        "train/approx_kl": masked_mean(kl_estimate(log_ratio), mb.completion_mask),
+                        "train/clip_fraction": masked_mean(is_clipped.float(), mb.completion_mask),
+                        "train/grad_norm": grad_norm,
+                    }
+                )
+
+        kl_per_episode = (old.logprobs - ref.logprobs).sum(dim=1).mean().item()
+        self.kl_controller.update(kl_per_episode, num_episodes)
+        return {
+            **rollout.scalars(),
+            "rollout/group_std": self._group_std(rollout.env_returns),
+            "rollout/kl": kl_per_episode,
+            **means.means(),
+            "train/kl_coef": kl_coef,
+            "train/learning_rate": config.learning_rate,
         }

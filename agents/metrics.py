@@ -1,20 +1,40 @@
-"""Where the numbers of a training run go: JSON lines, TensorBoard, the terminal."""
+"""Scalars of a training run: their means, the log files, the progress bar."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["MetricsLog", "TrainingProgress", "fresh_log_dir"]
+import numpy as np
+from torch import Tensor
+
+__all__ = ["MetricsLog", "ScalarMeans", "TrainingProgress", "fresh_log_dir"]
+
+
+class ScalarMeans:
+    """Collects scalars, one set per gradient step, and averages each over the steps."""
+
+    def __init__(self) -> None:
+        self._values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Add the scalars of one gradient step."""
+        for name, value in scalars.items():
+            self._values[name].append(value.item())
+
+    def means(self) -> dict[str, float]:
+        """The mean of each scalar."""
+        return {name: float(np.mean(values)) for name, values in self._values.items()}
 
 
 def fresh_log_dir(prefix: str, root: str | Path = "runs") -> Path:
-    """A path below ``root``, named after the prefix and the time, that does not exist yet."""
+    """A path in ``root`` that does not exist yet, named after the prefix and the time."""
     name = prefix + time.strftime("-%Y%m%d-%H%M%S")
     path, number = Path(root) / name, 1
     while path.exists():
@@ -26,14 +46,14 @@ def fresh_log_dir(prefix: str, root: str | Path = "runs") -> Path:
 class MetricsLog(AbstractContextManager["MetricsLog"]):
     """Writes one row of scalars per iteration.
 
-    ``metrics.jsonl`` always equals the run's history: it is begun with the rows of a run that is
-    continued, and replaces what an earlier run left in the same folder. TensorBoard's event files
-    are written beside it if the package ``tensorboard`` is installed.
+    ``metrics.jsonl`` always equals the run's history. When a run continues, the file starts with
+    the rows so far; a file that an earlier run left in the folder is replaced. If the package
+    ``tensorboard`` is installed, event files are written to the same folder.
 
     Args:
-        log_dir: The folder, made if it is missing.
+        log_dir: The folder; created if missing.
         settings: Written to ``config.json``.
-        history: Rows of the iterations done so far.
+        history: Rows of the iterations so far.
     """
 
     def __init__(
@@ -52,7 +72,7 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
             self._tensorboard = SummaryWriter(str(log_dir))
 
     def write(self, row: dict[str, float]) -> None:
-        """Append one row; TensorBoard's horizontal axis is the number of tokens."""
+        """Append one row; TensorBoard plots it against the number of tokens."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
@@ -74,9 +94,9 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
     """A progress bar with the score and the KL of the last iteration.
 
     Args:
-        total_timesteps: Tokens to be stepped.
+        total_timesteps: Number of tokens at which the bar is full.
         enabled: False shows nothing.
-        title: Name of the agent, before the bar.
+        title: Text before the bar, the agent's name.
     """
 
     def __init__(self, total_timesteps: int, enabled: bool, title: str) -> None:
@@ -103,7 +123,7 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         return self
 
     def update(self, completed: int, row: dict[str, float]) -> None:
-        """Show what has been reached."""
+        """Show the tokens so far, and the score and KL of a row of scalars."""
         self._progress.update(
             self._task,
             completed=completed,

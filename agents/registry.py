@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import Agent
+from .agent import Agent
 from .checkpoint import agent_of_checkpoint
 from .grpo import GRPO
 from .ppo import PPO

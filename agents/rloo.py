@@ -1,20 +1,29 @@
 """REINFORCE with a leave-one-out baseline (RLOO): read it from top to bottom.
 
+Hyperparameters, the mathematics as pure functions, then ``RLOO._iterate``: one iteration, from the
+rollout to the last optimizer step. What it shares with GRPO is in groups.py, the loop of iterations
+in agent.py.
+
 Ahmadian et al. 2024, "Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from
 Human Feedback in LLMs", arXiv 2402.14740, with the estimator of Kool et al. 2019, "Buy 4 REINFORCE
-Samples, Get a Baseline for Free!". A whole completion is one action. Hyperparameters, mathematics,
-agent; what it shares with GRPO is in groups.py, the loop around both in base.py.
+Samples, Get a Baseline for Free!". A whole completion is one action.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from .groups import GroupAgent, GroupBatch, GroupConfig
-from .policy import Evaluation
-from .ppo import clipped_surrogate
+from .groups import GroupAgent, GroupBatch, GroupConfig, credit_weights
+from .kl import kl_estimate
+from .losses import clip_gradients, clipped_surrogate, masked_mean
+from .metrics import ScalarMeans
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 __all__ = ["RLOO", "RLOOConfig", "leave_one_out_advantages", "rloo_loss", "sequence_log_ratio"]
 
@@ -24,18 +33,18 @@ __all__ = ["RLOO", "RLOOConfig", "leave_one_out_advantages", "rloo_loss", "seque
 
 @dataclass(frozen=True, kw_only=True)
 class RLOOConfig(GroupConfig):
-    """Hyperparameters of :class:`RLOO`, besides those of every agent with groups."""
+    """Hyperparameters of :class:`RLOO`, with the defaults of all agents with groups."""
 
 
 # --- Mathematics ----------------------------------------------------------------------------------
 
 
 def leave_one_out_advantages(returns: Tensor, group_size: int) -> Tensor:
-    """Each return minus the mean of the others of its group.
+    """Each return minus the mean of the others in its group.
 
-    A baseline may depend on all but the completion that it judges (Kool et al. 2019), so these
-    advantages leave the policy gradient unbiased. They are k/(k − 1) times what the mean of the
-    whole group would give, with k the size of the group, and sum to 0 in each group.
+    These advantages leave the policy gradient unbiased: a baseline may depend on anything but the
+    completion that it judges (Kool et al. 2019). They sum to 0 in each group, and are k/(k − 1)
+    times what the mean of the whole group would give, with k the size of the group.
 
     Args:
         returns: (num_groups · group_size,), the members of a group one after the other.
@@ -56,12 +65,13 @@ def leave_one_out_advantages(returns: Tensor, group_size: int) -> Tensor:
 def sequence_log_ratio(
     logprobs: Tensor, old_logprobs: Tensor, weights: Tensor, mask: Tensor
 ) -> Tensor:
-    """Logarithm of the probability ratio of whole completions, a (weighted) sum over tokens.
+    """Logarithm of the probability ratio of whole completions, a weighted sum over tokens.
 
     Args:
-        logprobs: Of the chosen tokens under the policy that is updated, (batch, num_steps).
-        old_logprobs: Under the policy that sampled them, (batch, num_steps).
-        weights: Of the tokens, (batch, num_steps); with all of them 1 it is the ratio proper.
+        logprobs: Log-probabilities of the chosen tokens under the updated policy,
+            (batch, num_steps).
+        old_logprobs: The same under the policy that sampled them, (batch, num_steps).
+        weights: Weights of the tokens, (batch, num_steps); 1 everywhere gives the actual ratio.
         mask: bool (batch, num_steps).
 
     Returns:
@@ -71,11 +81,11 @@ def sequence_log_ratio(
 
 
 def rloo_loss(log_ratio: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
-    """The clipped surrogate of whole completions, negated, as a mean over completions.
+    """The negative clipped surrogate of whole completions, averaged over completions.
 
-    Its gradient at the policy that sampled them is that of REINFORCE, −A·Σ_t w_t·∇ log π(y_t),
-    with weights w_t = 1 unless credit sets them. The paper takes this step alone; further ones on
-    the same completions need the ratio and the clip.
+    At the policy that sampled them, its gradient is that of REINFORCE, −A·Σ_t w_t·∇ log π(y_t),
+    with weights w_t = 1 unless credit sets them. The paper takes only this one step. Further steps
+    on the same completions need the ratio and the clip.
 
     Args:
         log_ratio: See :func:`sequence_log_ratio`, (batch,).
@@ -95,22 +105,22 @@ class RLOO(GroupAgent):
     """REINFORCE leave-one-out: a completion is judged by the mean of the others of its prompt.
 
     The return of an episode is what ``step`` paid minus ``kl_coef`` times the log-probability ratio
-    of policy and reference policy over the whole completion: the KL penalty is part of the reward,
-    as in PPO, but of one number per completion instead of one per token. Its advantage is this
-    return minus the mean of the others of the group, and all tokens share it alike, or by their
-    credit (``credit_weights``; the penalty is shared out with the rest).
+    of policy and reference policy over the whole completion. So the KL penalty is part of the
+    reward, as in PPO, but as one number per completion. The advantage is this return minus the mean
+    return of the others in the group. All tokens of a completion get the same advantage, or weigh
+    it by their credit (``credit_weights``), KL penalty included.
 
     By default every iteration is one step along the unbiased gradient of the paper. With more
-    epochs or smaller minibatches, the clipped ratio of the whole completion keeps the further steps
+    epochs or smaller minibatches, the clipped ratio of the whole completion keeps further steps
     close to the policy that sampled.
 
     The scalars are those of :class:`~textgym.agents.groups.GroupAgent`.
 
     Args:
         policy: ``"embedded"``, a folder, a hub id, or a loaded causal language model. A loaded
-            model is copied and stays as it is.
+            model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
-            finished rows wait. Its tokenizer must be the policy's.
+            finished rows wait. It must have the policy's vocabulary.
         **hyperparameters: The fields of :class:`RLOOConfig`.
 
     Raises:
@@ -121,14 +131,69 @@ class RLOO(GroupAgent):
     config_class = RLOOConfig
     config: RLOOConfig
 
-    def _advantages(self, returns: Tensor, kl: Tensor) -> Tensor:
-        penalised = returns - self.kl_controller.coef * kl
-        return leave_one_out_advantages(penalised, self.config.group_size)
+    def _iterate(self, env: VectorEnv) -> dict[str, float]:
+        """Run one iteration, from the rollout to the last optimizer step; returns its scalars."""
+        config, kl_coef = self.config, self.kl_controller.coef
+        num_episodes = config.episodes_per_iteration
 
-    def _loss(self, batch: GroupBatch, new: Evaluation) -> tuple[Tensor, dict[str, Tensor]]:
-        log_ratio = sequence_log_ratio(
-            new.logprobs, batch.logprobs, batch.weights, batch.completion_mask
-        )
-        loss = rloo_loss(log_ratio, batch.advantages, self.config.clip_coef)
-        clipped = (log_ratio.detach().exp() - 1).abs() > self.config.clip_coef
-        return loss, {"train/policy_loss": loss, "train/clip_fraction": clipped.float().mean()}
+        # Rollout: whole episodes, in groups that start from the same prompt.
+        rollout = self._collect_groups(env)
+        mask = rollout.completion_mask  # (num_episodes, num_steps)
+        self.num_timesteps += int(mask.sum())
+
+        # Log-probabilities, not those of the rollout: in bfloat16 the forward with a cache rounds
+        # differently from the one that is trained, and the first probability ratio must be 1.
+        with torch.no_grad():
+            old = self.policy.evaluate(*rollout.texts)
+            ref = self.ref_policy.evaluate(*rollout.texts)
+
+        # Returns and advantages, (num_episodes,); weights of tokens, (num_episodes, num_steps).
+        kl = (old.logprobs - ref.logprobs).sum(dim=1)
+        returns = rollout.env_returns - kl_coef * kl
+        advantages = leave_one_out_advantages(returns, config.group_size)
+        weights = credit_weights(rollout.credit, mask, config.credit_weights)
+
+        # Update: epochs of minibatches of whole episodes.
+        batch = GroupBatch(*rollout.texts, old.logprobs, ref.logprobs, advantages, weights)
+        means = ScalarMeans()
+        for _ in range(config.num_epochs):
+            order = torch.randperm(num_episodes, generator=self._generators["minibatches"])
+            for indices in order.split(config.minibatch_size or num_episodes):
+                mb = batch.minibatch(indices)
+                new = self.policy.evaluate(*mb.texts)
+                log_ratio = sequence_log_ratio(
+                    new.logprobs, mb.logprobs, mb.weights, mb.completion_mask
+                )
+                pg_loss = rloo_loss(log_ratio, mb.advantages, config.clip_coef)
+                entropy = masked_mean(new.entropy, mb.completion_mask)
+                loss = pg_loss
+                if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
+                    loss = loss - config.ent_coef * entropy
+
+                self.optimizer.zero_grad()
+                loss.backward()
+                grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
+                self.optimizer.step()
+
+                is_clipped = (log_ratio.detach().exp() - 1).abs() > config.clip_coef
+                approx_kl = kl_estimate((new.logprobs - mb.logprobs).detach())
+                means.add(
+                    {
+                        "train/policy_loss": pg_loss,
+                        "train/entropy": entropy,
+                        "train/approx_kl": masked_mean(approx_kl, mb.completion_mask),
+                        "train/clip_fraction": is_clipped.float().mean(),
+                        "train/grad_norm": grad_norm,
+                    }
+                )
+
+        kl_per_episode = kl.mean().item()
+        self.kl_controller.update(kl_per_episode, num_episodes)
+        return {
+            **rollout.scalars(),
+            "rollout/group_std": self._group_std(rollout.env_returns),
+            "rollout/kl": kl_per_episode,
+            **means.means(),
+            "train/kl_coef": kl_coef,
+            "train/learning_rate": config.learning_rate,
+        }

@@ -1,6 +1,6 @@
-"""Whole episodes from an environment, sampled with a key-value cache and continuous batching.
+"""Sample whole episodes with a key-value cache, starting new ones as rows become free.
 
-Layout of a rollout. Prompts are padded on the left and completions on the right, so that every
+Layout of a rollout. Prompts are padded on the left and completions on the right, so every
 completion starts in the same column. Two episodes, "a b" → "c d" and "e" → "f g h", five columns::
 
     input_ids        a b | c d .        attention_mask   1 1 | 1 1 0
@@ -9,53 +9,52 @@ completion starts in the same column. Two episodes, "a b" → "c d" and "e" → 
     completion_mask        1 1 0        rewards                0 R 0
                            1 1 1                               0 0 R
 
-``num_tokens`` counts all columns (5), ``num_steps`` those of the completions (3): step t of an
+``num_tokens`` counts all columns (5), ``num_steps`` only those of the completions (3). Step t of an
 episode is column t of the per-step arrays and column ``num_tokens - num_steps + t`` of the ids.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
 
-from .distribution import ActionRules, sample
+from .distribution import sample
+from .environment import as_vector_env, check_num_episodes
 
 if TYPE_CHECKING:
     from .policy import LanguageModelPolicy
 
-__all__ = [
-    "Rollout",
-    "action_rules",
-    "as_vector_env",
-    "check_num_episodes",
-    "collect_episodes",
-    "left_padded",
-]
+__all__ = ["Rollout", "collect_episodes"]
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Finished episodes of one policy; the module's page draws the layout."""
+    """Finished episodes of one policy; see the module docstring for the layout."""
 
     input_ids: Tensor  # (num_episodes, num_tokens) int64, prompts then completions
     attention_mask: Tensor  # (num_episodes, num_tokens) bool, True at tokens
     completion_mask: Tensor  # (num_episodes, num_steps) bool, True at generated tokens
     rewards: Tensor  # (num_episodes, num_steps) float32, what step paid
-    credit: Tensor  # (num_episodes, num_steps) float32, info["credit"], else the rewards
-    logprobs: Tensor  # (num_episodes, num_steps) float32, of the chosen tokens, at sampling
-    scores: Tensor  # (num_episodes,) float32, unshaped: what the completion is worth
-    truncated: Tensor  # (num_episodes,) bool, cut off from outside, so the last state has a value
-    prompts: list[str]  # (num_episodes,) text, empty if the environment does not tell
-    completions: list[str]  # (num_episodes,) text, empty if the environment does not tell
+    credit: Tensor  # (num_episodes, num_steps) float32, info["credit"], or else the rewards
+    logprobs: Tensor  # (num_episodes, num_steps) float32, of the chosen tokens, when sampled
+    scores: Tensor  # (num_episodes,) float32, info["score"], or else the unshaped return
+    truncated: Tensor  # (num_episodes,) bool, cut off from outside: the last state has a value
+    prompts: list[str]  # (num_episodes,) text, empty if the environment does not give it
+    completions: list[str]  # (num_episodes,) text, empty if the environment does not give it
+
+    @property
+    def texts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, attention mask and completion mask, as ``policy.evaluate`` takes them."""
+        return self.input_ids, self.attention_mask, self.completion_mask
 
     @property
     def env_returns(self) -> Tensor:
@@ -67,140 +66,23 @@ class Rollout:
         """Number of generated tokens of each episode, int64 (num_episodes,)."""
         return self.completion_mask.sum(dim=1)
 
+    def to(self, device: str) -> Rollout:
+        """The same rollout with its tensors on another device."""
+        tensors: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
 
-@dataclass
-class _Episode:
-    """One episode while it is being played."""
-
-    prompt_ids: list[int]
-    actions: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    unshaped_rewards: list[float] = field(default_factory=list)
-    credit: NDArray[np.float32] | None = None
-    score: float = 0.0
-    truncated: bool = False
-    prompt: str = ""
-    completion: str = ""
-
-    @property
-    def text(self) -> list[int]:
-        """Token ids of the prompt and of the completion so far."""
-        return self.prompt_ids + self.actions
-
-    def append(self, action: int, logprob: float, reward: float, unshaped_reward: float) -> None:
-        """Note a step."""
-        self.actions.append(action)
-        self.logprobs.append(logprob)
-        self.rewards.append(reward)
-        self.unshaped_rewards.append(unshaped_reward)
-
-
-def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
-    """The environment in the form that whole-episode rollouts need.
-
-    A single environment becomes a vector of one. A vector environment must let the rows that have
-    finished wait for the others, which is what its autoreset mode ``DISABLED`` says.
-
-    Raises:
-        InvalidArgumentError: If the environment resets rows by itself, cannot let them wait, or
-            does not observe tokens.
-    """
-    if isinstance(env, gym.Env):
-        single_env = env
-        env = SyncVectorEnv([lambda: single_env], autoreset_mode=AutoresetMode.DISABLED)
-    if not isinstance(env, VectorEnv):
-        raise InvalidArgumentError(
-            "env", env, "pass a gymnasium.Env or a gymnasium.vector.VectorEnv."
-        )
-    mode = env.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.DISABLED:
-        raise InvalidArgumentError(
-            "env",
-            env,
-            f"its autoreset mode is {getattr(mode, 'name', mode)}, but a rollout of whole episodes "
-            "needs finished rows to wait: make it with "
-            "gym.make_vec(..., autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED).",
-        )
-    if env.num_envs > 1 and isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
-        raise InvalidArgumentError(
-            "env",
-            env,
-            f"{type(env.unwrapped).__name__} cannot let finished rows wait for the others: use "
-            "the native vector environment (gym.make_vec with vectorization_mode="
-            '"vector_entry_point"), or a single environment.',
-        )
-    space = env.single_observation_space
-    keys = set(space.spaces) if isinstance(space, gym.spaces.Dict) else set()
-    if not {"input_ids", "attention_mask"} <= keys:
-        raise InvalidArgumentError(
-            "env", env, "its observations must be a Dict with input_ids and attention_mask."
-        )
-    if not isinstance(env.single_action_space, gym.spaces.Discrete):
-        raise InvalidArgumentError("env", env, "its action space must be Discrete(vocabulary).")
-    return env
-
-
-def action_rules(env: VectorEnv) -> ActionRules:
-    """Read from an environment which actions are legal.
-
-    Taken from the attributes ``tokenizer`` and ``min_new_tokens`` of the unwrapped environment; one
-    without them has no EOS, and all its actions are always legal.
-
-    Args:
-        env: What :func:`as_vector_env` returned.
-    """
-    base: Any = env.unwrapped
-    if isinstance(base, SyncVectorEnv):
-        base = base.envs[0].unwrapped
-    tokenizer = getattr(base, "tokenizer", None)
-    pad_token_id = getattr(tokenizer, "pad_token_id", None)
-    return ActionRules(
-        num_actions=int(env.single_action_space.n),  # type: ignore[attr-defined]
-        eos_token_id=getattr(tokenizer, "eos_token_id", None),
-        min_new_tokens=getattr(base, "min_new_tokens", 0),
-        pad_token_id=0 if pad_token_id is None else pad_token_id,
-    )
-
-
-def check_num_episodes(argument: str, num_episodes: int, num_envs: int) -> None:
-    """Raise InvalidArgumentError unless the episodes fill whole rounds of the environment."""
-    if num_episodes < 1 or num_episodes % num_envs:
-        raise InvalidArgumentError(
-            argument,
-            num_episodes,
-            f"must be a positive multiple of the environment's num_envs={num_envs}, because all "
-            "rows play the same number of episodes.",
-        )
-
-
-def left_padded(
-    observations: dict[str, NDArray[Any]], pad_token_id: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Move the padding of batched observations to the left, and cut what no row uses.
-
-    Args:
-        observations: ``input_ids`` and ``attention_mask``, both (num_envs, max_length).
-        pad_token_id: Fills the padding.
-
-    Returns:
-        Ids int64 and mask bool, both (num_envs, length of the longest row).
-
-    Raises:
-        InvalidArgumentError: If a row is empty: a causal model needs a token to start from.
-    """
-    valid = np.asarray(observations["attention_mask"]).astype(bool)
-    lengths = valid.sum(axis=1)  # (num_envs,)
-    if not lengths.all():
-        raise InvalidArgumentError(
-            "attention_mask", lengths, "an observation has no token: prompts need at least one."
-        )
-    width = int(lengths.max())
-    mask = np.arange(width) >= width - lengths[:, None]  # (num_envs, width)
-    ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
-    # Both selections run row by row, and a row has as many tokens on either side.
-    ids[mask] = np.asarray(observations["input_ids"])[valid]
-    return ids, mask
+    def scalars(self) -> dict[str, float]:
+        """Statistics for the log."""
+        return {
+            "rollout/score_mean": self.scores.mean().item(),
+            "rollout/score_std": self.scores.std(correction=0).item(),
+            "rollout/episode_length": self.episode_lengths.float().mean().item(),
+            "rollout/return_mean": self.env_returns.mean().item(),
+        }
 
 
 def collect_episodes(
@@ -213,27 +95,28 @@ def collect_episodes(
 ) -> Rollout:
     """Play whole episodes and return them in one batch.
 
-    A row that has ended an episode starts another one while the others go on. Reading new prompts
-    is a forward pass of its own, so rows wait for each other until they have lost as many steps,
-    all together, as there are rows: what is lost by waiting is about what the pass costs.
+    When an episode ends, its row can start another one while the other rows go on. Reading new
+    prompts costs a forward pass, so free rows wait and restart together: as soon as the steps lost
+    by waiting, summed over rows, reach the number of rows. By then waiting has cost about as much
+    as the pass.
 
-    Every reset has an explicit seed. The rollout thus depends on the generators and the policy
-    alone, not on what the environment went through before, and a run that continues from a
-    checkpoint sees the episodes that it would have seen without the stop.
+    Every reset gets an explicit seed. So a rollout depends only on the generators and the policy,
+    not on the environment's past, and a run that continues from a checkpoint sees the same episodes
+    as an unbroken run.
 
-    A group of episodes that start from the same prompt is a group of equal seeds: all that an
-    environment draws at reset, the prompt and the budget of tokens, it draws from the seed. So
-    groups need no support from the environment, and may be larger than its number of rows; the
-    tokens come from another generator, so the completions of a group differ. Group g is made of the
-    episodes ``g * group_size`` to ``(g + 1) * group_size - 1``.
+    A group of episodes with the same prompt is a group of equal seeds: everything that reset draws,
+    such as the prompt and the token budget, depends on the seed. The environment needs no support
+    for groups, and a group may be larger than its number of rows. The completions of a group
+    differ, because tokens come from another generator. Group g consists of the episodes
+    ``g * group_size`` to ``(g + 1) * group_size - 1``.
 
     Args:
         policy: Chooses the tokens; its rules and its temperature shape the distribution.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED``.
         num_episodes: A multiple of the number of rows, and of ``group_size``.
-        generator: Draws the tokens; a generator of the CPU, wherever the policy lives.
-        seed_generator: Draws the seeds of the resets; by default the same generator. With a
-            stream of their own, two agents that sample differently still see the same prompts.
+        generator: Draws the tokens; a CPU generator, whatever the policy's device.
+        seed_generator: Draws the seeds of the resets; by default ``generator``. With separate
+            generators, two agents that sample differently still see the same prompts.
         group_size: Number of episodes that start from the same prompt.
 
     Raises:
@@ -248,60 +131,178 @@ def collect_episodes(
     seeds = torch.randint(
         2**31 - 1, (num_episodes // group_size,), generator=seed_generator or generator
     ).repeat_interleave(group_size)  # (num_episodes,)
-    episodes = _play(policy, env, generator, seeds.tolist())
-    _check_groups(env, episodes, group_size)
-    return _to_rollout(episodes, policy.rules.pad_token_id)
+    storage = _play(policy, env, generator, seeds.tolist())
+    storage.check_groups(env, group_size)
+    return storage.rollout(policy.rules.pad_token_id)
 
 
 def _play(
     policy: LanguageModelPolicy, env: VectorEnv, generator: torch.Generator, seeds: list[int]
-) -> list[_Episode]:
-    """One episode per seed, in the order of the seeds."""
-    rows = range(env.num_envs)
-    observations, _ = env.reset(seed=seeds[: env.num_envs])  # type: ignore[arg-type]
-    episodes = [_Episode(_text_of_row(observations, row)) for row in rows]
-    playing: dict[int, _Episode] = dict(zip(rows, episodes, strict=True))
-    free: list[int] = []  # rows that play no episode
-    num_lost = 0  # steps in which they could have
+) -> _Storage:
+    """Play one episode per seed; episode i starts from ``seeds[i]``."""
+    num_envs = env.num_envs
+    observations, _ = env.reset(seed=seeds[:num_envs])  # type: ignore[arg-type]
+    storage = _Storage(len(seeds), max_length=observations["input_ids"].shape[1])
+    episode_of = np.arange(num_envs)  # (num_envs,) the episode that each row plays; -1 for none
+    for row in range(num_envs):
+        storage.start(row, _text_of_row(observations, row))
+    num_started = num_envs
+    free: list[int] = []  # rows without an episode, in the order in which theirs ended
+    num_lost = 0  # steps that free rows have missed since the last restart
     with policy.reading() as reader:
-        while playing:
-            texts = [playing[row].text if row in playing else None for row in rows]
-            logits = reader.read(texts).logits.cpu()
-            num_generated = [len(playing[row].actions) if row in playing else 0 for row in rows]
-            logprobs = policy.next_token_logprobs(logits, torch.tensor(num_generated))
+        while (rows := np.flatnonzero(episode_of >= 0)).size:
+            # Choose a token for every row. Free rows get one too, which is ignored.
+            logits = reader.read(storage.texts(episode_of)).logits.cpu()
+            num_generated = np.where(episode_of >= 0, storage.num_steps[episode_of], 0)
+            logprobs = policy.next_token_logprobs(logits, torch.from_numpy(num_generated))
             tokens = sample(logprobs, generator)  # (num_envs,)
-            chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
-            observations, rewards, terminated, truncated, infos = env.step(tokens.numpy())
-            unshaped = _unshaped_rewards(infos, rewards).tolist()
-            for row, episode in playing.items():
-                episode.append(int(tokens[row]), chosen[row], float(rewards[row]), unshaped[row])
-            _check_appended(env, observations, playing, terminated | truncated)
-            ended = [row for row in playing if terminated[row] or truncated[row]]
-            for row in ended:
+            chosen = logprobs.gather(1, tokens[:, None])[:, 0].numpy()
+            actions = tokens.numpy()
+
+            # Step all rows, and store what happened in those that play.
+            observations, rewards, terminated, truncated, infos = env.step(actions)
+            unshaped = _unshaped_rewards(infos, rewards)
+            storage.append(
+                episode_of[rows], actions[rows], chosen[rows], rewards[rows], unshaped[rows]
+            )
+            ended = terminated | truncated
+            going_on = rows[~ended[rows]]
+            _check_appended(env, observations, going_on, storage, episode_of[going_on])
+            # In the order of their episodes, which decides which row gets the next seed.
+            for row in sorted(rows[ended[rows]].tolist(), key=episode_of.__getitem__):
                 cut_off = bool(truncated[row] and not terminated[row])
-                _finish(playing.pop(row), _info_of_row(infos, row), cut_off)
-            free += ended
+                storage.finish(episode_of[row], _info_of_row(infos, row), cut_off)
+                episode_of[row] = -1
+                free.append(row)
+
+            # Restart the free rows when they have missed enough steps, or when no row plays.
             num_lost += len(free)
-            if not playing or num_lost >= env.num_envs:
-                started = _restart(env, dict(zip(free, seeds[len(episodes) :], strict=False)))
-                episodes += started.values()
-                playing |= started
-                free, num_lost = [row for row in free if row not in playing], 0
-    return episodes
+            num_new = min(len(free), len(seeds) - num_started)
+            if num_new and (num_lost >= num_envs or len(free) == num_envs):
+                restarted, free, num_lost = free[:num_new], free[num_new:], 0
+                new = range(num_started, num_started + num_new)
+                num_started += num_new
+                observations = _reset(
+                    env, {row: seeds[e] for row, e in zip(restarted, new, strict=True)}
+                )
+                for row, episode in zip(restarted, new, strict=True):
+                    storage.start(episode, _text_of_row(observations, row))
+                    episode_of[row] = episode
+    return storage
 
 
-def _restart(env: VectorEnv, seeds: dict[int, int]) -> dict[int, _Episode]:
-    """Reset the rows that have a seed; their new episodes."""
-    if not seeds:
-        return {}
+class _Storage:
+    """Episodes while they are played. Entry e of each array belongs to episode e."""
+
+    def __init__(self, num_episodes: int, max_length: int) -> None:
+        # Every observation fits into max_length columns; the last action is never observed.
+        self.input_ids = np.zeros((num_episodes, max_length + 1), np.int64)  # prompt, completion
+        self.prompt_lengths = np.zeros(num_episodes, np.int64)
+        self.num_steps = np.zeros(num_episodes, np.int64)  # so far
+        self.rewards = np.zeros((num_episodes, max_length), np.float32)
+        self.credit = np.zeros((num_episodes, max_length), np.float32)
+        self.logprobs = np.zeros((num_episodes, max_length), np.float32)
+        self.scores = np.zeros(num_episodes, np.float64)
+        self.truncated = np.zeros(num_episodes, np.bool_)
+        self.prompts = [""] * num_episodes
+        self.completions = [""] * num_episodes
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each prompt and its completion so far, (num_episodes,)."""
+        return self.prompt_lengths + self.num_steps
+
+    def start(self, episode: int, prompt_ids: NDArray[np.int64]) -> None:
+        """Begin an episode with its prompt."""
+        self.prompt_lengths[episode] = len(prompt_ids)
+        self.input_ids[episode, : len(prompt_ids)] = prompt_ids
+
+    def texts(self, episodes: NDArray[np.int64]) -> list[list[int] | None]:
+        """Token ids of prompt and completion so far; None for episode -1."""
+        lengths = self.lengths
+        return [self.input_ids[e, : lengths[e]].tolist() if e >= 0 else None for e in episodes]
+
+    def append(
+        self,
+        episodes: NDArray[np.int64],
+        actions: NDArray[np.int64],
+        logprobs: NDArray[np.float32],
+        rewards: NDArray[Any],
+        unshaped_rewards: NDArray[Any],
+    ) -> None:
+        """Store one step of some episodes; all arguments have shape (len(episodes),)."""
+        step = self.num_steps[episodes]
+        self.input_ids[episodes, self.lengths[episodes]] = actions
+        self.logprobs[episodes, step] = logprobs
+        self.rewards[episodes, step] = rewards
+        self.scores[episodes] += unshaped_rewards
+        self.num_steps[episodes] += 1
+
+    def finish(self, episode: int, info: dict[str, Any], truncated: bool) -> None:
+        """Store what the environment says at the end of an episode."""
+        num_steps = self.num_steps[episode]
+        self.truncated[episode] = truncated
+        self.scores[episode] = info.get("score", self.scores[episode])
+        self.prompts[episode] = str(info.get("prompt", ""))
+        self.completions[episode] = str(info.get("completion", ""))
+        self.credit[episode] = self.rewards[episode]
+        if "credit" in info:
+            credit = np.asarray(info["credit"], dtype=np.float32)
+            if credit.ndim != 1 or len(credit) < num_steps or credit[num_steps:].any():
+                raise InvalidArgumentError(
+                    'info["credit"]',
+                    credit,
+                    f"the episode had {num_steps} steps: pass one number per step, and nothing but "
+                    "zeros after the last step.",
+                )
+            self.credit[episode, :num_steps] = credit[:num_steps]
+
+    def check_groups(self, env: VectorEnv, group_size: int) -> None:
+        """Make sure that equal seeds gave equal prompts."""
+        prompts = [
+            ids[:length].tolist()
+            for ids, length in zip(self.input_ids, self.prompt_lengths, strict=True)
+        ]
+        for episode, prompt in enumerate(prompts):
+            if prompt != prompts[episode - episode % group_size]:
+                raise InvalidArgumentError(
+                    "env",
+                    env,
+                    "rows that are reset with equal seeds must start from equal prompts: let reset "
+                    "draw them from self.np_random alone.",
+                )
+
+    def rollout(self, pad_token_id: int) -> Rollout:
+        """Move each row so that completions start in the same column, and cut unused columns."""
+        num_prompt, num_steps = int(self.prompt_lengths.max()), int(self.num_steps.max())
+        # columns[e, c] is the column of self.input_ids that belongs into column c of the rollout.
+        columns = np.arange(num_prompt + num_steps) - (num_prompt - self.prompt_lengths)[:, None]
+        attention_mask = (columns >= 0) & (columns < self.lengths[:, None])
+        last = self.input_ids.shape[1] - 1
+        input_ids = np.take_along_axis(self.input_ids, columns.clip(0, last), axis=1)
+        return Rollout(
+            input_ids=torch.from_numpy(np.where(attention_mask, input_ids, pad_token_id)),
+            attention_mask=torch.from_numpy(attention_mask),
+            completion_mask=torch.from_numpy(attention_mask[:, num_prompt:].copy()),
+            rewards=torch.from_numpy(self.rewards[:, :num_steps].copy()),
+            credit=torch.from_numpy(self.credit[:, :num_steps].copy()),
+            logprobs=torch.from_numpy(self.logprobs[:, :num_steps].copy()),
+            scores=torch.from_numpy(self.scores).float(),
+            truncated=torch.from_numpy(self.truncated),
+            prompts=self.prompts,
+            completions=self.completions,
+        )
+
+
+def _reset(env: VectorEnv, seeds: dict[int, int]) -> dict[str, NDArray[Any]]:
+    """Reset the rows that have a seed; returns the observations of all rows."""
     mask = np.isin(np.arange(env.num_envs), list(seeds))
     seed = [seeds.get(row) for row in range(env.num_envs)]
-    observations, _ = env.reset(seed=seed, options={"reset_mask": mask})  # type: ignore[arg-type]
-    return {row: _Episode(_text_of_row(observations, row)) for row in seeds}
+    return env.reset(seed=seed, options={"reset_mask": mask})[0]  # type: ignore[arg-type]
 
 
-def _text_of_row(observations: dict[str, NDArray[Any]], row: int) -> list[int]:
-    """Token ids without padding.
+def _text_of_row(observations: dict[str, NDArray[Any]], row: int) -> NDArray[np.int64]:
+    """Token ids of one row, without padding.
 
     Raises:
         InvalidArgumentError: If there is none: a causal model needs a token to start from.
@@ -311,7 +312,7 @@ def _text_of_row(observations: dict[str, NDArray[Any]], row: int) -> list[int]:
         raise InvalidArgumentError(
             "attention_mask", 0, "an observation has no token: prompts need at least one."
         )
-    return ids.tolist()
+    return ids
 
 
 def _unshaped_rewards(infos: dict[str, Any], rewards: NDArray[Any]) -> NDArray[Any]:
@@ -321,21 +322,8 @@ def _unshaped_rewards(infos: dict[str, Any], rewards: NDArray[Any]) -> NDArray[A
     return np.where(infos["_unshaped_reward"], infos["unshaped_reward"], rewards)
 
 
-def _check_groups(env: VectorEnv, episodes: list[_Episode], group_size: int) -> None:
-    """Make sure that equal seeds gave equal prompts."""
-    for row, episode in enumerate(episodes):
-        first = episodes[row - row % group_size]
-        if episode.prompt_ids != first.prompt_ids:
-            raise InvalidArgumentError(
-                "env",
-                env,
-                "rows that are reset with equal seeds must start from equal prompts: let reset "
-                "draw them from self.np_random alone.",
-            )
-
-
 def _info_of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    """The entries of a vector environment's infos that its masks give to this row."""
+    """The entries of a vector environment's infos that belong to a row, according to the masks."""
     return {
         key: values[row]
         for key, values in infos.items()
@@ -343,36 +331,20 @@ def _info_of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
     }
 
 
-def _finish(episode: _Episode, info: dict[str, Any], truncated: bool) -> None:
-    """Keep what the environment tells at the end of an episode."""
-    episode.truncated = truncated
-    episode.score = float(info.get("score", sum(episode.unshaped_rewards)))
-    episode.prompt = str(info.get("prompt", ""))
-    episode.completion = str(info.get("completion", ""))
-    if "credit" in info:
-        episode.credit = np.asarray(info["credit"], dtype=np.float32)
-        if episode.credit.shape != (len(episode.actions),):
-            raise InvalidArgumentError(
-                'info["credit"]',
-                episode.credit,
-                f"the episode had {len(episode.actions)} steps: hand over one number per step.",
-            )
-
-
 def _check_appended(
     env: VectorEnv,
     observations: dict[str, NDArray[Any]],
-    playing: dict[int, _Episode],
-    ended: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    storage: _Storage,
+    episodes: NDArray[np.int64],
 ) -> None:
-    """Make sure that the environment did what the reader assumes: append the action."""
-    rows = np.array([row for row in playing if not ended[row]], dtype=np.int64)
+    """Make sure that the environment appended the action to the text, as the reader assumes."""
     ids = np.asarray(observations["input_ids"])[rows]
     valid = np.asarray(observations["attention_mask"])[rows].astype(bool)
     last = valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
     seen = ids[np.arange(len(rows)), last], valid.sum(axis=1)
-    episodes = [playing[row] for row in rows.tolist()]
-    expected = [e.actions[-1] for e in episodes], [len(e.text) for e in episodes]
+    lengths = storage.lengths[episodes]
+    expected = storage.input_ids[episodes, lengths - 1], lengths
     if not np.array_equal(seen, expected):
         raise InvalidArgumentError(
             "env",
@@ -380,36 +352,3 @@ def _check_appended(
             "a step must append the chosen token to the observation, and nothing else: "
             "remove wrappers that change actions or observations.",
         )
-
-
-def _to_rollout(episodes: list[_Episode], pad_token_id: int) -> Rollout:
-    """Lay out episodes as the module's page draws them."""
-    num_prompt = max(len(episode.prompt_ids) for episode in episodes)
-    num_steps = max(len(episode.actions) for episode in episodes)
-    shape = (len(episodes), num_prompt + num_steps)
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.int64)
-    attention_mask = torch.zeros(shape, dtype=torch.bool)
-    rewards, credit, logprobs = torch.zeros(3, len(episodes), num_steps)
-    for row, episode in enumerate(episodes):
-        length = len(episode.actions)
-        start, end = num_prompt - len(episode.prompt_ids), num_prompt + length
-        input_ids[row, start:num_prompt] = torch.tensor(episode.prompt_ids)
-        input_ids[row, num_prompt:end] = torch.tensor(episode.actions)
-        attention_mask[row, start:end] = True
-        rewards[row, :length] = torch.tensor(episode.rewards)
-        credit[row, :length] = (
-            rewards[row, :length] if episode.credit is None else torch.from_numpy(episode.credit)
-        )
-        logprobs[row, :length] = torch.tensor(episode.logprobs)
-    return Rollout(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        completion_mask=attention_mask[:, num_prompt:].clone(),
-        rewards=rewards,
-        credit=credit,
-        logprobs=logprobs,
-        scores=torch.tensor([episode.score for episode in episodes]),
-        truncated=torch.tensor([episode.truncated for episode in episodes]),
-        prompts=[episode.prompt for episode in episodes],
-        completions=[episode.completion for episode in episodes],
-    )

@@ -137,5 +137,24 @@ def make_model() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def recorded(monkeypatch) -> Callable[..., list[SimpleNamespace]]:
+    """Records the arguments and results of a module's function from now on."""
+
+    def record(module: Any, name: str) -> list[SimpleNamespace]:
+        calls: list[SimpleNamespace] = []
+        function = getattr(module, name)
+
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            calls.append(SimpleNamespace(args=args, kwargs=kwargs, result=result))
+            return result
+
+        monkeypatch.setattr(module, name, recording)
+        return calls
+
+    return record
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 
 import textgym  # noqa: F401  (registers the environments)
-from textgym.agents import GRPO, PPO, RLOO, collect_episodes
+from textgym.agents import GRPO, PPO, RLOO, collect_episodes, groups
+from textgym.agents.environment import action_rules
 from textgym.agents.groups import GroupAgent, credit_weights
 from textgym.agents.policy import LanguageModelPolicy
-from textgym.agents.rollout import action_rules
 from textgym.errors import InvalidArgumentError
 
 MANY = 10**9
@@ -198,14 +199,16 @@ def test_redistribution_is_a_no_op_without_weights_and_is_one_no_more_with_them(
     assert not torch.equal(parameters(train(weighted, 2)), plain)
 
 
-def test_weights_come_from_the_credit_of_the_rollout(make_agent, make_vector_env) -> None:
+def test_weights_come_from_the_credit_of_the_rollout(
+    make_agent, make_vector_env, agent_class, recorded
+) -> None:
     agent = make_agent(env=Credit(make_vector_env(4), 0), credit_weights=0.5)
-    rollout = collect_episodes(
-        agent.policy, agent.env, 8, torch.Generator().manual_seed(0), group_size=GROUP
-    )
-    batch, _ = agent._label(rollout)
+    rollouts = recorded(groups, "collect_episodes")
+    weights = recorded(sys.modules[agent_class.__module__], "credit_weights")
+    train(agent, 1)
+    rollout = rollouts[0].result
     expected = credit_weights(rollout.credit, rollout.completion_mask, 0.5)
-    assert torch.equal(batch.weights, expected)
+    assert torch.equal(weights[0].result, expected)
     assert (expected != 1)[rollout.completion_mask].any()
 
 

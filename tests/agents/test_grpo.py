@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 
-from textgym.agents import GRPO, GRPOConfig, collect_episodes
+from textgym.agents import GRPO, GRPOConfig, groups
 from textgym.agents.grpo import completion_mean, group_relative_advantages, grpo_loss
 from textgym.agents.kl import kl_estimate
 from textgym.errors import InvalidArgumentError
@@ -122,25 +123,32 @@ def test_the_penalty_pulls_by_the_gradient_of_the_other_kl() -> None:
 
 
 def test_the_penalty_is_part_of_the_loss_and_not_of_the_return(
-    make_model, make_vector_env, tmp_path
+    make_model, make_vector_env, recorded, tmp_path
 ) -> None:
     agent = GRPO(
-        make_model(), make_vector_env(4), episodes_per_iteration=8, kl_coef=0.7, log_dir=tmp_path
+        make_model(),
+        make_vector_env(4),
+        episodes_per_iteration=8,
+        kl_coef=0.7,
+        max_grad_norm=1e6,
+        log_dir=tmp_path,
     )
     with torch.no_grad():  # a reference that differs
         agent.ref_policy.model.lm_head.weight.mul_(0.5)
-    rollout = collect_episodes(
-        agent.policy, agent.env, 8, torch.Generator().manual_seed(0), group_size=4
-    )
-    batch, _ = agent._label(rollout)
-    expected = group_relative_advantages(rollout.scores, 4)
-    torch.testing.assert_close(batch.advantages, expected)
-    new = agent.policy.evaluate(batch.input_ids, batch.attention_mask, batch.completion_mask)
-    loss, scalars = agent._loss(batch, new)
-    ratio = batch.ref_logprobs - new.logprobs
-    penalty = (ratio.exp() - ratio - 1).sum(1) / batch.completion_mask.sum(1)
-    torch.testing.assert_close(scalars["train/kl_loss"], penalty.mean())
-    torch.testing.assert_close(loss, scalars["train/policy_loss"] + 0.7 * penalty.mean())
+    old = copy.deepcopy(agent.policy)
+    rollouts = recorded(groups, "collect_episodes")
+    agent.learn(1)  # a single gradient step; the gradient is still there
+    rollout = rollouts[0].result
+    mask = rollout.completion_mask
+    new, ref = old.evaluate(*rollout.texts), agent.ref_policy.evaluate(*rollout.texts)
+    advantages = group_relative_advantages(rollout.scores, 4)[:, None]
+    ratio = ref.logprobs - new.logprobs
+    penalty = ratio.exp() - ratio - 1
+    per_token = 0.7 * penalty - advantages * (new.logprobs - new.logprobs.detach()).exp()
+    (per_token.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)).mean().backward()
+    for got, expected in zip(agent.policy.parameters(), old.parameters(), strict=True):
+        if expected.grad is not None:
+            torch.testing.assert_close(got.grad, expected.grad, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["normalize_std", "normalize_length"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 
-from textgym.agents import PPO, PPOConfig
+from textgym.agents import PPO, PPOConfig, ppo
 from textgym.errors import InvalidArgumentError
 
 MANY = 10**9
@@ -98,24 +99,6 @@ def test_learn_counts_tokens_and_goes_on(make_agent) -> None:
     assert agent.num_timesteps == agent.history[-1]["time/total_timesteps"] >= 2 * first + 1
 
 
-def test_minibatches_without_their_common_padding_say_the_same(make_agent) -> None:
-    from textgym.agents.rollout import collect_episodes
-
-    agent = make_agent()
-    torch.nn.init.normal_(agent.policy.value_head.weight)
-    generator = torch.Generator().manual_seed(0)
-    batch, _ = agent._label(collect_episodes(agent.policy, agent.env, 16, generator))
-    widths = set()
-    for indices in torch.arange(16).split(2):
-        part = batch.minibatch(indices)
-        new = agent.policy.evaluate(part.input_ids, part.attention_mask, part.completion_mask)
-        torch.testing.assert_close(new.logprobs, part.logprobs, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(new.values, part.values, atol=1e-5, rtol=1e-5)
-        assert part.completion_mask.sum() == batch.completion_mask[indices].sum()
-        widths.add(tuple(part.input_ids.shape))
-    assert len(widths) > 1
-
-
 def test_the_first_ratios_are_one(make_agent) -> None:
     agent = make_agent(num_epochs=1, minibatch_size=8)  # a single gradient step
     row = train(agent, 1).history[0]
@@ -123,36 +106,35 @@ def test_the_first_ratios_are_one(make_agent) -> None:
     assert row["train/clip_fraction"] == 0
 
 
-def test_each_token_is_paid_credit_minus_kl(make_agent) -> None:
-    from textgym.agents.rollout import collect_episodes
-
-    agent = make_agent(kl_coef=0.7, gae_lambda=1.0, whiten_advantages=False)
+def test_each_token_is_paid_credit_minus_kl(make_agent, recorded) -> None:
+    agent = make_agent(kl_coef=0.7)
     with torch.no_grad():  # a reference that differs
         agent.ref_policy.model.lm_head.weight.mul_(0.5)
-    rollout = collect_episodes(agent.policy, agent.env, 8, torch.Generator().manual_seed(0))
-    batch, kl = agent._label(rollout)
+    rollouts, labels = recorded(ppo, "collect_episodes"), recorded(ppo, "gae")
+    row = train(agent, 1).history[0]
+    rollout, rewards = rollouts[0].result, labels[0].args[0]
     with torch.no_grad():
-        ref = agent.ref_policy.evaluate(
-            rollout.input_ids, rollout.attention_mask, rollout.completion_mask
-        )
-    penalty = 0.7 * (rollout.logprobs - ref.logprobs)
-    # gamma = lambda = 1: the return of the first token is the sum of all rewards.
-    torch.testing.assert_close(batch.returns[:, 0], rollout.scores - penalty.sum(1))
-    assert kl == pytest.approx(penalty.sum(1).mean().item() / 0.7, rel=1e-4)
+        ref = agent.ref_policy.evaluate(*rollout.texts)
+    kl = rollout.logprobs - ref.logprobs  # zero outside the mask
+    torch.testing.assert_close(rewards, rollout.credit - 0.7 * kl, atol=1e-5, rtol=1e-5)
+    assert row["rollout/kl"] == pytest.approx(kl.sum(1).mean().item(), rel=1e-4)
 
 
-def test_a_truncated_episode_is_bootstrapped(make_agent, make_env) -> None:
-    from textgym.agents.rollout import collect_episodes
-
+def test_a_truncated_episode_is_bootstrapped(make_agent, make_env, recorded) -> None:
     env = gym.wrappers.TimeLimit(make_env(min_new_tokens=5, max_new_tokens=6), 2)
-    agent = make_agent(env=env, gamma=0.9, gae_lambda=1.0, whiten_advantages=False)
+    agent = make_agent(env=env, gamma=0.9)
     torch.nn.init.normal_(agent.policy.value_head.weight)
-    rollout = collect_episodes(agent.policy, env, 4, torch.Generator().manual_seed(0))
+    old = copy.deepcopy(agent.policy)
+    rollouts, labels = recorded(ppo, "collect_episodes"), recorded(ppo, "gae")
+    train(agent, 1)
+    rollout, rewards = rollouts[0].result, labels[0].args[0]
     assert rollout.truncated.all()
-    batch, _ = agent._label(rollout)
     with torch.no_grad():
-        _, values = agent.policy(rollout.input_ids, rollout.attention_mask)
-    torch.testing.assert_close(batch.returns[:, -1], 0.9 * values[:, -1])
+        _, values = old(rollout.input_ids, rollout.attention_mask)
+    # In the first iteration the KL is zero, and without an end there is no score.
+    expected = torch.zeros_like(rewards)
+    expected[:, -1] = 0.9 * values[:, -1]
+    torch.testing.assert_close(rewards, expected)
 
 
 def test_rows_of_wrapped_environments_play(make_agent, make_vector_env) -> None:

@@ -1,18 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from textgym.agents.ppo import (
-    AdaptiveKLController,
-    gae,
-    masked_mean,
-    masked_whiten,
-    policy_loss,
-    value_loss,
-)
+from textgym.agents.ppo import gae, policy_loss, value_loss
 
 LENGTHS = [5, 1, 3]
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
@@ -68,27 +59,6 @@ def test_gae_does_not_leak_from_one_episode_into_another() -> None:
     torch.testing.assert_close(together[2:, :3], alone)
 
 
-def test_masked_mean_ignores_infinities_outside() -> None:
-    x = torch.tensor([[1.0, 2.0, -torch.inf], [3.0, torch.nan, torch.nan]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    assert masked_mean(x, mask).item() == 2.0
-
-
-def test_whitening_ignores_masked_entries() -> None:
-    x = ragged(0)
-    white = masked_whiten(x, MASK)
-    assert white[MASK].mean().item() == pytest.approx(0, abs=1e-9)
-    assert white[MASK].var(correction=0).item() == pytest.approx(1, abs=1e-6)
-    assert (white[~MASK] == 0).all()
-    changed = x.masked_fill(~MASK, -3.0)
-    torch.testing.assert_close(masked_whiten(changed, MASK), white)
-
-
-def test_whitening_one_entry_gives_zero() -> None:
-    white = masked_whiten(torch.tensor([[3.0, 9.0]]), torch.tensor([[True, False]]))
-    assert white.tolist() == [[0.0, 0.0]]
-
-
 def test_policy_loss_by_hand() -> None:
     # Ratios 1.5 and 0.5 against a clip of 0.2, advantages of both signs, one masked entry.
     ratios = torch.tensor([[1.5, 1.5, 0.5, 0.5, 9.0]])
@@ -130,18 +100,3 @@ def test_value_loss_stops_pushing_where_it_is_clipped() -> None:
     returns, mask = torch.full((1, 3), 2.0), torch.ones(1, 3, dtype=torch.bool)
     value_loss(values, torch.zeros(1, 3), returns, mask, vf_clip_coef=0.2).backward()
     assert (values.grad[0] != 0).tolist() == [False, True, True]
-
-
-@pytest.mark.parametrize(
-    ("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (60.0, 1.02), (0.0, 0.98), (-5.0, 0.98)]
-)
-def test_kl_controller_steers_towards_its_target(kl: float, factor: float) -> None:
-    controller = AdaptiveKLController(coef=0.5, target=6.0, horizon=160)
-    controller.update(kl, num_episodes=16)
-    assert controller.coef == pytest.approx(0.5 * factor)
-
-
-def test_kl_controller_without_target_is_fixed() -> None:
-    controller = AdaptiveKLController(coef=0.5, target=None, horizon=160)
-    controller.update(math.inf, num_episodes=16)
-    assert controller.coef == 0.5

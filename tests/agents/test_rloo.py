@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from textgym.agents import RLOO, collect_episodes
+from textgym.agents import RLOO, groups, rloo
 from textgym.agents.rloo import leave_one_out_advantages, rloo_loss, sequence_log_ratio
 from textgym.exact import Trajectories, policy_gradient, returns_to_go
 
@@ -131,23 +131,24 @@ def test_a_completion_that_left_the_clip_is_pushed_no_further() -> None:
 # --- Agent
 
 
-def test_the_penalty_is_part_of_the_return(make_model, make_vector_env, tmp_path) -> None:
+def test_the_penalty_is_part_of_the_return(make_model, make_vector_env, recorded, tmp_path) -> None:
     agent = RLOO(
         make_model(), make_vector_env(4), episodes_per_iteration=8, kl_coef=0.7, log_dir=tmp_path
     )
     with torch.no_grad():  # a reference that differs
         agent.ref_policy.model.lm_head.weight.mul_(0.5)
-    rollout = collect_episodes(
-        agent.policy, agent.env, 8, torch.Generator().manual_seed(0), group_size=4
-    )
-    batch, kl = agent._label(rollout)
+    rollouts = recorded(groups, "collect_episodes")
+    losses = recorded(rloo, "rloo_loss")
+    row = agent.learn(1).history[0]
+    rollout, (_, advantages, _) = rollouts[0].result, losses[0].args
     with torch.no_grad():
-        ref = agent.ref_policy.evaluate(
-            rollout.input_ids, rollout.attention_mask, rollout.completion_mask
-        )
+        ref = agent.ref_policy.evaluate(*rollout.texts)
     log_ratio = (rollout.logprobs - ref.logprobs).sum(1)
     returns = (rollout.scores - 0.7 * log_ratio).tolist()
-    for i in range(8):
-        others = [returns[j] for j in range(8) if j // 4 == i // 4 and j != i]
-        assert batch.advantages[i].item() == pytest.approx(returns[i] - sum(others) / 3, abs=1e-4)
-    assert kl == pytest.approx(log_ratio.mean().item(), rel=1e-4)
+    expected = [
+        returns[i] - sum(returns[j] for j in range(8) if j // 4 == i // 4 and j != i) / 3
+        for i in range(8)
+    ]
+    # The minibatch, here all episodes, is shuffled.
+    assert sorted(advantages.tolist()) == pytest.approx(sorted(expected), abs=1e-4)
+    assert row["rollout/kl"] == pytest.approx(log_ratio.mean().item(), rel=1e-4)

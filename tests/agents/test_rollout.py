@@ -6,16 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.vector import VectorWrapper
 
+from textgym.agents.environment import action_rules, as_vector_env
 from textgym.agents.policy import LanguageModelPolicy
-from textgym.agents.rollout import (
-    Rollout,
-    action_rules,
-    as_vector_env,
-    collect_episodes,
-    left_padded,
-)
+from textgym.agents.rollout import Rollout, collect_episodes
 from textgym.errors import InvalidArgumentError
 
 
@@ -39,18 +34,29 @@ class Shaping(VectorWrapper):
 
 
 class Credit(VectorWrapper):
-    """Hands over 0, 1, 2, … as credit, ``excess`` entries too many."""
+    """Hands over 0, 1, 2, … as credit, ``num_missing`` entries too few.
 
-    excess = 0
+    With ``behind``, all rows are padded to one width, with this number behind the last step.
+    """
+
+    def __init__(self, env, behind: float | None = None, num_missing: int = 0) -> None:
+        super().__init__(env)
+        self.behind, self.num_missing = behind, num_missing
 
     def step(self, actions):
         *rest, infos = self.env.step(actions)
         if "_score" in infos:
-            infos["credit"] = np.full(self.num_envs, None, dtype=object)
             infos["_credit"] = infos["_score"]
+            infos["credit"] = np.full(self.num_envs, None, dtype=object)
+            if self.behind is not None:
+                infos["credit"] = np.full((self.num_envs, 6), self.behind, dtype=np.float32)
             for row in np.flatnonzero(infos["_score"]):
-                length = len(self.env.unwrapped.envs[row].completion)
-                infos["credit"][row] = np.arange(length + self.excess, dtype=np.float32)
+                length = len(self.env.unwrapped.envs[row].completion) - self.num_missing
+                credit = np.arange(length, dtype=np.float32)
+                if self.behind is None:
+                    infos["credit"][row] = credit
+                else:
+                    infos["credit"][row, :length] = credit
         return *rest, infos
 
 
@@ -155,19 +161,22 @@ def test_rewards_lie_at_the_token_that_was_paid(
     assert torch.equal(rollout.credit, rollout.rewards)
 
 
-def test_credit_of_the_infos_is_used(make_policy, make_vector_env, generator) -> None:
-    rollout = collect_episodes(make_policy(), Credit(make_vector_env(4)), 8, generator)
+@pytest.mark.parametrize("behind", [None, 0.0], ids=["one array per row", "padded matrix"])
+def test_credit_of_the_infos_is_used(make_policy, make_vector_env, generator, behind) -> None:
+    rollout = collect_episodes(make_policy(), Credit(make_vector_env(4), behind), 8, generator)
     for row, length in enumerate(rollout.episode_lengths.tolist()):
         assert rollout.credit[row, :length].tolist() == list(range(length))
         assert (rollout.credit[row, length:] == 0).all()
     assert torch.equal(rollout.env_returns, rollout.scores)
 
 
-def test_credit_of_another_length_is_refused(make_policy, make_vector_env, generator) -> None:
-    env = Credit(make_vector_env(4))
-    env.excess = 1
+@pytest.mark.parametrize("arguments", [{"num_missing": 1}, {"behind": 0.5}, {"behind": np.nan}])
+def test_credit_of_another_length_is_refused(
+    make_policy, make_vector_env, generator, arguments
+) -> None:
+    env = Credit(make_vector_env(4, min_new_tokens=4), **arguments)
     with pytest.raises(InvalidArgumentError, match="one number per step"):
-        collect_episodes(make_policy(), env, 4, generator)
+        collect_episodes(make_policy(), env, 8, generator)
 
 
 def test_score_stays_unshaped_where_step_pays_shaping(
@@ -236,27 +245,6 @@ def test_truncated_episodes_are_marked(make_policy, make_env, generator) -> None
     assert 0 < rollout.truncated.sum() < 12
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_environments_that_reset_by_themselves_are_refused(
-    make_policy, make_vector_env, generator, mode: AutoresetMode
-) -> None:
-    env = make_vector_env(2)
-    env.metadata = {"autoreset_mode": mode}
-    with pytest.raises(InvalidArgumentError, match=r"AutoresetMode\.DISABLED"):
-        collect_episodes(make_policy(), env, 2, generator)
-
-
-def test_environments_whose_rows_cannot_wait_are_refused(make_policy, make_env, generator) -> None:
-    env = SyncVectorEnv([make_env] * 2, autoreset_mode=AutoresetMode.DISABLED)
-    with pytest.raises(InvalidArgumentError, match="native vector environment"):
-        collect_episodes(make_policy(), env, 2, generator)
-
-
-def test_environments_without_tokens_are_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="input_ids and attention_mask"):
-        as_vector_env(gym.make("CartPole-v1"))
-
-
 @pytest.mark.parametrize("num_episodes", [0, 6])
 def test_episodes_must_fill_the_rows(
     make_policy, make_vector_env, generator, num_episodes: int
@@ -269,19 +257,3 @@ def test_an_environment_that_changes_the_token_is_refused(make_policy, make_env,
     env = gym.wrappers.TransformAction(make_env(), lambda action: (action + 1) % 20, None)
     with pytest.raises(InvalidArgumentError, match="append the chosen token"):
         collect_episodes(make_policy(), env, 1, generator)
-
-
-def test_padding_moves_to_the_left_and_shrinks() -> None:
-    observations = {
-        "input_ids": np.array([[5, 6, 0, 0], [4, 3, 2, 0]]),
-        "attention_mask": np.array([[1, 1, 0, 0], [1, 1, 1, 0]], dtype=np.int8),
-    }
-    ids, mask = left_padded(observations, pad_token_id=9)
-    assert ids.tolist() == [[9, 5, 6], [4, 3, 2]]
-    assert mask.tolist() == [[False, True, True], [True, True, True]]
-
-
-def test_an_empty_prompt_is_refused() -> None:
-    observations = {"input_ids": np.zeros((2, 3)), "attention_mask": np.array([[1, 0, 0], [0] * 3])}
-    with pytest.raises(InvalidArgumentError, match="at least one"):
-        left_padded(observations, pad_token_id=0)

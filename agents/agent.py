@@ -1,0 +1,377 @@
+"""What all agents have in common: set-up, the training loop, prediction, checkpoints.
+
+Each agent's own file has its hyperparameters, its mathematics, and one method that runs an
+iteration, from the rollout to the last optimizer step.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textgym.errors import InvalidArgumentError
+
+from .checkpoint import describe_model, model_from_description, read_checkpoint, write_checkpoint
+from .config import AgentConfig
+from .distribution import ActionRules, sample
+from .environment import (
+    action_rules,
+    as_vector_env,
+    check_num_episodes,
+    check_vocabulary,
+    left_padded,
+)
+from .kl import AdaptiveKLController
+from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
+from .policy import LanguageModelPolicy
+from .snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.vector import VectorEnv
+    from transformers import PreTrainedModel
+
+__all__ = ["Agent"]
+
+
+class Agent(ABC):
+    """Trains a causal language model on whole episodes, one token per step.
+
+    Each iteration samples episodes, updates the policy, and adapts the weight of the KL penalty; a
+    subclass writes it in :meth:`_iterate`. The reference policy is a frozen copy of the policy at
+    the start.
+
+    All randomness comes from ``seed``, with separate generators for prompts, tokens and
+    minibatches. So agents with equal seeds see equal prompts in every iteration, even if they
+    sample different tokens.
+
+    An iteration that is interrupted, by Ctrl-C or by any error, is undone: the agent is back in the
+    state after the last finished iteration, and can be saved or trained on from there.
+
+    Args:
+        policy: ``"embedded"``, a folder, a hub id, or a loaded causal language model. A loaded
+            model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
+        env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
+            finished rows wait. It must have the policy's vocabulary.
+        **hyperparameters: The fields of the class's ``config_class``.
+
+    Attributes:
+        name: The agent's name in progress bars, log folders and checkpoints.
+        config_class: The class of its hyperparameters.
+        config: Their values.
+        policy: The policy that is trained.
+        ref_policy: The frozen reference policy.
+        trained_parameters: The policy's parameters that are not frozen, by name.
+        history: One row of scalars per iteration.
+        num_timesteps: Number of tokens generated in training.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[AgentConfig]]
+    config: AgentConfig
+
+    def __init__(
+        self,
+        policy: str | Path | PreTrainedModel,
+        env: gym.Env | VectorEnv,
+        **hyperparameters: Any,
+    ) -> None:
+        from textgym.models.loading import load_language_model  # Imported here: slow.
+
+        config = self.config_class.from_keywords(**hyperparameters)
+        vector_env = as_vector_env(env)
+        try:
+            model = load_language_model(policy)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError("policy", policy, error.remedy) from None
+        check_vocabulary(policy, model, vector_env)
+        model = _in_float32(copy.deepcopy(model))
+        self._set_up(model, action_rules(vector_env), vector_env, config)
+
+    def _set_up(
+        self,
+        model: PreTrainedModel,
+        rules: ActionRules,
+        env: VectorEnv | None,
+        config: AgentConfig,
+    ) -> None:
+        if env is not None:
+            check_num_episodes(
+                "episodes_per_iteration", config.episodes_per_iteration, env.num_envs
+            )
+        self.config = config
+        self.env = env
+        self.policy = LanguageModelPolicy(
+            model,
+            rules,
+            temperature=config.temperature,
+            autocast_dtype=torch.bfloat16 if config.dtype else None,
+        ).to(config.device)
+        self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.trained_parameters = {
+            n: p for n, p in self.policy.named_parameters() if p.requires_grad
+        }
+        # No weight decay: it would pull the weights towards zero, while the KL penalty already
+        # pulls the policy to where it belongs, the reference policy.
+        self.optimizer = torch.optim.AdamW(
+            self.trained_parameters.values(), lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
+        self.kl_controller = AdaptiveKLController(
+            config.kl_coef, config.kl_target, config.kl_horizon
+        )
+        names = ("episodes", "tokens", "minibatches", "predict")
+        seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
+        self._generators = {
+            name: torch.Generator().manual_seed(int(seed))
+            for name, seed in zip(names, seeds, strict=True)
+        }
+        if config.log_dir is None:
+            self.log_dir = fresh_log_dir(prefix=self.name.lower())
+        else:
+            self.log_dir = Path(config.log_dir)
+        self.num_timesteps = 0
+        self.history: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._snapshot: Snapshot | None = None  # made by the first iteration
+        self._is_iterating = False
+
+    # --- Training
+
+    @abstractmethod
+    def _iterate(self, env: VectorEnv) -> dict[str, float]:
+        """Run one iteration: roll out, update the policy, adapt the KL penalty.
+
+        Adds the tokens of the rollout to ``num_timesteps``.
+
+        Returns:
+            The agent's scalars, ``rollout/kl`` among them.
+        """
+
+    def learn(
+        self,
+        total_timesteps: int,
+        progress_bar: bool = False,
+        callback: Callable[[dict[str, float]], bool | None] | None = None,
+    ) -> Self:
+        """Train for at least this many more tokens, in whole iterations.
+
+        A second call continues where the first one stopped.
+
+        Args:
+            total_timesteps: Number of tokens to generate.
+            progress_bar: Show a progress bar with the score and the KL.
+            callback: Called after each iteration with its row of scalars; False stops.
+
+        Returns:
+            The agent.
+
+        Raises:
+            InvalidArgumentError: If the agent has no environment.
+        """
+        if self.env is None:
+            raise InvalidArgumentError(
+                "env", None, f"training needs an environment: {self.name}.load(path, env=...)."
+            )
+        self._undo_unfinished_iteration()
+        start = self.num_timesteps
+        with (
+            MetricsLog(self.log_dir, dataclasses.asdict(self.config), self.history) as log,
+            TrainingProgress(total_timesteps, progress_bar, title=self.name) as progress,
+        ):
+            while self.num_timesteps - start < total_timesteps:
+                row = self._iterate_or_undo(self.env)
+                log.write(row)
+                progress.update(self.num_timesteps - start, row)
+                keep_going = callback(row) if callback is not None else None
+                if keep_going is not None and not keep_going:
+                    break
+        return self
+
+    def _iterate_or_undo(self, env: VectorEnv) -> dict[str, float]:
+        """Run one iteration and add its row to the history, or change nothing if it fails."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self)
+        else:
+            self._snapshot.take()
+        self._is_iterating = True
+        try:
+            started = time.perf_counter()
+            scalars = self._iterate(env)
+            self._seconds += time.perf_counter() - started
+            row = {
+                "time/iteration": len(self.history) + 1,
+                "time/total_timesteps": self.num_timesteps,
+                "time/seconds": self._seconds,
+                **scalars,
+            }
+            self.history.append(row)
+            self._is_iterating = False
+        except BaseException:
+            self._undo_unfinished_iteration()
+            raise
+        return row
+
+    def _undo_unfinished_iteration(self) -> None:
+        # Training and saving call this once more: a second Ctrl-C may have stopped the first call.
+        if self._is_iterating and self._snapshot is not None:
+            self._snapshot.restore()
+            self._is_iterating = False
+
+    # --- Prediction
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Choose the next token, with the interface of Stable-Baselines3.
+
+        An observation does not say where its prompt ends, so EOS counts as legal. To have it
+        masked, make the environment with ``action_mask_in_info=True`` and pass
+        ``info["action_mask"]`` as ``action_masks``.
+
+        Args:
+            observation: ``input_ids`` and ``attention_mask``, both (max_length,) or
+                (num_envs, max_length).
+            state: Ignored; the policy has no state.
+            episode_start: Ignored.
+            deterministic: Take the most probable token instead of sampling.
+            action_masks: True or 1 at legal tokens, (vocab,) or (num_envs, vocab).
+
+        Returns:
+            The tokens, int64 of shape () or (num_envs,), and None.
+        """
+        rules, device = self.policy.rules, self.config.device
+        is_single = np.ndim(observation["input_ids"]) == 1
+        batched = {name: np.atleast_2d(observation[name]) for name in observation}
+        ids, mask = (
+            torch.from_numpy(x).to(device) for x in left_padded(batched, rules.pad_token_id)
+        )
+        logits = self.policy.next_token_logits(ids, mask).cpu()
+        logprobs = self.policy.next_token_logprobs(logits, torch.tensor(rules.min_new_tokens))
+        if action_masks is not None:
+            legal = np.atleast_2d(np.asarray(action_masks, dtype=bool))  # (num_envs, num_actions)
+            logprobs[:, : rules.num_actions].masked_fill_(torch.from_numpy(~legal), -torch.inf)
+        if deterministic:
+            actions = logprobs.argmax(dim=-1)
+        else:
+            actions = sample(logprobs.log_softmax(dim=-1), self._generators["predict"])
+        return (actions[0] if is_single else actions).numpy(), None
+
+    # --- Checkpoints
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that an exact continuation needs into one file.
+
+        If an iteration was interrupted, the file holds the state after the last finished one.
+        """
+        self._undo_unfinished_iteration()
+        write_checkpoint(
+            path,
+            self.name,
+            {
+                "hyperparameters": dataclasses.asdict(self.config),
+                "rules": dataclasses.asdict(self.policy.rules),
+                "model": describe_model(self.policy.model),
+                "policy": self.policy.state_dict(),
+                "ref_policy": self.ref_policy.state_dict(),
+                "trained": list(self.trained_parameters),
+                "optimizer": self.optimizer.state_dict(),
+                "kl_coef": self.kl_controller.coef,
+                "generators": {
+                    name: generator.get_state() for name, generator in self._generators.items()
+                },
+                "num_timesteps": self.num_timesteps,
+                "seconds": self._seconds,
+                "history": self.history,
+            },
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: gym.Env | VectorEnv | None = None,
+        device: str | None = None,
+        log_dir: str | Path | None = None,
+    ) -> Self:
+        """Restore an agent from a file that :meth:`save` wrote.
+
+        The model's folder or hub id is not needed. With the same kind of environment, training
+        continues exactly as if it had not stopped, provided that the environment's episodes depend
+        on nothing but the seed of their reset.
+
+        Args:
+            path: The file.
+            env: The environment to train in; without one the agent can only predict.
+            device: Replaces the device that the agent was trained on.
+            log_dir: Replaces the folder that the agent logged to.
+
+        Raises:
+            InvalidArgumentError: If the file or the environment cannot be used.
+        """
+        contents = read_checkpoint(path, cls.name)
+        vector_env = None if env is None else as_vector_env(env)
+        changes = {
+            name: value
+            for name, value in (("device", device), ("log_dir", log_dir))
+            if value is not None
+        }
+        config = cls.config_class.from_keywords(**(contents["hyperparameters"] | changes))
+        rules = ActionRules(**contents["rules"])
+        if vector_env is not None:
+            trained, rules = rules, action_rules(vector_env)
+            if (rules.num_actions, rules.eos_token_id) != (
+                trained.num_actions,
+                trained.eos_token_id,
+            ):
+                raise InvalidArgumentError(
+                    "env", env, f"its actions are {rules}, but the agent was trained on {trained}."
+                )
+        agent = cls.__new__(cls)
+        model = model_from_description(contents["model"])
+        if "trained" in contents:  # Older files lack it: they come from training all parameters.
+            for name, parameter in model.named_parameters(prefix="model"):
+                parameter.requires_grad_(name in contents["trained"])
+        agent._set_up(model, rules, vector_env, config)
+        agent.policy.load_state_dict(contents["policy"])
+        agent.ref_policy.load_state_dict(contents["ref_policy"])
+        agent.optimizer.load_state_dict(contents["optimizer"])
+        agent.kl_controller.coef = contents["kl_coef"]
+        for name, generator in agent._generators.items():
+            generator.set_state(contents["generators"][name])
+        agent.num_timesteps = contents["num_timesteps"]
+        agent.history = contents["history"]
+        agent._seconds = contents["seconds"]
+        return agent
+
+
+def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
+    """Cast weights to float32 where needed: in bfloat16, small steps would be lost in rounding."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.dtype == torch.float32 for t in tensors if t.is_floating_point()):
+        return model  # Even such a cast is forbidden for models loaded from a GGUF file.
+    try:
+        return model.float()
+    except ValueError as error:
+        raise InvalidArgumentError(
+            "policy",
+            type(model).__name__,
+            f"its weights cannot be cast to float32: load it with dtype=torch.float32 ({error}).",
+        ) from None

@@ -1,0 +1,118 @@
+"""The hyperparameters that all agents share, and their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Self
+
+import torch
+
+from textgym.errors import InvalidArgumentError
+
+__all__ = ["AgentConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """Hyperparameters of every agent; a subclass adds its own.
+
+    Raises:
+        InvalidArgumentError: If a value is out of range.
+    """
+
+    episodes_per_iteration: int = 16
+    """Episodes sampled per iteration; a multiple of the environment's ``num_envs``."""
+    learning_rate: float = 5e-5
+    """Learning rate of AdamW, constant."""
+    num_epochs: int = 4
+    """Passes over the episodes of an iteration."""
+    minibatch_size: int | None = 4
+    """Episodes per gradient step; None takes all episodes of the iteration."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    kl_coef: float = 0.1
+    """Weight of the KL penalty per token; the initial weight if ``kl_target`` is set."""
+    kl_target: float | None = 6.0
+    """KL per episode, in nats, that the penalty is steered towards; None keeps ``kl_coef``."""
+    kl_horizon: float = 160.0
+    """Number of episodes in which the weight can rise or fall by at most about a fifth."""
+    max_grad_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+    temperature: float = 1.0
+    """Divides the logits of the policy and the reference policy, in sampling and in training."""
+    seed: int = 0
+    """Seeds all of the agent's random generators."""
+    device: str = "cpu"
+    """Device of the models, by its torch name."""
+    dtype: str | None = None
+    """Autocast dtype of the models: "bfloat16", or None for float32."""
+    log_dir: str | None = None
+    """Folder for metrics.jsonl and TensorBoard files; None makes a new folder in runs/."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes_per_iteration", "num_epochs"):
+            self._check(name, Integral, "a whole number of at least 1", minimum=1)
+        if self.minibatch_size is not None:
+            self._check("minibatch_size", Integral, "a whole number of at least 1", minimum=1)
+        self._check("seed", Integral, "a whole number of at least 0", minimum=0)
+        for name in ("learning_rate", "kl_horizon", "max_grad_norm", "temperature"):
+            self._check(name, Real, "a finite number above 0", above=0)
+        for name in ("ent_coef", "kl_coef"):
+            self._check(name, Real, "a finite number of at least 0", minimum=0)
+        if self.kl_target is not None:
+            self._check("kl_target", Real, "a finite number above 0, or None", above=0)
+        if (self.minibatch_size or 1) > self.episodes_per_iteration:
+            raise InvalidArgumentError(
+                "minibatch_size",
+                self.minibatch_size,
+                f"must be at most episodes_per_iteration={self.episodes_per_iteration}.",
+            )
+        if self.dtype not in (None, "bfloat16", torch.bfloat16):
+            # float16 would need loss scaling, and float32 is what None means.
+            raise InvalidArgumentError("dtype", self.dtype, 'must be "bfloat16" or None.')
+        # Imported here: it takes seconds, and whoever only reads the defaults does not need it.
+        from textgym.models.loading import parse_device
+
+        object.__setattr__(self, "device", str(parse_device(self.device)))
+        object.__setattr__(self, "dtype", self.dtype and "bfloat16")
+        object.__setattr__(self, "log_dir", self.log_dir and str(self.log_dir))
+
+    def _check(
+        self,
+        name: str,
+        kind: type,
+        remedy: str,
+        minimum: float = -math.inf,
+        maximum: float = math.inf,
+        above: float = -math.inf,
+    ) -> None:
+        value: Any = getattr(self, name)
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not (is_number and math.isfinite(value) and minimum <= value <= maximum):
+            raise InvalidArgumentError(name, value, f"must be {remedy}.")
+        if value <= above:
+            raise InvalidArgumentError(name, value, f"must be {remedy}.")
+
+    def _check_flag(self, name: str) -> None:
+        if not isinstance(getattr(self, name), bool):
+            raise InvalidArgumentError(name, getattr(self, name), "must be True or False.")
+
+    @classmethod
+    def from_keywords(cls, **hyperparameters: Any) -> Self:
+        """Like the constructor, but suggests the right name for a misspelt one.
+
+        Raises:
+            InvalidArgumentError: If a hyperparameter is unknown, or its value is out of range.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name, value in hyperparameters.items():
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
+                raise InvalidArgumentError(
+                    name, value, f"no such hyperparameter; did you mean {', '.join(close)}?"
+                )
+        return cls(**hyperparameters)

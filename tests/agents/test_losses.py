@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from textgym.agents import LanguageModelPolicy, collect_episodes
+from textgym.agents.environment import action_rules
+from textgym.agents.losses import Batch, clip_gradients, masked_mean, masked_whiten
+
+MASK = torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
+
+
+def ragged(seed: int) -> torch.Tensor:
+    """Numbers inside the mask, rubbish outside."""
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x.masked_fill(~MASK, 1e6)
+
+
+def test_masked_mean_ignores_infinities_outside() -> None:
+    x = torch.tensor([[1.0, 2.0, -torch.inf], [3.0, torch.nan, torch.nan]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert masked_mean(x, mask).item() == 2.0
+
+
+def test_whitening_ignores_masked_entries() -> None:
+    x = ragged(0)
+    white = masked_whiten(x, MASK)
+    assert white[MASK].mean().item() == pytest.approx(0, abs=1e-9)
+    assert white[MASK].var(correction=0).item() == pytest.approx(1, abs=1e-6)
+    assert (white[~MASK] == 0).all()
+    changed = x.masked_fill(~MASK, -3.0)
+    torch.testing.assert_close(masked_whiten(changed, MASK), white)
+
+
+def test_whitening_one_entry_gives_zero() -> None:
+    white = masked_whiten(torch.tensor([[3.0, 9.0]]), torch.tensor([[True, False]]))
+    assert white.tolist() == [[0.0, 0.0]]
+
+
+def parameters_with_gradients(*gradients: list[float]) -> list[torch.nn.Parameter]:
+    parameters = [torch.nn.Parameter(torch.zeros(len(gradient))) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = torch.tensor(gradient)
+    return parameters
+
+
+def test_gradients_above_the_norm_are_scaled_down_together() -> None:
+    parameters = parameters_with_gradients([3.0], [0.0, 4.0])
+    assert clip_gradients(parameters, max_norm=2.5).item() == 5.0
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([1.5]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.0, 2.0]))
+
+
+def test_gradients_below_the_norm_stay_as_they_are() -> None:
+    parameters = [*parameters_with_gradients([3.0], [0.0, 4.0]), torch.nn.Parameter(torch.ones(1))]
+    assert clip_gradients(iter(parameters), max_norm=5.1).item() == 5.0
+    assert parameters[0].grad.item() == 3.0
+    assert parameters[1].grad.tolist() == [0.0, 4.0]
+    assert parameters[2].grad is None
+
+
+def test_gradients_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(RuntimeError, match="non-finite"):
+        clip_gradients(parameters_with_gradients([torch.nan]), max_norm=1.0)
+
+
+def test_minibatches_lose_their_common_padding_and_nothing_else(
+    make_model, make_vector_env, generator
+) -> None:
+    env = make_vector_env(4)
+    policy = LanguageModelPolicy(make_model(), action_rules(env))
+    torch.nn.init.normal_(policy.value_head.weight)
+    batch = Batch(*collect_episodes(policy, env, 16, generator).texts)
+    shapes = set()
+    with torch.no_grad():
+        whole = policy.evaluate(*batch.texts)
+        for indices in torch.arange(16).split(2):
+            minibatch = batch.minibatch(indices)
+            num_steps = minibatch.completion_mask.shape[1]
+            for part, of_whole in zip(policy.evaluate(*minibatch.texts), whole, strict=True):
+                expected = of_whole[indices]
+                torch.testing.assert_close(part, expected[:, :num_steps], atol=1e-5, rtol=1e-5)
+                assert (expected[:, num_steps:] == 0).all()
+            shapes.add(tuple(minibatch.input_ids.shape))
+    assert len(shapes) > 1

@@ -142,7 +142,7 @@ def test_read_outs_come_from_the_reward_model_and_its_score_is_told():
     env = make()
     env.unwrapped.request_readouts([PrefixScores(), AttentionRow()])
     _, info = run_episode(env, words("very good not bad so wonderful it was"), seed=0)
-    scored = env.unwrapped.scored
+    scored = env.unwrapped.last_step.scored
     assert scored.score.tolist() == [5.0]
     predicted = scored[PrefixScores()][0, -1].item()
     assert info["reward_model_score"] == pytest.approx(predicted, abs=1e-5)
@@ -187,8 +187,7 @@ def test_batched_credit_sums_to_the_programs_score():
     envs.reset(seed=0)
     for actions in np.random.default_rng(1).integers(3, len(VOCABULARY), (8, N)):
         *_, infos = envs.step(actions)
-    sums = [credit.sum() for credit in infos["credit"]]
-    np.testing.assert_allclose(sums, infos["score"], atol=1e-4)
+    np.testing.assert_allclose(infos["credit"].sum(axis=1), infos["score"], atol=1e-4)
     np.testing.assert_array_equal(infos["contributions"].sum(axis=1), infos["score"])
 
 

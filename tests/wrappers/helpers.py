@@ -27,6 +27,17 @@ def make_envs(tiny, mode=AutoresetMode.NEXT_STEP, num_envs=N, **changes):
     )
 
 
+def texts(env):
+    """Token ids of the texts so far, prompt and completion, one list per row."""
+    now = env.unwrapped.completions
+    return [ids[mask].tolist() for ids, mask in zip(now.input_ids, now.attention_mask, strict=True)]
+
+
+def num_new_tokens(env):
+    """How many tokens each completion has so far, shape (num_envs,)."""
+    return env.unwrapped.completions.completion_mask.sum(1).numpy()
+
+
 @contextmanager
 def count_tokens(module):
     """A list that gets the number of tokens of every forward pass of a model, padding included."""

@@ -10,7 +10,17 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from tests.wrappers.helpers import EOS, MODES, N, count_tokens, make_env, make_envs, play, scripted
+from tests.wrappers.helpers import (
+    EOS,
+    MODES,
+    N,
+    count_tokens,
+    make_env,
+    make_envs,
+    play,
+    scripted,
+    texts,
+)
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers import LanguageModelFeatures, vector
 
@@ -28,12 +38,12 @@ def test_the_observation_is_the_last_hidden_state_of_the_newest_token(tiny, lang
     assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (SIZE,), np.float32)
     observation, _ = env.reset(seed=0, options={"max_new_tokens": 5})
     for action in (40, 50, 60, 70, 80):
-        expected = expected_hidden(language_model, env.unwrapped.texts[0])
+        expected = expected_hidden(language_model, texts(env)[0])
         np.testing.assert_allclose(observation, expected, atol=1e-5)
         assert observation in env.observation_space
         observation, *_ = env.step(action)
-    assert env.unwrapped.texts[0][-5:] == [40, 50, 60, 70, 80]
-    expected = expected_hidden(language_model, env.unwrapped.texts[0])
+    assert texts(env)[0][-5:] == [40, 50, 60, 70, 80]
+    expected = expected_hidden(language_model, texts(env)[0])
     np.testing.assert_allclose(observation, expected, atol=1e-5)  # of the finished text
 
 
@@ -41,7 +51,7 @@ def test_candidates_follow_with_log_probabilities_and_embeddings(tiny, language_
     env = LanguageModelFeatures(make_env(tiny), language_model, top_k=3)
     observation, _ = env.reset(seed=0)
     with torch.no_grad():
-        logits = language_model(torch.tensor(env.unwrapped.texts)).logits[0, -1]
+        logits = language_model(torch.tensor(texts(env))).logits[0, -1]
     logits[EOS] = -torch.inf  # not legal yet
     top = logits.log_softmax(0).topk(3)
     embeddings = language_model.get_input_embeddings().weight[top.indices].detach()
@@ -93,7 +103,7 @@ def test_each_token_goes_through_the_model_once(tiny, language_model):
     envs = vector.LanguageModelFeatures(make_envs(tiny, AutoresetMode.DISABLED), language_model)
     with count_tokens(language_model) as sizes:
         envs.reset(seed=0, options={"prompt": "This film", "max_new_tokens": 5})
-        prompt = len(envs.unwrapped.texts[0])
+        prompt = len(texts(envs)[0])
         for _ in range(8):  # Rows that wait cost nothing.
             envs.step(np.full(N, 40))
     assert sizes == [N * prompt, *[N] * 5]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from tests.wrappers.helpers import EOS, MODES, N, count_tokens, make_env, make_envs, scripted
+from tests.wrappers.helpers import EOS, MODES, N, count_tokens, make_env, make_envs, scripted, texts
 from textgym.agents import ActionRules, LanguageModelPolicy
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers import (
@@ -34,7 +34,7 @@ def test_the_term_is_the_log_probability_of_the_token_in_the_masked_distribution
 ):
     env = ReferenceLogProb(make_env(tiny, min_new_tokens=3), 0.5, language_model)
     env.reset(seed=0, options={"max_new_tokens": 9})
-    prompt = env.unwrapped.texts[0]
+    prompt = texts(env)[0]
     actions = [40, 50, 60, 70, EOS]
     infos = [env.step(action)[-1] for action in actions]
     expected = expected_logprobs(language_model, env.unwrapped, prompt, actions)
@@ -48,7 +48,7 @@ def test_an_illegal_end_is_measured_without_the_rule(tiny, language_model):
     env = ReferenceLogProb(make_env(tiny, min_new_tokens=3), 1.0, language_model)
     env.reset(seed=0)
     with torch.no_grad():
-        logits = language_model(torch.tensor(env.unwrapped.texts)).logits[0, -1]
+        logits = language_model(torch.tensor(texts(env))).logits[0, -1]
     _, reward, terminated, _, info = env.step(EOS)
     assert terminated
     assert info["reference_logprob"] == pytest.approx(float(logits.log_softmax(0)[EOS]), abs=1e-5)
@@ -60,9 +60,9 @@ def test_the_token_is_seen_through_wrappers_that_change_actions(tiny, language_m
     inside = TopKActions(ReferenceLogProb(make_env(tiny), 1.0, language_model), 5, language_model)
     for env in (outside, inside):
         env.reset(seed=0, options={"max_new_tokens": 4})
-        prompt = env.unwrapped.texts[0]
+        prompt = texts(env)[0]
         terms = [env.step(action)[-1]["reference_logprob"] for action in (4, 0, 2, 3)]
-        completion = env.unwrapped.texts[0][len(prompt) :]
+        completion = texts(env)[0][len(prompt) :]
         expected = expected_logprobs(language_model, env.unwrapped, prompt, completion)
         np.testing.assert_allclose(terms, expected, atol=1e-5)
 
@@ -82,10 +82,10 @@ def test_rows_are_paid_for_their_own_tokens_and_only_when_they_act(tiny, languag
     envs = vector.ReferenceLogProb(make_envs(tiny, mode), 0.3, language_model)
     envs.reset(seed=3)
     base = envs.unwrapped
-    sums, prompts = np.zeros(N), [list(text) for text in base.texts]
+    sums, prompts = np.zeros(N), [list(text) for text in texts(base)]
     count = 0
     for actions in scripted(300, 25, early_end=5):
-        waiting, before = base.ended, base.texts
+        waiting, before = base.ended, texts(base)
         _, rewards, ended, _, infos = envs.step(actions)
         np.testing.assert_array_equal(infos["_reference_logprob"], ~waiting)
         np.testing.assert_allclose(
@@ -96,7 +96,7 @@ def test_rows_are_paid_for_their_own_tokens_and_only_when_they_act(tiny, languag
             if waiting[row]:
                 assert rewards[row] == infos["reference_logprob"][row] == 0
                 if mode is AutoresetMode.NEXT_STEP:
-                    prompts[row] = base.texts[row]
+                    prompts[row] = texts(base)[row]
             elif ended[row]:
                 completion = [*before[row], actions[row]][len(prompts[row]) :]
                 expected = expected_logprobs(language_model, base, prompts[row], completion)
@@ -105,12 +105,12 @@ def test_rows_are_paid_for_their_own_tokens_and_only_when_they_act(tiny, languag
                 shaped = final["score"][row] + sums[row]
                 assert final["shaped_return"][row] == pytest.approx(shaped, abs=1e-4)
                 assert final["unshaped_return"][row] == pytest.approx(final["score"][row])
-                prompts[row], sums[row] = base.texts[row], 0.0
+                prompts[row], sums[row] = texts(base)[row], 0.0
                 count += 1
         if mode is AutoresetMode.DISABLED and ended.any():
             envs.reset(options={"reset_mask": ended})
             for row in np.flatnonzero(ended):
-                prompts[row] = base.texts[row]
+                prompts[row] = texts(base)[row]
     assert count > 8
 
 
@@ -120,7 +120,7 @@ def test_one_pass_serves_features_candidates_and_the_term(tiny, language_model):
     envs = vector.ReferenceLogProb(envs, 0.1, language_model)
     with count_tokens(language_model) as sizes:
         envs.reset(seed=0, options={"prompt": "This film", "max_new_tokens": 4})
-        prompt = len(envs.unwrapped.texts[0])
+        prompt = len(texts(envs)[0])
         for _ in range(6):
             envs.step(np.zeros(N, dtype=int))
     assert sizes == [N * prompt, N, N, N, N]

@@ -9,7 +9,17 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
-from tests.wrappers.helpers import EOS, MODES, N, count_tokens, make_env, make_envs, scripted
+from tests.wrappers.helpers import (
+    EOS,
+    MODES,
+    N,
+    count_tokens,
+    make_env,
+    make_envs,
+    num_new_tokens,
+    scripted,
+    texts,
+)
 from textgym.agents import ActionRules
 from textgym.agents.distribution import masked_logprobs
 from textgym.errors import InvalidArgumentError
@@ -21,9 +31,9 @@ K = 6
 def expected_candidates(model, base, row=0):
     """From a plain forward, and the distribution that the bundled agents sample from."""
     with torch.no_grad():
-        logits = model(torch.tensor([base.texts[row]])).logits[0, -1]
+        logits = model(torch.tensor([texts(base)[row]])).logits[0, -1]
     rules = ActionRules(base.task.vocab_size, base.task.eos_token_id, base.min_new_tokens)
-    logprobs = masked_logprobs(logits, torch.tensor(base.num_new_tokens[row]), rules)
+    logprobs = masked_logprobs(logits, torch.tensor(num_new_tokens(base)[row]), rules)
     return logprobs.topk(K).indices.numpy()
 
 
@@ -36,7 +46,7 @@ def test_every_action_takes_its_candidate(tiny, language_model):
             expected = expected_candidates(language_model, env.unwrapped)
             np.testing.assert_array_equal(env.candidates, expected)
             *_, terminated, _, info = env.step(action)
-            assert info["token"] == expected[action] == env.unwrapped.texts[0][-1]
+            assert info["token"] == expected[action] == texts(env)[0][-1]
         assert terminated
 
 
@@ -64,15 +74,15 @@ def test_rows_take_the_candidates_of_their_own_texts(tiny, language_model, mode)
             for row in range(N)
         ]
         _, _, ended, _, infos = envs.step(actions)
-        np.testing.assert_array_equal(base.tokens_taken, expected)
+        np.testing.assert_array_equal(base.last_step.tokens, expected)
         assert infos["_token"].tolist() == (~waiting).tolist()
         np.testing.assert_array_equal(infos["token"][~waiting], np.array(expected)[~waiting])
         if mode is AutoresetMode.SAME_STEP and ended.any():
             np.testing.assert_array_equal(infos["final_info"]["_token"], ended)
         if mode is AutoresetMode.DISABLED and ended.all():
-            before = base.texts
+            before = texts(base)
             envs.step(actions)  # All rows wait.
-            assert base.texts == before
+            assert texts(base) == before
             envs.reset(options={"reset_mask": ended})
 
 
@@ -84,7 +94,7 @@ def test_candidates_cost_no_pass_of_their_own_beside_features(tiny, language_mod
         env = wrap(make_env(tiny))
         with count_tokens(language_model) as sizes:
             env.reset(seed=0, options={"prompt": "This film", "max_new_tokens": 5})
-            prompt = len(env.unwrapped.texts[0])
+            prompt = len(texts(env)[0])
             for _ in range(5):
                 env.step(1)
         assert sizes == [prompt, 1, 1, 1, 1, 1]
@@ -116,12 +126,12 @@ def test_actions_that_are_no_candidates_are_refused(tiny, language_model):
     env = TopKActions(make_env(tiny), K, language_model)
     env.reset(seed=0)
     for action in (-1, K, 0.5):
-        with pytest.raises(InvalidArgumentError, match="number of a candidate"):
+        with pytest.raises(InvalidArgumentError, match="index of a candidate"):
             env.step(action)
     envs = vector.TopKActions(make_envs(tiny), K, language_model)
     envs.reset(seed=0)
     for actions in (np.zeros(N - 1, dtype=int), np.full(N, -1), np.full(N, K), np.zeros(N)):
-        with pytest.raises(InvalidArgumentError, match="numbers of candidates"):
+        with pytest.raises(InvalidArgumentError, match="indices of candidates"):
             envs.step(actions)
 
 
@@ -137,7 +147,7 @@ def test_rows_that_wait_are_not_read(tiny, language_model):
     envs.reset(seed=0, options={"prompt": "I", "max_new_tokens": 2})
     first = np.array([True, False, False, False])
     envs.reset(options={"prompt": "I", "max_new_tokens": 9, "reset_mask": first})
-    prompt = len(envs.unwrapped.texts[0])
+    prompt = len(texts(envs)[0])
     with count_tokens(language_model) as sizes:
         for _ in range(3):
             envs.step(np.zeros(N, dtype=int))

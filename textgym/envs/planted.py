@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.envs.task import TextGenerationTask
+from textgym.envs.arguments import (
+    TextGenerationArguments,
+    VectorArguments,
+    document_arguments,
+    init_takes,
+)
+from textgym.envs.task import TextGenerationTask, token_lists
 from textgym.envs.text_generation import TextGenerationEnv
 from textgym.envs.text_generation_vector import TextGenerationVectorEnv
 from textgym.errors import InvalidArgumentError
-from textgym.models import RewardModel, ScoredCompletions
-from textgym.models.readouts import Readout
+from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
 from textgym.planted import PROMPTS, TOKEN_IDS, contributions, optimal_score, score
 from textgym.prompts import PromptSource
 
-__all__ = ["PlantedEnv", "PlantedTask", "PlantedVectorEnv", "ScoredByProgram"]
+__all__ = [
+    "PlantedArguments",
+    "PlantedEnv",
+    "PlantedTask",
+    "PlantedVectorArguments",
+    "PlantedVectorEnv",
+    "ScoredByProgram",
+]
+
+
+@dataclass(frozen=True)
+class PlantedArguments(TextGenerationArguments):
+    """The arguments of :class:`PlantedEnv`, which documents them."""
+
+    tokenizer: Annotated[
+        str | Path | PreTrainedTokenizerBase,
+        '`"planted"`, or another tokenizer with the vocabulary of the program.',
+    ] = "planted"
+    reward_model: Annotated[
+        str | Path | PreTrainedModel | RewardModel,
+        'Where the read-outs come from: `"planted"`, a local folder, a hub id, a loaded sequence '
+        "classifier, or a :class:`textgym.models.RewardModel`. It must share the tokenizer.",
+    ] = "planted"
+    prompts: Annotated[
+        str | Path | Sequence[str] | PromptSource | Any,
+        "Where episodes start, in words of the vocabulary; see "
+        ":func:`textgym.prompts.load_prompts`.",
+    ] = PROMPTS
+    _: KW_ONLY
+    min_new_tokens: int = 8
+    max_new_tokens: int = 8
+
+
+@dataclass(frozen=True)
+class PlantedVectorArguments(PlantedArguments, VectorArguments):
+    """The arguments of :class:`PlantedVectorEnv`, which documents them."""
 
 
 @dataclass(frozen=True)
@@ -39,69 +78,52 @@ class ScoredByProgram(ScoredCompletions):
 class PlantedTask(TextGenerationTask):
     """Text generation scored by the program of :mod:`textgym.planted`.
 
-    The reward model supplies the read-outs alone. Arguments are those of
-    :class:`textgym.envs.task.TextGenerationTask`.
+    The reward model supplies only the read-outs.
+
+    Args:
+        arguments: The arguments of the environment.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used, or the tokenizer has another vocabulary
             than the program.
     """
 
-    def __init__(
-        self, tokenizer: str | Path | PreTrainedTokenizerBase, *arguments: Any, **keywords: Any
-    ) -> None:
-        super().__init__(tokenizer, *arguments, **keywords)
+    def __init__(self, arguments: TextGenerationArguments) -> None:
+        super().__init__(arguments)
         if self.tokenizer.get_vocab() != TOKEN_IDS:
             raise InvalidArgumentError(
                 "tokenizer",
-                getattr(self.tokenizer, "name_or_path", tokenizer),
+                getattr(self.tokenizer, "name_or_path", arguments.tokenizer),
                 'the program knows its own tokens only; pass "planted"',
             )
 
-    def score(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Sequence[Sequence[int]],
-        readouts: frozenset[Readout],
-    ) -> ScoredByProgram:
+    def score(self, completions: Completions, readouts: frozenset[Readout]) -> ScoredByProgram:
         """Have the reward model read finished completions, and the program score them."""
-        scored = super().score(prompt_ids, completion_ids, readouts)
+        scored = super().score(completions, readouts)
+        texts = [prompt + ids for prompt, ids in zip(*token_lists(completions), strict=True)]
         values: dict[str, Any] = {one.name: getattr(scored, one.name) for one in fields(scored)}
-        values["score"] = scored.score.new_tensor(
-            [
-                score([*prompt, *completion])
-                for prompt, completion in zip(prompt_ids, completion_ids, strict=True)
-            ]
-        )
+        values["score"] = scored.score.new_tensor([score(text) for text in texts])
         return ScoredByProgram(**values, reward_model_score=scored.score)
 
     def final_infos(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Sequence[Sequence[int]],
-        budgets: Sequence[int],
-        scored: ScoredCompletions,
-    ) -> list[dict[str, Any]]:
+        self, completions: Completions, budgets: np.ndarray, scored: ScoredCompletions
+    ) -> dict[str, np.ndarray]:
         """The infos of the base class, and what the program knows; see :class:`PlantedEnv`."""
         assert isinstance(scored, ScoredByProgram)
-        infos = super().final_infos(prompt_ids, completion_ids, budgets, scored)
-        for info, prompt, completion, budget, predicted in zip(
-            infos,
-            prompt_ids,
-            completion_ids,
-            budgets,
-            scored.reward_model_score.tolist(),
-            strict=True,
-        ):
-            # Of one length whatever the episode's, so that vector environments can stack them.
-            padded = np.zeros(self.max_new_tokens, dtype=np.float32)
-            padded[: len(completion)] = contributions([*prompt, *completion])[len(prompt) :]
-            info["contributions"] = padded
-            info["optimal_score"] = optimal_score(prompt, budget)
-            info["reward_model_score"] = predicted
+        infos = super().final_infos(completions, budgets, scored)
+        prompts, generated = token_lists(completions)
+        # As many columns in every batch, so that vector environments can stack them.
+        infos["contributions"] = np.zeros((len(prompts), self.max_new_tokens), dtype=np.float32)
+        for row, prompt, ids in zip(infos["contributions"], prompts, generated, strict=True):
+            row[: len(ids)] = contributions([*prompt, *ids])[len(prompt) :]
+        infos["optimal_score"] = np.array(
+            [optimal_score(*one) for one in zip(prompts, budgets.tolist(), strict=True)]
+        )
+        infos["reward_model_score"] = np.array(scored.reward_model_score.tolist())
         return infos
 
 
+@document_arguments
 class PlantedEnv(TextGenerationEnv):
     r"""Write a text that a known program scores: the truth about every token's credit is at hand.
 
@@ -177,17 +199,7 @@ class PlantedEnv(TextGenerationEnv):
     * v0: Initial version.
 
     Args:
-        tokenizer: `"planted"`, or another tokenizer with the vocabulary of the program.
-        reward_model: `"planted"`, a local folder, a hub id, a loaded sequence classifier, or a
-            :class:`textgym.models.RewardModel`, for the read-outs. It must share the tokenizer.
-        prompts: See :func:`textgym.prompts.load_prompts`; of words of the vocabulary.
-        prompt_column: Column of the prompts in a dataset or file.
-        min_new_tokens: Smallest budget; EOS before that many tokens is illegal.
-        max_new_tokens: Largest budget.
-        device: Where the reward model runs, if it is loaded by name.
-        dtype: Its dtype, if it is loaded by name; None for float32.
-        action_mask_in_info: Whether `info` holds the action mask.
-        render_mode: `"ansi"`, `"human"` or None; see :class:`textgym.envs.TextGenerationEnv`.
+        arguments: The fields of :class:`textgym.envs.planted.PlantedArguments`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used; the message names the remedy.
@@ -195,34 +207,12 @@ class PlantedEnv(TextGenerationEnv):
 
     task_class = PlantedTask
 
-    def __init__(
-        self,
-        tokenizer: str | Path | PreTrainedTokenizerBase = "planted",
-        reward_model: str | Path | PreTrainedModel | RewardModel = "planted",
-        prompts: str | Path | Sequence[str] | PromptSource | Any = PROMPTS,
-        *,
-        prompt_column: str | None = None,
-        min_new_tokens: int = 8,
-        max_new_tokens: int = 8,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype | None = None,
-        action_mask_in_info: bool = False,
-        render_mode: str | None = None,
-    ) -> None:
-        super().__init__(
-            tokenizer,
-            reward_model,
-            prompts,
-            prompt_column=prompt_column,
-            min_new_tokens=min_new_tokens,
-            max_new_tokens=max_new_tokens,
-            device=device,
-            dtype=dtype,
-            action_mask_in_info=action_mask_in_info,
-            render_mode=render_mode,
-        )
+    @init_takes(PlantedArguments)
+    def __init__(self, arguments: PlantedArguments) -> None:
+        super().__init__(**vars(arguments))
 
 
+@document_arguments
 class PlantedVectorEnv(TextGenerationVectorEnv):
     """Several :class:`textgym.envs.PlantedEnv` in one, with one reward-model call per step.
 
@@ -232,18 +222,7 @@ class PlantedVectorEnv(TextGenerationVectorEnv):
     (num_envs, max_new_tokens).
 
     Args:
-        num_envs: Number of rows.
-        tokenizer: See :class:`textgym.envs.PlantedEnv`, as for all but the last.
-        reward_model: As there.
-        prompts: As there.
-        prompt_column: As there.
-        min_new_tokens: As there.
-        max_new_tokens: As there.
-        device: As there.
-        dtype: As there.
-        action_mask_in_info: As there.
-        render_mode: `"ansi"` or None.
-        autoreset_mode: What follows the end of an episode.
+        arguments: The fields of :class:`textgym.envs.planted.PlantedVectorArguments`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used; the message names the remedy.
@@ -251,33 +230,6 @@ class PlantedVectorEnv(TextGenerationVectorEnv):
 
     task_class = PlantedTask
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        tokenizer: str | Path | PreTrainedTokenizerBase = "planted",
-        reward_model: str | Path | PreTrainedModel | RewardModel = "planted",
-        prompts: str | Path | Sequence[str] | PromptSource | Any = PROMPTS,
-        *,
-        prompt_column: str | None = None,
-        min_new_tokens: int = 8,
-        max_new_tokens: int = 8,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype | None = None,
-        action_mask_in_info: bool = False,
-        render_mode: str | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-    ) -> None:
-        super().__init__(
-            num_envs,
-            tokenizer,
-            reward_model,
-            prompts,
-            prompt_column=prompt_column,
-            min_new_tokens=min_new_tokens,
-            max_new_tokens=max_new_tokens,
-            device=device,
-            dtype=dtype,
-            action_mask_in_info=action_mask_in_info,
-            render_mode=render_mode,
-            autoreset_mode=autoreset_mode,
-        )
+    @init_takes(PlantedVectorArguments)
+    def __init__(self, arguments: PlantedVectorArguments) -> None:
+        super().__init__(**vars(arguments))

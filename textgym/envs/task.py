@@ -1,93 +1,114 @@
-"""The decision process: what the single and the batched environment have in common."""
+"""The decision process: prompts, token budgets, legal actions, scores and infos."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.envs.arguments import TextGenerationArguments
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,
     Readout,
-    RewardModel,
     ScoredCompletions,
     load_reward_model,
     load_tokenizer,
 )
-from textgym.prompts import PromptSource, encode_prompts, load_prompts
-from textgym.rendering import credit_text, to_ansi, token_pieces
+from textgym.prompts import encode_prompts, load_prompts
+from textgym.rendering import token_pieces
 
-__all__ = ["TextEnvironment", "TextGenerationTask"]
+__all__ = ["TextGenerationTask", "token_lists"]
+
+
+def token_lists(completions: Completions) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of each prompt and of each completion, for texts padded on the right."""
+    prompts, generated = [], []
+    ends = completions.attention_mask.sum(1).tolist()
+    lengths = completions.completion_mask.sum(1).tolist()
+    for ids, end, length in zip(completions.input_ids.tolist(), ends, lengths, strict=True):
+        prompts.append(ids[: end - length])
+        generated.append(ids[end - length : end])
+    return prompts, generated
+
+
+def _differing_tokenizers(
+    arguments: TextGenerationArguments,
+    ours: PreTrainedTokenizerBase,
+    theirs: PreTrainedTokenizerBase,
+) -> InvalidArgumentError:
+    """The error for a reward model with another tokenizer; it says which of the two defaulted."""
+    defaults = ("embedded", "planted")
+    our_name, their_name = (one.name_or_path or type(one).__name__ for one in (ours, theirs))
+    if arguments.reward_model in defaults:
+        return InvalidArgumentError(
+            "tokenizer",
+            our_name,
+            f'it differs from the tokenizer of reward_model="{arguments.reward_model}" (the '
+            "default), and token ids pass straight through; also pass a reward model that uses it",
+        )
+    if arguments.tokenizer in defaults:
+        return InvalidArgumentError(
+            "reward_model",
+            their_name,
+            f'its tokenizer differs from tokenizer="{arguments.tokenizer}" (the default), and '
+            "token ids pass straight through; also pass the reward model's tokenizer",
+        )
+    return InvalidArgumentError(
+        "reward_model",
+        their_name,
+        f"its tokenizer differs from the environment's ({our_name}), and token ids pass straight "
+        "through; give both the same tokenizer",
+    )
 
 
 class TextGenerationTask:
-    """Prompts, token budgets, spaces, scoring and infos of token-by-token text generation.
+    """The rules of token-by-token text generation, for one episode or many.
+
+    An environment with rules of its own overrides :meth:`score` and :meth:`final_infos`.
 
     Args:
-        tokenizer: See :class:`textgym.envs.TextGenerationEnv`, as for all the others.
-        reward_model: As there.
-        prompts: As there.
-        prompt_column: As there.
-        min_new_tokens: As there.
-        max_new_tokens: As there.
-        normalize_score: As there.
-        device: As there.
-        dtype: As there.
+        arguments: The arguments of the environment.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
 
-    def __init__(
-        self,
-        tokenizer: str | Path | PreTrainedTokenizerBase,
-        reward_model: str | Path | PreTrainedModel | RewardModel,
-        prompts: str | Path | Sequence[str] | PromptSource | Any,
-        prompt_column: str | None,
-        min_new_tokens: int,
-        max_new_tokens: int,
-        normalize_score: bool,
-        device: str | torch.device,
-        dtype: str | torch.dtype | None,
-    ) -> None:
-        for name, value in (("min_new_tokens", min_new_tokens), ("max_new_tokens", max_new_tokens)):
+    def __init__(self, arguments: TextGenerationArguments) -> None:
+        shortest, longest = arguments.min_new_tokens, arguments.max_new_tokens
+        for name, value in (("min_new_tokens", shortest), ("max_new_tokens", longest)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise InvalidArgumentError(name, value, "must be a whole number of at least 1")
-        if min_new_tokens > max_new_tokens:
+        if shortest > longest:
             raise InvalidArgumentError(
-                "min_new_tokens",
-                min_new_tokens,
-                f"must not be greater than max_new_tokens={max_new_tokens}",
+                "min_new_tokens", shortest, f"must not be greater than max_new_tokens={longest}"
             )
-        self.min_new_tokens, self.max_new_tokens = int(min_new_tokens), int(max_new_tokens)
-        self.tokenizer = load_tokenizer(tokenizer)
+        self.min_new_tokens, self.max_new_tokens = int(shortest), int(longest)
+        self.tokenizer = load_tokenizer(arguments.tokenizer)
         self.reward_model = load_reward_model(
-            reward_model, self.tokenizer, normalize_score, device, dtype
+            arguments.reward_model,
+            self.tokenizer,
+            arguments.normalize_score,
+            arguments.device,
+            arguments.dtype,
         )
-        self.prompt_source = load_prompts(prompts, self.tokenizer, prompt_column)
+        self.prompt_source = load_prompts(
+            arguments.prompts, self.tokenizer, arguments.prompt_column
+        )
         self.vocab_size = len(self.tokenizer)
         self.eos_token_id = int(self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = 0 if pad is None else int(pad)  # It is masked, so any id will do.
         self.max_length = self.prompt_source.max_length + self.max_new_tokens
-        self._check_reward_model()
+        self._check_reward_model(arguments)
 
-    def _check_reward_model(self) -> None:
+    def _check_reward_model(self, arguments: TextGenerationArguments) -> None:
         theirs = getattr(self.reward_model, "tokenizer", None)
         if theirs is not None and theirs.get_vocab() != self.tokenizer.get_vocab():
-            raise InvalidArgumentError(
-                "reward_model",
-                getattr(theirs, "name_or_path", type(theirs).__name__),
-                "its tokenizer differs from the environment's, and token ids pass straight "
-                "through; give both the same tokenizer",
-            )
+            raise _differing_tokenizers(arguments, self.tokenizer, theirs)
         limit = getattr(self.reward_model, "max_length", None)
         if limit is not None and self.max_length > limit:
             raise InvalidArgumentError(
@@ -125,8 +146,9 @@ class TextGenerationTask:
         """
         input_ids = np.full(self.max_length, self.pad_token_id, dtype=np.int64)
         input_ids[: len(ids)] = ids
-        attention_mask = np.arange(self.max_length) < len(ids)
-        return input_ids, attention_mask.astype(np.int8)
+        attention_mask = np.zeros(self.max_length, dtype=np.int8)
+        attention_mask[: len(ids)] = 1
+        return input_ids, attention_mask
 
     def draw(
         self, rng: np.random.Generator, options: dict[str, Any] | None = None
@@ -183,43 +205,31 @@ class TextGenerationTask:
         masks[:, self.eos_token_id] = num_new_tokens >= self.min_new_tokens
         return masks
 
-    def score(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Sequence[Sequence[int]],
-        readouts: frozenset[Readout],
-    ) -> ScoredCompletions:
+    def score(self, completions: Completions, readouts: frozenset[Readout]) -> ScoredCompletions:
         """Score finished completions in one call of the reward model."""
-        batch = Completions.from_lists(prompt_ids, completion_ids, self.pad_token_id)
-        return self.reward_model.read(batch, readouts)
+        return self.reward_model.read(completions, readouts)
 
     def final_infos(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        completion_ids: Sequence[Sequence[int]],
-        budgets: Sequence[int],
-        scored: ScoredCompletions,
-    ) -> list[dict[str, Any]]:
-        """The infos that the ends of some episodes add, one for each.
+        self, completions: Completions, budgets: np.ndarray, scored: ScoredCompletions
+    ) -> dict[str, np.ndarray]:
+        """What the ends of some episodes add to the infos.
 
         Args:
-            prompt_ids: Their prompts.
-            completion_ids: Their completions.
-            budgets: Most new tokens that they could have had.
+            completions: The finished texts.
+            budgets: The most new tokens that each could have had, shape (batch,), int64.
             scored: What :meth:`score` returned for them.
+
+        Returns:
+            For each key an array with one entry per text, shape (batch, ...).
         """
-        return [
-            {
-                "prompt": self.decode(prompt),
-                "completion": self.decode(completion),
-                "score": score,
-                "prompt_tokens": len(prompt),
-                "completion_tokens": len(completion),
-            }
-            for prompt, completion, score in zip(
-                prompt_ids, completion_ids, scored.score.tolist(), strict=True
-            )
-        ]
+        prompts, generated = token_lists(completions)
+        return {
+            "prompt": np.array([self.decode(ids) for ids in prompts], dtype=object),
+            "completion": np.array([self.decode(ids) for ids in generated], dtype=object),
+            "score": np.array(scored.score.tolist()),
+            "prompt_tokens": np.array([len(ids) for ids in prompts]),
+            "completion_tokens": np.array([len(ids) for ids in generated]),
+        }
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without special ones."""
@@ -228,81 +238,3 @@ class TextGenerationTask:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, special ones shown."""
         return token_pieces(self.tokenizer, ids)
-
-    def render(
-        self,
-        prompt_ids: Sequence[int],
-        completion_ids: Sequence[int],
-        credit: Sequence[float] | None = None,
-        score: float | None = None,
-    ) -> str:
-        """An episode as text with ANSI codes; with credit and score once it has ended."""
-        text = credit_text(self.decode(prompt_ids), self.pieces(completion_ids), credit)
-        if score is not None:
-            text.append(f"  (score {score:+.2f})", style="not dim")
-        return to_ansi(text)
-
-
-class TextEnvironment:
-    """What the single and the batched environment expose of their task.
-
-    Attributes:
-        task_class: What builds the task; a subclass with rules of its own puts its own here.
-        task: The decision process.
-        rendered_credit: What ``render`` shows; a credit wrapper puts its own assigner here.
-        scored: The completions that the last step finished, with their read-outs; None if it
-            finished none.
-        tokens_taken: The token that the last step appended to each text, int64, -1 where it
-            appended none; shape (num_envs,), or (1,) in the single environment. Wrappers that
-            speak about tokens find them here whatever the actions above stand for.
-    """
-
-    task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
-    task: TextGenerationTask
-    rendered_credit: CreditAssigner
-    scored: ScoredCompletions | None
-    tokens_taken: np.ndarray
-    _readouts: frozenset[Readout]
-
-    def _set_task(self, task: TextGenerationTask, renders: bool) -> None:
-        self.task = task
-        self.rendered_credit = AttentionCredit()
-        self.scored = None
-        self._readouts = self.rendered_credit.readouts if renders else frozenset()
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of observations and actions."""
-        return self.task.tokenizer
-
-    @property
-    def reward_model(self) -> RewardModel:
-        """The reward model."""
-        return self.task.reward_model
-
-    @property
-    def min_new_tokens(self) -> int:
-        """Smallest token budget."""
-        return self.task.min_new_tokens
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Largest token budget."""
-        return self.task.max_new_tokens
-
-    @property
-    def max_length(self) -> int:
-        """Length of the observation arrays."""
-        return self.task.max_length
-
-    def request_readouts(self, readouts: Collection[Readout]) -> None:
-        """Have these read-outs computed whenever completions are scored.
-
-        Args:
-            readouts: See :mod:`textgym.models.readouts`.
-
-        Raises:
-            InvalidArgumentError: If the reward model cannot give one of them.
-        """
-        self.reward_model.check_readouts(readouts)
-        self._readouts |= frozenset(readouts)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.error import ResetNeeded
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.envs.task import TextEnvironment
+from textgym.envs.arguments import TextGenerationArguments, document_arguments, init_takes
+from textgym.envs.text_environment import LastStep, TextEnvironment
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, RewardModel
-from textgym.prompts import PromptSource
+from textgym.models import Completions, ScoredCompletions
 from textgym.rendering import credit_text
 
 __all__ = ["TextGenerationEnv"]
 
 
+@document_arguments
 class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64]):
     r"""Write a completion of a prompt, token by token; a reward model scores it at the end.
 
@@ -95,86 +92,55 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     * v0: Initial version.
 
     Args:
-        tokenizer: Tokenizer of the policy: `"embedded"`, a local folder, a hub id, or a loaded one.
-        reward_model: `"embedded"`, a local folder, a hub id, a loaded sequence classifier, or a
-            :class:`textgym.models.RewardModel`. It must share the tokenizer.
-        prompts: See :func:`textgym.prompts.load_prompts`.
-        prompt_column: Column of the prompts in a dataset or file.
-        min_new_tokens: Smallest budget; EOS before that many tokens is illegal.
-        max_new_tokens: Largest budget.
-        normalize_score: Whether to centre and scale the score; a
-            :class:`textgym.models.RewardModel` brings its own setting.
-        device: Where the reward model runs, if it is loaded by name.
-        dtype: Its dtype, if it is loaded by name; None for float32.
-        action_mask_in_info: Whether `info` holds the action mask.
-        render_mode: `"ansi"` (`render()` returns a string), `"human"` (the text is printed as it is
-            written), or None.
+        arguments: The fields of :class:`textgym.envs.TextGenerationArguments`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used; the message names the remedy.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it without ClassVar)
-        "render_modes": ["ansi", "human"],
+        "render_modes": ["ansi", "human", "rgb_array"],
         "render_fps": 10,
     }
 
-    def __init__(
-        self,
-        tokenizer: str | Path | PreTrainedTokenizerBase = "embedded",
-        reward_model: str | Path | PreTrainedModel | RewardModel = "embedded",
-        prompts: str | Path | Sequence[str] | PromptSource | Any = "embedded",
-        *,
-        prompt_column: str | None = None,
-        min_new_tokens: int = 8,
-        max_new_tokens: int = 16,
-        normalize_score: bool = True,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype | None = None,
-        action_mask_in_info: bool = False,
-        render_mode: str | None = None,
-    ) -> None:
+    @init_takes(TextGenerationArguments)
+    def __init__(self, arguments: TextGenerationArguments) -> None:
+        render_mode = arguments.render_mode
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise InvalidArgumentError("render_mode", render_mode, 'choose "ansi", "human" or None')
-        task = self.task_class(
-            tokenizer,
-            reward_model,
-            prompts,
-            prompt_column,
-            min_new_tokens,
-            max_new_tokens,
-            normalize_score,
-            device,
-            dtype,
-        )
-        self._set_task(task, renders=render_mode is not None)
+            raise InvalidArgumentError(
+                "render_mode", render_mode, 'choose "ansi", "human", "rgb_array" or None'
+            )
+        self._set_task(self.task_class(arguments), renders=render_mode is not None)
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
         self.action_space = self.task.action_space
-        self.action_mask_in_info = action_mask_in_info
+        self.action_mask_in_info = arguments.action_mask_in_info
         self.render_mode = render_mode
         self._prompt_ids: list[int] = []
         self._completion_ids: list[int] = []
         self._input_ids, self._attention_mask = self.task.padded([])
         self._budget = 0
-        self.tokens_taken = np.full(1, -1, dtype=np.int64)
+        self._ended = False
+        self._last_token = -1  # none
+        self._scored: ScoredCompletions | None = None
         self._console = Console(highlight=False, soft_wrap=True) if render_mode == "human" else None
 
     @property
     def completions(self) -> Completions:
-        """The text so far, a batch of one without padding."""
+        """The text so far, as a batch of one without padding."""
         return Completions.from_lists(
             [self._prompt_ids], [self._completion_ids], self.task.pad_token_id
         )
 
     @property
-    def texts(self) -> list[list[int]]:
-        """Token ids of the text so far, prompt and completion, as a batch of one."""
-        return [[*self._prompt_ids, *self._completion_ids]]
+    def ended(self) -> np.ndarray:
+        """Whether the episode has ended and not been reset, bool, shape (1,)."""
+        return np.array([self._ended])
 
     @property
-    def num_new_tokens(self) -> np.ndarray:
-        """How many tokens the completion has so far, shape (1,), int64."""
-        return np.array([len(self._completion_ids)])
+    def last_step(self) -> LastStep:
+        """What the last step did, in arrays of one entry."""
+        finished = self._scored is not None
+        return LastStep(np.array([self._last_token]), np.array([finished]), self._scored)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -184,8 +150,8 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._prompt_ids, self._budget = self.task.draw(self.np_random, options)
         self._completion_ids = []
         self._input_ids, self._attention_mask = self.task.padded(self._prompt_ids)
-        self.scored = None
-        self.tokens_taken = np.full(1, -1, dtype=np.int64)
+        self._ended = False
+        self._last_token, self._scored = -1, None
         if self._console is not None:
             self._console.print(credit_text(self.task.decode(self._prompt_ids), []), end="")
         return self._observation(), {"token_budget": self._budget, **self._mask_info()}
@@ -199,7 +165,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
             ResetNeeded: If no episode is under way.
             InvalidArgumentError: If the action is not a token id.
         """
-        if not self._prompt_ids or self.scored is not None:
+        if self._ended or not self._prompt_ids:
             raise ResetNeeded("the episode has ended (or never began): call reset() before step()")
         if not self.action_space.contains(action):
             raise InvalidArgumentError(
@@ -209,49 +175,50 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         position = len(self._prompt_ids) + len(self._completion_ids)
         self._input_ids[position], self._attention_mask[position] = token, 1
         self._completion_ids.append(token)
-        self.tokens_taken = np.array([token])
-        terminated = token == self.task.eos_token_id or len(self._completion_ids) == self._budget
+        self._last_token = token
+        ended = token == self.task.eos_token_id or len(self._completion_ids) == self._budget
+        self._ended = ended
         reward, info = 0.0, self._mask_info()
-        if terminated:
-            self.scored = self.task.score(
-                [self._prompt_ids], [self._completion_ids], self._readouts
-            )
-            reward = float(self.scored.score[0])
-            info |= self.task.final_infos(
-                [self._prompt_ids], [self._completion_ids], [self._budget], self.scored
-            )[0]
+        if ended:
+            completions = self.completions
+            self._scored = self.task.score(completions, self._readouts)
+            final = self.task.final_infos(completions, np.array([self._budget]), self._scored)
+            info |= {name: _first(values) for name, values in final.items()}
+            reward = info["score"]
         if self._console is not None:
             self._print_step(token)
-        return self._observation(), reward, terminated, False, info
+        return self._observation(), reward, ended, False, info
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """Show the episode.
+    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+        """Show the episode: the prompt (dim) and the tokens so far.
+
+        After the end, the tokens are coloured by their credit, and the score follows.
 
         Returns:
-            With `render_mode="ansi"`, the prompt (dim) and the tokens so far, and after the end
-            the tokens coloured by their credit and the score, as a string with ANSI codes. With
-            `"human"`, None: `reset` and `step` print as they go.
+            With `render_mode="ansi"`, a string with ANSI codes. With `"rgb_array"`, pixels, shape
+            (height, width, 3), uint8; the shape is the same in all episodes. With `"human"`, None:
+            `reset` and `step` print as they go.
         """
         if self.render_mode is None:
-            gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or "human"')
+            gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or another mode')
             return None
         if self.render_mode == "human":
             return None
-        return self._render_text()
+        return self._render_episode()
 
-    def _render_text(self) -> str:
-        if self.scored is None:
-            return self.task.render(self._prompt_ids, self._completion_ids)
-        credit = self.rendered_credit(self.scored)[self.scored.completion_mask].tolist()
-        score = float(self.scored.score[0])
-        return self.task.render(self._prompt_ids, self._completion_ids, credit, score)
+    def _render_episode(self) -> str | np.ndarray:
+        if self._scored is None:
+            return self._rendered(self._prompt_ids, self._completion_ids)
+        credit = self.rendered_credit(self._scored)[self._scored.completion_mask].tolist()
+        score = float(self._scored.score[0])
+        return self._rendered(self._prompt_ids, self._completion_ids, credit, score)
 
     def _print_step(self, token: int) -> None:
         assert self._console is not None
         self._console.print(credit_text("", self.task.pieces([token])), end="")
-        if self.scored is not None:
+        if self._ended:
             self._console.print()
-            self._console.file.write(self._render_text() + "\n")
+            self._console.file.write(f"{self._render_episode()}\n")
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {
@@ -263,3 +230,8 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         if not self.action_mask_in_info:
             return {}
         return {"action_mask": self.task.action_mask(len(self._completion_ids))}
+
+
+def _first(values: np.ndarray) -> Any:
+    """The only entry of a batch of one; numbers as Python's own."""
+    return values[0].item() if isinstance(values[0], np.generic) else values[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,16 +12,17 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from textgym.envs.task import TextEnvironment
+from textgym.envs.arguments import VectorArguments, document_arguments, init_takes
+from textgym.envs.infos import put
+from textgym.envs.text_environment import LastStep, TextEnvironment
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, RewardModel
-from textgym.prompts import PromptSource
+from textgym.models import Completions, ScoredCompletions
 
 __all__ = ["TextGenerationVectorEnv"]
 
 
+@document_arguments
 class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     """Several :class:`textgym.envs.TextGenerationEnv` in one, with one reward-model call per step.
 
@@ -45,78 +45,43 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     a row's generator as it is.
 
     Args:
-        num_envs: Number of rows.
-        tokenizer: See :class:`textgym.envs.TextGenerationEnv`, as for all but the last.
-        reward_model: As there.
-        prompts: As there.
-        prompt_column: As there.
-        min_new_tokens: As there.
-        max_new_tokens: As there.
-        normalize_score: As there.
-        device: As there.
-        dtype: As there.
-        action_mask_in_info: As there.
-        render_mode: `"ansi"` or None.
-        autoreset_mode: What follows the end of an episode.
+        arguments: The fields of :class:`textgym.envs.VectorArguments`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used; the message names the remedy.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it without ClassVar)
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
+    }
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        tokenizer: str | Path | PreTrainedTokenizerBase = "embedded",
-        reward_model: str | Path | PreTrainedModel | RewardModel = "embedded",
-        prompts: str | Path | Sequence[str] | PromptSource | Any = "embedded",
-        *,
-        prompt_column: str | None = None,
-        min_new_tokens: int = 8,
-        max_new_tokens: int = 16,
-        normalize_score: bool = True,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype | None = None,
-        action_mask_in_info: bool = False,
-        render_mode: str | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-    ) -> None:
+    @init_takes(VectorArguments)
+    def __init__(self, arguments: VectorArguments) -> None:
+        num_envs, render_mode = arguments.num_envs, arguments.render_mode
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise InvalidArgumentError("num_envs", num_envs, "must be a whole number of at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise InvalidArgumentError("render_mode", render_mode, 'choose "ansi" or None')
+            raise InvalidArgumentError(
+                "render_mode", render_mode, 'choose "ansi", "rgb_array" or None'
+            )
         try:
-            self.autoreset_mode = AutoresetMode(autoreset_mode)
+            self.autoreset_mode = AutoresetMode(arguments.autoreset_mode)
         except ValueError:
             raise InvalidArgumentError(
                 "autoreset_mode",
-                autoreset_mode,
+                arguments.autoreset_mode,
                 "choose AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED (gymnasium.vector)",
             ) from None
-        task = self.task_class(
-            tokenizer,
-            reward_model,
-            prompts,
-            prompt_column,
-            min_new_tokens,
-            max_new_tokens,
-            normalize_score,
-            device,
-            dtype,
-        )
-        self._set_task(task, renders=render_mode is not None)
+        self._set_task(self.task_class(arguments), renders=render_mode is not None)
         self.num_envs = num_envs
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.action_mask_in_info = action_mask_in_info
+        self.action_mask_in_info = arguments.action_mask_in_info
         self.render_mode = render_mode
-        self.scored_rows: np.ndarray = np.zeros(0, dtype=np.int64)
-        """The rows that ``scored`` belongs to, shape (number finished,)."""
-        self.tokens_taken = np.full(num_envs, -1, dtype=np.int64)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         # The texts are where their observations are; a step writes one column of each row.
         shape = (num_envs, self.task.max_length)
@@ -127,35 +92,23 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         self._budgets = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
         self._started = False
-        self._last_renderings: list[str] = [""] * num_envs
+        self._last_step = self._no_step()
+        self._last_episodes: list[tuple[Any, ...]] = [()] * num_envs
 
     @property
     def completions(self) -> Completions:
-        """The texts so far; rows that were just reset have no completion yet."""
-        longest = self._lengths.max()
-        attention_mask = self._attention_mask[:, :longest] != 0
-        is_generated = np.arange(longest) >= self._prompt_lengths[:, None]
-        return Completions(
-            torch.from_numpy(self._input_ids[:, :longest].copy()),
-            torch.from_numpy(attention_mask),
-            torch.from_numpy(attention_mask & is_generated),
-        )
-
-    @property
-    def texts(self) -> list[list[int]]:
-        """Token ids of the texts so far, prompt and completion, one list per row."""
-        rows = zip(self._input_ids, self._lengths.tolist(), strict=True)
-        return [ids[:length].tolist() for ids, length in rows]
-
-    @property
-    def num_new_tokens(self) -> np.ndarray:
-        """How many tokens each completion has so far, shape (num_envs,), int64."""
-        return self._lengths - self._prompt_lengths
+        """The texts so far, padded on the right; a row that was just reset has no completion."""
+        return self._completions_of(slice(None))
 
     @property
     def ended(self) -> np.ndarray:
-        """Rows whose episode has ended and that have not been reset, shape (num_envs,), bool."""
+        """Rows whose episode has ended and not been reset, bool, shape (num_envs,)."""
         return self._ended.copy()
+
+    @property
+    def last_step(self) -> LastStep:
+        """What the last step did."""
+        return self._last_step
 
     def reset(
         self,
@@ -175,16 +128,15 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         """
         seeds = self._row_seeds(seed)
         options = dict(options or {})
-        mask = self._reset_mask(options.pop("reset_mask", None))
-        infos: dict[str, Any] = {}
-        for row in np.flatnonzero(mask).tolist():
+        rows = self._reset_mask(options.pop("reset_mask", None))
+        for row in np.flatnonzero(rows).tolist():
             if seeds[row] is not None:
                 self._generators[row] = seeding.np_random(seeds[row])[0]
-            infos = self._add_info(infos, self._start(row, options), row)
-        self._add_action_masks(infos, mask)
+        infos: dict[str, Any] = {}
+        self._start(rows, infos, options)
+        self._put_action_masks(infos, rows)
         self._started = True
-        self.scored, self.scored_rows = None, np.zeros(0, dtype=np.int64)
-        self.tokens_taken = np.full(self.num_envs, -1, dtype=np.int64)
+        self._last_step = self._no_step()
         return self._observation(), infos
 
     def step(
@@ -205,55 +157,67 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         """
         if not self._started:
             raise ResetNeeded("call reset() before step()")
-        tokens = np.asarray(actions)
+        given = np.asarray(actions)
         if (
-            tokens.shape != (self.num_envs,)
-            or tokens.dtype.kind not in "iu"
-            or tokens.min() < 0
-            or tokens.max() >= self.task.vocab_size
+            given.shape != (self.num_envs,)
+            or given.dtype.kind not in "iu"
+            or given.min() < 0
+            or given.max() >= self.task.vocab_size
         ):
             raise InvalidArgumentError(
                 "actions",
                 actions,
                 f"must be {self.num_envs} token ids from 0 to {self.task.vocab_size - 1}",
             )
+        tokens = given.astype(np.int64)
         infos: dict[str, Any] = {}
         waiting = self._ended.copy()
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            for row in np.flatnonzero(waiting).tolist():
-                infos = self._add_info(infos, self._start(row), row)
-        self.tokens_taken = np.where(waiting, -1, tokens.astype(np.int64))
-        finished = self._append(np.flatnonzero(~waiting))
-        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        if waiting.any() and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._start(waiting, infos)
+        finished = self._append(tokens, ~waiting)
         terminated = self._ended.copy()
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        for row, info in zip(finished.tolist(), self._score(finished), strict=True):
-            rewards[row] = info["score"]
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        scored = None
+        if finished.any():
+            completions = self._completions_of(finished)
+            scored = self.task.score(completions, self._readouts)
+            final = self.task.final_infos(completions, self._budgets[finished], scored)
+            rewards[finished] = final["score"]
+            if self.render_mode is not None:
+                self._keep_finished(finished, scored)
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
-                if self.action_mask_in_info:
-                    info["action_mask"] = self.task.action_mask(int(self.num_new_tokens[row]))
-                final = {"final_obs": self._row_observation(row), "final_info": info}
-                infos = self._add_info(infos, final, row)
-                info = self._start(row)
-            infos = self._add_info(infos, info, row)
-        self._add_action_masks(infos, ~(waiting & self._ended))
+                self._put_final(infos, final, finished)
+                self._start(finished, infos)
+            else:
+                for name, values in final.items():
+                    put(infos, name, values, finished)
+        self._last_step = LastStep(np.where(waiting, -1, tokens), finished, scored)
+        self._put_action_masks(infos, ~(waiting & self._ended))
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
         return self._observation(), rewards, terminated, truncated, infos
 
-    def render(self) -> tuple[str, ...] | None:
-        """With `render_mode="ansi"`, the text of each row's episode; see the single environment.
+    def render(self) -> tuple[str | np.ndarray, ...] | None:
+        """Show the episode of each row, as the single environment does.
 
         A row that was reset in the last step shows the episode that ended in it.
+
+        Returns:
+            With `render_mode="ansi"`, one string with ANSI codes per row. With `"rgb_array"`, the
+            pixels of each row, shape (height, width, 3), uint8; the shape is always the same.
         """
         if self.render_mode is None:
-            gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi")')
+            gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi") or "rgb_array"')
             return None
-        texts = []
-        for row in range(self.num_envs):
-            if row in self.scored_rows or self._ended[row]:
-                texts.append(self._last_renderings[row])
-            else:
-                texts.append(self.task.render(*self._prompt_and_completion(row)))
-        return tuple(texts)
+        shows_last = self._last_step.finished | self._ended
+        episodes = [
+            self._last_episodes[row] if shows_last[row] else self._prompt_and_completion(row)
+            for row in range(self.num_envs)
+        ]
+        return tuple(self._rendered(*episode) for episode in episodes)
+
+    def _no_step(self) -> LastStep:
+        nothing = np.zeros(self.num_envs, dtype=np.bool_)
+        return LastStep(np.full(self.num_envs, -1, dtype=np.int64), nothing, None)
 
     def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
@@ -287,44 +251,63 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             )
         return mask
 
-    def _start(self, row: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        generator = self._generators[row]
-        if generator is None:
-            generator = self._generators[row] = seeding.np_random()[0]
-        prompt, budget = self.task.draw(generator, options)
-        self._input_ids[row], self._attention_mask[row] = self.task.padded(prompt)
-        self._prompt_lengths[row] = self._lengths[row] = len(prompt)
-        self._budgets[row] = budget
-        self._ended[row] = False
-        return {"token_budget": budget}
+    def _start(
+        self, rows: np.ndarray, infos: dict[str, Any], options: dict[str, Any] | None = None
+    ) -> None:
+        """Start new episodes in some rows, bool, shape (num_envs,), and tell their budgets."""
+        for row in np.flatnonzero(rows).tolist():
+            generator = self._generators[row]
+            if generator is None:
+                generator = self._generators[row] = seeding.np_random()[0]
+            prompt, self._budgets[row] = self.task.draw(generator, options)
+            self._input_ids[row], self._attention_mask[row] = self.task.padded(prompt)
+            self._prompt_lengths[row] = self._lengths[row] = len(prompt)
+        self._ended[rows] = False
+        put(infos, "token_budget", self._budgets[rows], rows)
 
-    def _append(self, rows: np.ndarray) -> np.ndarray:
-        """Append the tokens taken to some rows; returns those whose episode that ends."""
-        tokens, columns = self.tokens_taken[rows], self._lengths[rows]
-        self._input_ids[rows, columns] = tokens
-        self._attention_mask[rows, columns] = 1
-        self._lengths[rows] += 1
-        is_full = (self.num_new_tokens == self._budgets)[rows]
-        is_over = is_full | (tokens == self.task.eos_token_id)
-        self._ended[rows] = is_over
-        return rows[is_over]
+    def _append(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Append tokens to some rows, bool, shape (num_envs,); returns those that it finishes."""
+        at = np.flatnonzero(rows)
+        columns = self._lengths[at]
+        self._input_ids[at, columns] = tokens[at]
+        self._attention_mask[at, columns] = 1
+        self._lengths[at] += 1
+        is_full = self._lengths - self._prompt_lengths == self._budgets
+        finished = rows & (is_full | (tokens == self.task.eos_token_id))
+        self._ended |= finished
+        return finished
 
-    def _score(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Score finished rows in one call; one final info per row."""
-        self.scored, self.scored_rows = None, rows
-        if not rows.size:
-            return []
-        texts = [self._prompt_and_completion(row) for row in rows.tolist()]
-        prompts = [prompt for prompt, _ in texts]
-        completions = [completion for _, completion in texts]
-        self.scored = self.task.score(prompts, completions, self._readouts)
-        if self.render_mode is not None:
-            scores, credit = self.scored.score.tolist(), self.rendered_credit(self.scored)
-            for i, row in enumerate(rows.tolist()):
-                shares = credit[i][self.scored.completion_mask[i]].tolist()
-                self._last_renderings[row] = self.task.render(*texts[i], shares, scores[i])
-        budgets = self._budgets[rows].tolist()
-        return self.task.final_infos(prompts, completions, budgets, self.scored)
+    def _completions_of(self, rows: np.ndarray | slice) -> Completions:
+        """The texts of some rows, bool, shape (num_envs,), or all of them."""
+        longest = self._lengths[rows].max()
+        attention_mask = self._attention_mask[rows, :longest] != 0
+        is_generated = np.arange(longest) >= self._prompt_lengths[rows, None]
+        return Completions(
+            torch.from_numpy(self._input_ids[rows, :longest].copy()),
+            torch.from_numpy(attention_mask),
+            torch.from_numpy(attention_mask & is_generated),
+        )
+
+    def _put_final(
+        self, infos: dict[str, Any], final: dict[str, np.ndarray], finished: np.ndarray
+    ) -> None:
+        """Put aside the last observations and infos of rows that are about to restart."""
+        inner: dict[str, Any] = {}
+        for name, values in final.items():
+            put(inner, name, values, finished)
+        self._put_action_masks(inner, finished)
+        infos["final_info"], infos["_final_info"] = inner, finished.copy()
+        observations = np.empty(int(finished.sum()), dtype=np.object_)
+        for i, row in enumerate(np.flatnonzero(finished).tolist()):
+            observations[i] = self._row_observation(row)
+        put(infos, "final_obs", observations, finished)
+
+    def _keep_finished(self, finished: np.ndarray, scored: ScoredCompletions) -> None:
+        """Keep finished episodes with their credit for ``render``; their rows may restart."""
+        scores, credit = scored.score.tolist(), self.rendered_credit(scored)
+        for i, row in enumerate(np.flatnonzero(finished).tolist()):
+            shares = credit[i][scored.completion_mask[i]].tolist()
+            self._last_episodes[row] = (*self._prompt_and_completion(row), shares, scores[i])
 
     def _prompt_and_completion(self, row: int) -> tuple[list[int], list[int]]:
         start, end = self._prompt_lengths[row], self._lengths[row]
@@ -342,9 +325,9 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             "attention_mask": self._attention_mask[row].copy(),
         }
 
-    def _add_action_masks(self, infos: dict[str, Any], rows: np.ndarray) -> None:
-        """Tell which tokens are legal now in some rows, shape (num_envs,), bool."""
+    def _put_action_masks(self, infos: dict[str, Any], rows: np.ndarray) -> None:
+        """Tell which tokens are legal now in some rows, bool, shape (num_envs,)."""
         if self.action_mask_in_info and rows.any():
-            masks = self.task.action_masks(self.num_new_tokens)
-            masks[~rows] = False
-            infos["action_mask"], infos["_action_mask"] = masks.view(np.int8), rows.copy()
+            num_new_tokens = (self._lengths - self._prompt_lengths)[rows]
+            masks = self.task.action_masks(num_new_tokens)
+            put(infos, "action_mask", masks.view(np.int8), rows)

@@ -4,6 +4,7 @@ from textgym.wrappers.action_mask import ActionMask
 from textgym.wrappers.attention_shaping import AttentionShaping
 from textgym.wrappers.credit_assignment import CreditAssignment
 from textgym.wrappers.language_model_features import LanguageModelFeatures
+from textgym.wrappers.potential_shaping import PotentialShaping
 from textgym.wrappers.reference_logprob import ReferenceLogProb
 from textgym.wrappers.top_k_actions import TopKActions
 
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionShaping",
     "CreditAssignment",
     "LanguageModelFeatures",
+    "PotentialShaping",
     "ReferenceLogProb",
     "TopKActions",
 ]

@@ -1,14 +1,14 @@
-"""The frozen language model that the wrappers of an environment share.
+"""The frozen language model that the wrappers of one environment share.
 
-Features, candidates and log-probabilities of a state come from one forward pass: there is one
-reader per environment and model, and it remembers what it said about the current texts.
+Features, candidates and log-probabilities of a state come from the same forward pass. So there is
+one reader per environment and model, and it remembers what the model said about the current texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,13 +17,41 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textgym.envs import TextEnvironment
+from textgym.envs.task import token_lists
 from textgym.errors import InvalidArgumentError
-from textgym.models import load_language_model, load_tokenizer
+from textgym.models import Completions, load_language_model, load_tokenizer
 from textgym.models.incremental import IncrementalLanguageModel, NextToken
 
-__all__ = ["SharedLanguageModel", "check_top_k", "shared_language_model"]
+__all__ = ["SharedLanguageModel", "Texts", "check_top_k", "shared_language_model"]
 
 _shared: WeakKeyDictionary[Any, dict[int, SharedLanguageModel]] = WeakKeyDictionary()
+
+
+class Texts(NamedTuple):
+    """Texts as a language model reads them.
+
+    Attributes:
+        ids: Token ids of each text, prompt and completion; None for rows not requested.
+        num_new_tokens: How many of the tokens were generated, int64, shape (batch,).
+    """
+
+    ids: list[list[int] | None]
+    num_new_tokens: np.ndarray
+
+    @classmethod
+    def of(cls, completions: Completions, requested: np.ndarray | None = None) -> Self:
+        """The texts of a batch.
+
+        Args:
+            completions: All rows of the batch.
+            requested: The rows to read, bool, shape (batch,); None for all.
+        """
+        prompts, generated = token_lists(completions)
+        wanted = [True] * len(prompts) if requested is None else requested.tolist()
+        rows = zip(prompts, generated, wanted, strict=True)
+        ids = [prompt + completion if is_wanted else None for prompt, completion, is_wanted in rows]
+        return cls(ids, np.array([len(completion) for completion in generated]))
 
 
 class SharedLanguageModel:
@@ -31,13 +59,13 @@ class SharedLanguageModel:
 
     Args:
         model: The language model.
-        base: The text environment, single or batched; it is not kept.
+        base: The text environment, single or batched; no reference to it is kept.
 
     Raises:
         InvalidArgumentError: If the model does not fit the environment.
     """
 
-    def __init__(self, model: PreTrainedModel, base: Any) -> None:
+    def __init__(self, model: PreTrainedModel, base: TextEnvironment) -> None:
         self.model = model
         self.vocab_size: int = base.task.vocab_size
         before: Any = model.get_input_embeddings()
@@ -49,8 +77,8 @@ class SharedLanguageModel:
             raise InvalidArgumentError(
                 "model",
                 type(model).__name__,
-                f"it knows {known} tokens, and the environment's tokenizer {self.vocab_size}; "
-                "pass a model of the same tokenizer",
+                f"it knows {known} tokens, and the environment's tokenizer has {self.vocab_size}; "
+                "pass a model with the same tokenizer",
             )
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and base.max_length > limit:
@@ -63,7 +91,7 @@ class SharedLanguageModel:
         self._reader = IncrementalLanguageModel(model)
 
     def read(self, texts: Sequence[Sequence[int] | None]) -> NextToken:
-        """What the model says about the end of each text; None where nobody asks.
+        """What the model says about the end of each text; None for rows not requested.
 
         Raises:
             ResetNeeded: If there is no text yet.
@@ -80,7 +108,7 @@ class SharedLanguageModel:
             legal: Which tokens are legal, shape (batch, vocab_size), bool.
 
         Returns:
-            float32, shape (batch, vocab_size); minus infinity at the others.
+            float32, shape (batch, vocab_size); minus infinity at illegal tokens.
         """
         logits = said.logits[:, : self.vocab_size]
         mask = torch.from_numpy(legal).to(logits.device)
@@ -91,13 +119,15 @@ class SharedLanguageModel:
         return self.model.get_input_embeddings()(ids).detach().float()
 
 
-def shared_language_model(base: Any, model: str | Path | PreTrainedModel) -> SharedLanguageModel:
-    """The reader of a model for an environment; always the same one.
+def shared_language_model(
+    base: TextEnvironment, model: str | Path | PreTrainedModel
+) -> SharedLanguageModel:
+    """The reader of a model for an environment: the same one at every call.
 
     Args:
         base: The text environment, single or batched.
-        model: See :func:`textgym.models.load_language_model`. One that is loaded by name goes
-            where the reward model is, and has its dtype.
+        model: See :func:`textgym.models.load_language_model`. A model that is loaded by name gets
+            the device and the dtype of the reward model.
 
     Raises:
         InvalidArgumentError: If the model cannot be loaded or does not fit the environment.
@@ -112,17 +142,17 @@ def shared_language_model(base: Any, model: str | Path | PreTrainedModel) -> Sha
     return readers[id(loaded)]
 
 
-def _check_tokenizer(base: Any, model: str | Path) -> None:
+def _check_tokenizer(base: TextEnvironment, model: str | Path) -> None:
     try:
         tokenizer = load_tokenizer(model)
-    except InvalidArgumentError:  # A folder of weights alone; what is wrong with it comes later.
+    except InvalidArgumentError:  # A folder without a tokenizer; loading reports other faults.
         return
     if tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise InvalidArgumentError(
             "model",
             str(model),
-            "its tokenizer differs from the environment's; pass a language model of the same one "
-            '("planted" for the planted task)',
+            "its tokenizer differs from the environment's; pass a language model with the same "
+            'tokenizer ("planted" for the planted task)',
         )
 
 
@@ -130,7 +160,7 @@ def check_top_k(argument: str, k: Any, vocab_size: int) -> int:
     """Check a number of candidates.
 
     Raises:
-        InvalidArgumentError: If there may be states with fewer legal tokens.
+        InvalidArgumentError: If it is not a whole number, or a state may have fewer legal tokens.
     """
     is_whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
     if not is_whole or not 1 <= k < vocab_size:

@@ -1,4 +1,4 @@
-"""What wrappers have in common that add a term to the reward."""
+"""Base classes of the wrappers that add a term to the reward."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from textgym.wrappers._vector import TextVectorWrapper, put
+from textgym.envs.infos import put
+from textgym.wrappers._vector import TextVectorWrapper
 
 __all__ = ["RewardTerm", "VectorRewardTerm"]
 
 
 class RewardTerm(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):
-    """Adds a term to every reward and names all terms in the info.
+    """Adds a term to every reward and reports it in the info.
 
-    ``unshaped_reward`` is what the environment paid below all such wrappers. The terms of all of
-    them and it sum to the reward.
+    Several such wrappers can be stacked. ``unshaped_reward`` is what the environment below all of
+    them paid, and it and all terms sum to the reward.
 
     Attributes:
         term: The term's key in ``info``.
@@ -33,7 +34,7 @@ class RewardTerm(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs, ABC):
 
     @abstractmethod
     def _term(self, terminated: bool) -> float:
-        """What is added to the reward of the step that was just made."""
+        """What is added to the reward of the step just taken."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -75,15 +76,15 @@ class VectorRewardTerm(TextVectorWrapper):
 
     @abstractmethod
     def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
-        """What is added to the rewards of the step that was just made, shape (num_envs,).
+        """What is added to the rewards of the step just taken, float64, shape (num_envs,).
 
         Args:
-            acted: Rows that took part in the step, shape (num_envs,), bool.
-            finished: Those of them whose episode it ended, shape (num_envs,), bool.
+            acted: Rows that got a token, bool, shape (num_envs,).
+            finished: Those of them whose episode the step ended, bool, shape (num_envs,).
         """
 
     def _clear(self, rows: np.ndarray) -> None:
-        """Forget the episodes of some rows, shape (num_envs,), bool."""
+        """Forget the episodes of some rows, bool, shape (num_envs,)."""
         self._unshaped_return[rows] = 0.0
         self._shaped_return[rows] = 0.0
 
@@ -101,12 +102,13 @@ class VectorRewardTerm(TextVectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and add the term to the rewards of the rows that acted."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        acted, finished = self._acted, self._finished
+        last = self._text_env.last_step
+        acted, finished = last.tokens >= 0, last.finished
         term = np.where(acted, self._term(acted, finished), 0.0)
         shaped = rewards + term
         if "unshaped_reward" not in infos:
-            put(infos, "unshaped_reward", rewards, acted)
-        put(infos, self.term, term, acted)
+            put(infos, "unshaped_reward", rewards[acted], acted)
+        put(infos, self.term, term[acted], acted)
         self._unshaped_return += infos["unshaped_reward"]
         self._shaped_return += np.where(acted, shaped, 0.0)
         over = finished | (acted & truncated)
@@ -114,8 +116,8 @@ class VectorRewardTerm(TextVectorWrapper):
             final = self._final_infos(infos)
             if self._restarts_at_once:
                 for name in ("unshaped_reward", self.term):
-                    put(final, name, infos[name], over)
-            put(final, "unshaped_return", self._unshaped_return, over)
-            put(final, "shaped_return", self._shaped_return, over)
+                    put(final, name, infos[name][over], over)
+            put(final, "unshaped_return", self._unshaped_return[over], over)
+            put(final, "shaped_return", self._shaped_return[over], over)
         self._clear(finished)
         return observations, shaped, terminated, truncated, infos

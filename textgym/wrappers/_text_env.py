@@ -1,44 +1,47 @@
-"""Finding the text environment below a stack of wrappers, and what is in the stack."""
+"""Finding the text environment under a stack of wrappers, and checking the stack."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 from gymnasium.vector import VectorWrapper
 
+from textgym.envs import TextEnvironment
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["find_text_env", "refuse_inside", "wrappers_of"]
 
+Env = TypeVar("Env", bound=TextEnvironment)
 
-def find_text_env(env: Any, env_type: type[Any], needs_causal_reward_model: bool = False) -> Any:
+
+def find_text_env(env: Any, env_type: type[Env], needs_causal_reward_model: bool = False) -> Env:
     """The text environment that a wrapper reads from.
 
     Args:
         env: The environment to wrap.
-        env_type: The class that its base must have.
-        needs_causal_reward_model: Whether the reward model must not look ahead.
+        env_type: The class that its base must have, single or batched.
+        needs_causal_reward_model: Whether the reward model must not look ahead of a token.
 
     Raises:
-        InvalidArgumentError: If the base environment or its reward model cannot serve.
+        InvalidArgumentError: If the base environment or its reward model cannot be used.
     """
-    base: Any = env.unwrapped
+    base = env.unwrapped
     if not isinstance(base, env_type):
         raise InvalidArgumentError(
             "env",
             env,
-            f"this wrapper reads from a {env_type.__name__}, and the base environment is a "
-            f"{type(base).__name__}; single environments take textgym.wrappers, batched ones "
-            "(gym.make_vec) textgym.wrappers.vector",
+            f"this wrapper needs a {env_type.__name__}, and the base environment is a "
+            f"{type(base).__name__}; use textgym.wrappers for single environments and "
+            "textgym.wrappers.vector for batched ones (gym.make_vec)",
         )
     if needs_causal_reward_model and not getattr(base.reward_model, "is_causal", True):
         raise InvalidArgumentError(
             "env",
             env,
-            "its reward model looks ahead (an encoder), so attention-weighted prefix scores are "
-            "no function of the text so far; use a decoder as the reward model or "
+            "its reward model is an encoder, which looks ahead, so attention-weighted prefix "
+            "scores would depend on tokens still to come; use a decoder as the reward model, or "
             "PrefixScore() as the potential",
         )
     return base
@@ -52,10 +55,11 @@ def wrappers_of(env: Any) -> Iterator[Any]:
 
 
 def refuse_inside(env: Any, wrapper: type[Any], remedy: str) -> None:
-    """Refuse to wrap an environment that has a certain wrapper already.
+    """Refuse an environment that already has a wrapper of some class.
 
     Raises:
-        InvalidArgumentError: If it has.
+        InvalidArgumentError: If it has one.
     """
-    if any(isinstance(one, wrapper) for one in wrappers_of(env)):
-        raise InvalidArgumentError("env", env, f"it has a {wrapper.__name__} already; {remedy}")
+    for one in wrappers_of(env):
+        if isinstance(one, wrapper):
+            raise InvalidArgumentError("env", env, f"it has {type(one).__name__} already; {remedy}")

@@ -10,50 +10,32 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from textgym.envs import TextGenerationVectorEnv
 from textgym.wrappers._text_env import find_text_env
 
-__all__ = ["TextVectorWrapper", "put"]
-
-
-def put(infos: dict[str, Any], name: str, values: np.ndarray, rows: np.ndarray) -> None:
-    """Add an info of some rows, with its mask beside it; the other rows hold zeros.
-
-    Args:
-        infos: The infos of a vector environment, which are changed.
-        name: The key.
-        values: Shape (num_envs, ...).
-        rows: Which rows it is about, shape (num_envs,), bool.
-    """
-    values, rows = np.array(values), np.array(rows)
-    values[~rows] = 0
-    infos[name], infos[f"_{name}"] = values, rows
+__all__ = ["TextVectorWrapper"]
 
 
 class TextVectorWrapper(VectorWrapper):
-    """Knows the text environment, and where the infos of a finished episode belong."""
+    """A vector wrapper that knows the text environment and where final infos belong.
+
+    Args:
+        env: The environment to wrap.
+        needs_causal_reward_model: Whether the reward model must not look ahead of a token.
+
+    Raises:
+        InvalidArgumentError: If the base environment or its reward model cannot be used.
+    """
 
     def __init__(self, env: VectorEnv, needs_causal_reward_model: bool = False) -> None:
-        self._text_env: TextGenerationVectorEnv = find_text_env(
-            env, TextGenerationVectorEnv, needs_causal_reward_model
-        )
+        self._text_env = find_text_env(env, TextGenerationVectorEnv, needs_causal_reward_model)
         super().__init__(env)
 
     def _rows_to_reset(self, options: dict[str, Any] | None) -> np.ndarray:
+        """The rows that a reset with these options restarts, bool, shape (num_envs,)."""
         mask = (options or {}).get("reset_mask")
         return np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
 
     @property
-    def _acted(self) -> np.ndarray:
-        """Rows that the last step appended a token to, shape (num_envs,), bool."""
-        return self._text_env.tokens_taken >= 0
-
-    @property
-    def _finished(self) -> np.ndarray:
-        """Rows whose episode the last step ended, shape (num_envs,), bool."""
-        finished = np.zeros(self.num_envs, dtype=np.bool_)
-        finished[self._text_env.scored_rows] = True
-        return finished
-
-    @property
     def _restarts_at_once(self) -> bool:
+        """Whether the step that ends an episode also starts the next one."""
         return self._text_env.autoreset_mode is AutoresetMode.SAME_STEP
 
     def _final_infos(self, infos: dict[str, Any]) -> dict[str, Any]:

@@ -10,28 +10,35 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from textgym.envs import TextGenerationEnv
+from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs.infos import put
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers._text_env import find_text_env, wrappers_of
-from textgym.wrappers._vector import TextVectorWrapper, put
+from textgym.wrappers._vector import TextVectorWrapper
 from textgym.wrappers.top_k_actions import TopKActions, VectorTopKActions
 
-__all__ = ["ActionMask", "VectorActionMask", "masks_tokens"]
+__all__ = ["ActionMask", "VectorActionMask", "legal_tokens", "masks_tokens"]
+
+
+def legal_tokens(env: TextEnvironment) -> np.ndarray:
+    """Which tokens may come next, bool, shape (num_envs, vocab_size)."""
+    num_new_tokens = env.completions.completion_mask.sum(1).numpy()
+    return env.task.action_masks(num_new_tokens)
 
 
 def masks_tokens(
     env: Any, space: gym.Space, base_space: gym.Space, top_k_actions: type[Any]
 ) -> bool:
-    """Whether the actions of an environment are tokens; if not, they are candidates, all legal.
+    """Whether the actions of an environment are tokens, and not candidates of ``TopKActions``.
 
     Args:
         env: The environment to wrap.
-        space: Its actions, of one row.
-        base_space: Those of its text environment.
-        top_k_actions: The wrapper that makes candidates of them.
+        space: The action space of one row.
+        base_space: The action space of one row of the text environment.
+        top_k_actions: The class ``TopKActions``, single or vector.
 
     Raises:
-        InvalidArgumentError: If they are neither.
+        InvalidArgumentError: If its actions are neither.
     """
     if space == base_space:
         return True
@@ -41,20 +48,19 @@ def masks_tokens(
     raise InvalidArgumentError(
         "env",
         env,
-        f"its actions ({space}) are neither tokens nor the candidates of TopKActions; put "
+        f"its actions ({space}) are neither tokens nor candidates of TopKActions; put "
         "ActionMask below the wrapper that changes actions",
     )
 
 
 class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Adds the mask of legal actions to every info, and offers it to agents that ask.
+    """Adds the mask of legal actions to every info, and has a method that returns it.
 
-    EOS is illegal while fewer than ``min_new_tokens`` tokens have been generated; all other tokens
-    are legal. The candidates of :class:`textgym.wrappers.TopKActions` are legal, all of them.
+    EOS is illegal while fewer than ``min_new_tokens`` tokens have been generated. All other tokens
+    are legal, and so are all candidates of :class:`textgym.wrappers.TopKActions`.
 
-    The method ``action_masks`` is what MaskablePPO of sb3-contrib calls; the mask in ``info`` is
-    what ``env.action_space.sample(mask)`` takes. Spaces and rewards are those of the wrapped
-    environment.
+    MaskablePPO of sb3-contrib calls the method ``action_masks``. ``env.action_space.sample(mask)``
+    takes the mask from ``info``. Spaces and rewards are those of the wrapped environment.
 
     | key in ``info`` | when        | type                  | meaning                |
     |-----------------|-------------|-----------------------|------------------------|
@@ -80,7 +86,7 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def __init__(self, env: gym.Env) -> None:
         RecordConstructorArgs.__init__(self)
-        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
+        self._text_env = find_text_env(env, TextGenerationEnv)
         self._masks_tokens = masks_tokens(
             env, env.action_space, self._text_env.action_space, TopKActions
         )
@@ -89,7 +95,7 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def action_masks(self) -> np.ndarray:
         """Which actions are legal now, shape (num_actions,), bool."""
         if self._masks_tokens:
-            return self._text_env.task.action_masks(self._text_env.num_new_tokens)[0]
+            return legal_tokens(self._text_env)[0]
         return np.ones(self.action_space.n, dtype=np.bool_)  # type: ignore[attr-defined]
 
     def reset(
@@ -110,9 +116,9 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 class VectorActionMask(TextVectorWrapper):
     """The vector form of :class:`textgym.wrappers.ActionMask`.
 
-    ``infos["action_mask"]`` is int8 of shape (num_envs, num_actions): at every reset for the rows
-    that were reset, at every step for all rows but those that wait to be reset
-    (``AutoresetMode.DISABLED``). It always speaks about the state that comes next.
+    ``infos["action_mask"]`` is int8 of shape (num_envs, num_actions) and describes the new states.
+    A reset gives it for the rows that were reset. A step gives it for all rows, except those that
+    wait to be reset (``AutoresetMode.DISABLED``).
 
     Args:
         env: A batched text environment, with any wrappers; its actions must be tokens or
@@ -140,7 +146,7 @@ class VectorActionMask(TextVectorWrapper):
     def action_masks(self) -> np.ndarray:
         """Which actions are legal now, shape (num_envs, num_actions), bool."""
         if self._masks_tokens:
-            return self._text_env.task.action_masks(self._text_env.num_new_tokens)
+            return legal_tokens(self._text_env)
         num_actions = self.single_action_space.n  # type: ignore[attr-defined]
         return np.ones((self.num_envs, num_actions), dtype=np.bool_)
 
@@ -158,8 +164,9 @@ class VectorActionMask(TextVectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step; the masks are those of the new states."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        self._put(infos, self._acted | ~self._text_env.ended)
+        acted = self._text_env.last_step.tokens >= 0
+        self._put(infos, acted | ~self._text_env.ended)
         return observations, rewards, terminated, truncated, infos
 
     def _put(self, infos: dict[str, Any], rows: np.ndarray) -> None:
-        put(infos, "action_mask", self.action_masks().astype(np.int8), rows)
+        put(infos, "action_mask", self.action_masks()[rows].astype(np.int8), rows)

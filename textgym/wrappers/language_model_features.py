@@ -1,8 +1,7 @@
-"""Shows agents what a frozen language model makes of the text, in place of token ids."""
+"""Shows agents what a frozen language model makes of the text, instead of token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
-from textgym.envs import TextGenerationEnv
-from textgym.envs.task import TextGenerationTask
+from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers._language_model import (
-    SharedLanguageModel,
+    Texts,
     check_top_k,
     shared_language_model,
 )
@@ -32,57 +30,55 @@ __all__ = [
     "check_tokens_are_observed",
 ]
 
+_ONE_OBSERVATION = "one wrapper of this class is enough, since it replaces the observation"
+
 
 class FeatureReader:
-    """Makes feature vectors of texts; what the two forms of the wrapper share.
+    """Computes the feature vectors of texts, for both forms of the wrapper.
 
     Args:
         base: The text environment, single or batched.
-        model: See :class:`LanguageModelFeatures`.
-        top_k: As there.
-        progress: As there.
+        model: The language model, or its name.
+        top_k: How many candidates the features describe; None for none.
+        progress: Whether the features tell how many tokens have been generated.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
 
     def __init__(
-        self, base: Any, model: str | Path | PreTrainedModel, top_k: int | None, progress: bool
+        self,
+        base: TextEnvironment,
+        model: str | Path | PreTrainedModel,
+        top_k: int | None,
+        progress: bool,
     ) -> None:
-        self._task: TextGenerationTask = base.task
+        self._task = base.task
         self.progress = bool(progress)
         self.top_k = None if top_k is None else check_top_k("top_k", top_k, base.task.vocab_size)
-        self._language_model: SharedLanguageModel = shared_language_model(base, model)
+        self._language_model = shared_language_model(base, model)
         size = self._language_model.hidden_size + self.progress
         if self.top_k is not None:
             size += self.top_k * (1 + self._language_model.embedding_size)
         self.space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
-    def __call__(self, texts: Sequence[Sequence[int]], num_new_tokens: np.ndarray) -> np.ndarray:
-        """Compute the features of a batch of texts.
-
-        Args:
-            texts: Their token ids.
-            num_new_tokens: How many of the tokens were generated, shape (batch,).
-
-        Returns:
-            float32, shape (batch, number of features).
-        """
-        said = self._language_model.read(texts)
+    def __call__(self, texts: Texts) -> np.ndarray:
+        """The features of a batch of texts, float32, shape (batch, number of features)."""
+        said = self._language_model.read(texts.ids)
         parts = [said.hidden.cpu().numpy()]
         if self.top_k is not None:
-            legal = self._task.action_masks(num_new_tokens)
+            legal = self._task.action_masks(texts.num_new_tokens)
             top = self._language_model.logprobs(said, legal).topk(self.top_k)
             embeddings = self._language_model.embed(top.indices).flatten(1)
             parts += [top.values.cpu().numpy(), embeddings.cpu().numpy()]
         if self.progress:
-            used = num_new_tokens[:, None] / self._task.max_new_tokens
+            used = texts.num_new_tokens[:, None] / self._task.max_new_tokens
             parts.append(used.astype(np.float32))
         return np.concatenate(parts, axis=1)
 
 
 def check_tokens_are_observed(env: Any, space: gym.Space, base_space: gym.Space) -> None:
-    """Check that a wrapper which replaces the observation loses nothing.
+    """Check that the observations are still the tokens, so that replacing them loses nothing.
 
     Raises:
         InvalidArgumentError: If another wrapper changed the observation below it.
@@ -91,18 +87,18 @@ def check_tokens_are_observed(env: Any, space: gym.Space, base_space: gym.Space)
         raise InvalidArgumentError(
             "env",
             env,
-            "its observations are no longer the tokens, and LanguageModelFeatures would throw away "
-            "what was made of them; put it below the wrapper that changes observations",
+            "its observations are no longer the tokens, and LanguageModelFeatures would discard "
+            "them; put it below the wrapper that changes observations",
         )
 
 
 class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstructorArgs):
     r"""Replaces the observation by features that a frozen language model computes.
 
-    An agent with a small network cannot learn to read from rewards. Here it starts from what a
-    language model knows: the last hidden state at the newest token, which the model predicts the
-    next token from. With ``top_k``, the observation also tells the k most likely legal tokens, in
-    the order of :class:`textgym.wrappers.TopKActions`.
+    An agent with a small network cannot learn to read from rewards alone. Here it starts from what
+    a language model knows: the last hidden state at the newest token, from which the model predicts
+    the next token. With ``top_k``, the observation also describes the k most likely legal tokens,
+    in the order of :class:`textgym.wrappers.TopKActions`.
 
     Observation space: ``Box(-inf, inf, (size,), float32)``, in this order:
 
@@ -114,18 +110,18 @@ class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstr
     | progress \*\*        | 1                   | tokens generated, divided by `max_new_tokens` |
 
     \* with ``top_k``; \*\* with ``progress=True``. The action space and ``info`` are those of the
-    wrapped environment. The hidden state knows the text, but not where the prompt ended: an agent
-    that must know how many tokens are left needs ``progress`` and one budget for all episodes,
+    wrapped environment. The hidden state knows the text, but not where the prompt ended. An agent
+    that must know how many tokens are left needs ``progress``, and the same budget in all episodes:
     ``min_new_tokens == max_new_tokens``.
 
     Cost: each token of an episode goes through the language model once, since keys and values are
-    kept; wrappers of the same environment with the same model share the pass.
+    kept. Wrappers of the same environment with the same model share the pass.
 
     Args:
         env: A text environment, with any wrappers that leave its observations alone.
         model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
-            model, which is put in evaluation mode and must not be trained meanwhile. It must have
-            the environment's tokenizer.
+            model with the environment's tokenizer. A loaded model is put in evaluation mode, and
+            must not be trained while the environment is in use.
         top_k: How many candidates the observation describes; None for none.
         progress: Whether the observation tells how many tokens have been generated.
 
@@ -153,8 +149,8 @@ class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstr
         RecordConstructorArgs.__init__(
             self, _disable_deepcopy=True, model=model, top_k=top_k, progress=progress
         )
-        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, LanguageModelFeatures, "features of features are none of the text")
+        self._text_env = find_text_env(env, TextGenerationEnv)
+        refuse_inside(env, LanguageModelFeatures, _ONE_OBSERVATION)
         base_space = self._text_env.observation_space
         check_tokens_are_observed(env, env.observation_space, base_space)
         super().__init__(env)
@@ -174,7 +170,7 @@ class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstr
         return self._observation(), reward, terminated, truncated, info
 
     def _observation(self) -> np.ndarray:
-        return self._features(self._text_env.texts, self._text_env.num_new_tokens)[0]
+        return self._features(Texts.of(self._text_env.completions))[0]
 
 
 class VectorLanguageModelFeatures(TextVectorWrapper):
@@ -185,9 +181,11 @@ class VectorLanguageModelFeatures(TextVectorWrapper):
 
     Args:
         env: A batched text environment, with any wrappers that leave its observations alone.
-        model: See :class:`textgym.wrappers.LanguageModelFeatures`.
-        top_k: As there.
-        progress: As there.
+        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
+            model with the environment's tokenizer. A loaded model is put in evaluation mode, and
+            must not be trained while the environment is in use.
+        top_k: How many candidates the observation describes; None for none.
+        progress: Whether the observation tells how many tokens have been generated.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -211,7 +209,7 @@ class VectorLanguageModelFeatures(TextVectorWrapper):
         progress: bool = False,
     ) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorLanguageModelFeatures, "features of features are none of the text")
+        refuse_inside(env, VectorLanguageModelFeatures, _ONE_OBSERVATION)
         base_space = self._text_env.single_observation_space
         check_tokens_are_observed(env, env.single_observation_space, base_space)
         self._features = FeatureReader(self._text_env, model, top_k, progress)
@@ -230,27 +228,26 @@ class VectorLanguageModelFeatures(TextVectorWrapper):
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
         """Step; the features are those of the new texts."""
-        num_after = self._text_env.num_new_tokens + 1
         _, rewards, terminated, truncated, infos = self.env.step(actions)
         if "final_obs" in infos:
-            infos["final_obs"] = self._final_observations(infos["final_obs"], num_after)
+            infos["final_obs"] = self._final_observations()
         return self._observations(), rewards, terminated, truncated, infos
 
     def _observations(self) -> np.ndarray:
-        return self._features(self._text_env.texts, self._text_env.num_new_tokens)
+        return self._features(Texts.of(self._text_env.completions))
 
-    def _final_observations(self, final: np.ndarray, num_after: np.ndarray) -> np.ndarray:
-        """Features of the texts that were replaced in this step already, in an object array."""
-        # They continue what was read before, and the other rows go on: it all is one pass.
-        texts, num_new_tokens = self._text_env.texts, self._text_env.num_new_tokens
-        for row, observation in enumerate(final):
-            if observation is not None:
-                valid = observation["attention_mask"].astype(np.bool_)
-                texts[row] = observation["input_ids"][valid].tolist()
-                num_new_tokens[row] = num_after[row]
-        features = self._features(texts, num_new_tokens)
-        result = np.full(self.num_envs, None, dtype=object)
-        for row, observation in enumerate(final):
-            if observation is not None:
-                result[row] = features[row].copy()
+    def _final_observations(self) -> np.ndarray:
+        """Features of the texts that the last step finished and replaced, in an object array."""
+        # They continue what was read before, so this is one pass with the rows that go on.
+        last = self._text_env.last_step
+        assert last.scored is not None
+        texts, final = Texts.of(self._text_env.completions), Texts.of(last.scored)
+        finished = np.flatnonzero(last.finished).tolist()
+        for row, ids in zip(finished, final.ids, strict=True):
+            texts.ids[row] = ids
+        texts.num_new_tokens[finished] = final.num_new_tokens
+        features = self._features(texts)
+        result = np.full(self.num_envs, None, dtype=np.object_)
+        for row in finished:
+            result[row] = features[row].copy()
         return result

@@ -1,31 +1,70 @@
-"""Environments with wrappers applied, for scripts that take nothing but an id."""
+"""Environments with wrappers applied, for scripts that only take an id."""
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
-from textgym.envs import TextGenerationEnv, TextGenerationVectorEnv
+from textgym.envs import (
+    TextGenerationArguments,
+    TextGenerationEnv,
+    TextGenerationVectorEnv,
+    VectorArguments,
+)
+from textgym.envs.arguments import keywords_for, takes
 from textgym.wrappers import vector
 from textgym.wrappers.language_model_features import LanguageModelFeatures
 from textgym.wrappers.top_k_actions import TopKActions
 
-__all__ = ["make_features_env", "make_features_vector_env"]
+__all__ = [
+    "FeaturesArguments",
+    "FeaturesVectorArguments",
+    "make_features_env",
+    "make_features_vector_env",
+]
 
 
-def make_features_env(
-    model: str | Path | PreTrainedModel = "embedded",
-    *,
-    k: int = 16,
-    top_k: int | None = None,
-    max_new_tokens: int = 16,
-    min_new_tokens: int | None = None,
-    **arguments: Any,
-) -> gym.Env:
+@dataclass(frozen=True)
+class _WrapperArguments:
+    """What the wrappers of the features environment add to the arguments."""
+
+    model: Annotated[
+        str | Path | PreTrainedModel,
+        "The language model that computes the features and finds the candidates.",
+    ] = "embedded"
+    _: KW_ONLY
+    k: Annotated[int, "Number of actions; see :class:`textgym.wrappers.TopKActions`."] = 16
+    top_k: Annotated[
+        int | None,
+        "How many candidates the observation describes; see "
+        ":class:`textgym.wrappers.LanguageModelFeatures`. None for none.",
+    ] = None
+
+
+@dataclass(frozen=True)
+class FeaturesArguments(TextGenerationArguments, _WrapperArguments):
+    """The arguments of :func:`make_features_env`, which documents them."""
+
+    _: KW_ONLY
+    # The type is wider than that of the base class, which mypy does not allow.
+    min_new_tokens: Annotated[
+        int | None,
+        "Smallest token budget; EOS before that many tokens is illegal. None for `max_new_tokens`.",
+    ] = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class FeaturesVectorArguments(FeaturesArguments, VectorArguments):
+    """The arguments of :func:`make_features_vector_env`, which documents them."""
+
+
+@takes(FeaturesArguments)
+def make_features_env(arguments: FeaturesArguments) -> gym.Env:
     """Make ``ABC-RLHF-Features-v0``: a vector to look at, a few likely tokens to choose from.
 
     It is :class:`textgym.envs.TextGenerationEnv` in
@@ -34,17 +73,12 @@ def make_features_env(
     ``Box(-inf, inf, (257,), float32)`` and ``Discrete(16)``, which agents for small control
     problems take.
 
-    By default every completion has the same number of tokens. The budget is a hidden part of the
-    state where it differs between episodes; with one budget for all, the last feature tells how
-    many tokens are left. EOS is never legal then, and is no candidate.
+    By default every completion has the same number of tokens. If budgets differed, they would be a
+    hidden part of the state; with one budget for all, the last feature tells how many tokens are
+    left. EOS is then never legal, and so never a candidate.
 
     Args:
-        model: The language model of both wrappers.
-        k: See :class:`textgym.wrappers.TopKActions`.
-        top_k: See :class:`textgym.wrappers.LanguageModelFeatures`.
-        max_new_tokens: See :class:`textgym.envs.TextGenerationEnv`.
-        min_new_tokens: As there; None for ``max_new_tokens``.
-        **arguments: Further arguments of :class:`textgym.envs.TextGenerationEnv`.
+        arguments: The fields of :class:`FeaturesArguments`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -55,40 +89,31 @@ def make_features_env(
         >>> env.observation_space.shape, env.action_space
         ((257,), Discrete(16))
     """
-    min_new_tokens = max_new_tokens if min_new_tokens is None else min_new_tokens
-    env: gym.Env = TextGenerationEnv(
-        min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens, **arguments
-    )
-    return TopKActions(LanguageModelFeatures(env, model, top_k=top_k, progress=True), k, model)
+    env: gym.Env = TextGenerationEnv(**_base_keywords(TextGenerationArguments, arguments))
+    model, top_k = arguments.model, arguments.top_k
+    env = LanguageModelFeatures(env, model, top_k=top_k, progress=True)
+    return TopKActions(env, arguments.k, model)
 
 
-def make_features_vector_env(
-    num_envs: int = 1,
-    model: str | Path | PreTrainedModel = "embedded",
-    *,
-    k: int = 16,
-    top_k: int | None = None,
-    max_new_tokens: int = 16,
-    min_new_tokens: int | None = None,
-    **arguments: Any,
-) -> VectorEnv:
+@takes(FeaturesVectorArguments)
+def make_features_vector_env(arguments: FeaturesVectorArguments) -> VectorEnv:
     """Make the batched ``ABC-RLHF-Features-v0``; see :func:`make_features_env`.
 
     Args:
-        num_envs: Number of rows.
-        model: See :func:`make_features_env`, as for all but the last.
-        k: As there.
-        top_k: As there.
-        max_new_tokens: As there.
-        min_new_tokens: As there.
-        **arguments: Further arguments of :class:`textgym.envs.TextGenerationVectorEnv`.
+        arguments: The fields of :class:`FeaturesVectorArguments`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
-    min_new_tokens = max_new_tokens if min_new_tokens is None else min_new_tokens
-    envs: VectorEnv = TextGenerationVectorEnv(
-        num_envs, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens, **arguments
-    )
-    features = vector.LanguageModelFeatures(envs, model, top_k=top_k, progress=True)
-    return vector.TopKActions(features, k, model)
+    envs: VectorEnv = TextGenerationVectorEnv(**_base_keywords(VectorArguments, arguments))
+    model, top_k = arguments.model, arguments.top_k
+    envs = vector.LanguageModelFeatures(envs, model, top_k=top_k, progress=True)
+    return vector.TopKActions(envs, arguments.k, model)
+
+
+def _base_keywords(dataclass_: type, arguments: FeaturesArguments) -> dict[str, Any]:
+    """The arguments of the environment below the wrappers."""
+    keywords = keywords_for(dataclass_, arguments)
+    if arguments.min_new_tokens is None:
+        keywords["min_new_tokens"] = arguments.max_new_tokens
+    return keywords

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +11,61 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
-from textgym.envs import TextGenerationEnv
-from textgym.envs.task import TextGenerationTask
+from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
 from textgym.models.incremental import NextToken
-from textgym.wrappers._language_model import SharedLanguageModel, shared_language_model
+from textgym.wrappers._language_model import Texts, shared_language_model
 from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
 from textgym.wrappers._text_env import find_text_env, refuse_inside
 
 __all__ = ["ReferenceLogProb", "ReferenceReader", "VectorReferenceLogProb"]
 
 
+_ONE_TERM = "a second term of this kind would be paid twice, and reported under the same name"
+
+
 class ReferenceReader:
-    """Log-probabilities of the tokens of a step; what the two forms of the wrapper share.
+    """Log-probabilities of the tokens that a step takes, for both forms of the wrapper.
 
     Args:
         base: The text environment, single or batched.
-        coef: See :class:`ReferenceLogProb`.
-        model: As there.
+        coef: Factor on the log-probability.
+        model: The language model, or its name.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
 
-    def __init__(self, base: Any, coef: float, model: str | Path | PreTrainedModel) -> None:
+    def __init__(
+        self, base: TextEnvironment, coef: float, model: str | Path | PreTrainedModel
+    ) -> None:
         is_number = isinstance(coef, int | float | np.number) and not isinstance(coef, bool)
         if not is_number or not abs(coef) < float("inf"):
             raise InvalidArgumentError("coef", coef, "must be a finite number")
         self.coef = float(coef)
-        self._task: TextGenerationTask = base.task
-        self._language_model: SharedLanguageModel = shared_language_model(base, model)
+        self._base = base
+        self._language_model = shared_language_model(base, model)
         self._said: NextToken | None = None
         self._legal = np.zeros((0, 0), dtype=np.bool_)
 
-    def read(self, texts: Sequence[Sequence[int] | None], num_new_tokens: np.ndarray) -> None:
-        """Read the states before a step; None for the rows that will not act."""
-        self._said = self._language_model.read(texts) if any(texts) else None
-        self._legal = self._task.action_masks(num_new_tokens)
+    def read(self) -> None:
+        """Read the states before a step, except in rows that wait to be reset."""
+        texts = Texts.of(self._base.completions, requested=~self._base.ended)
+        self._said = self._language_model.read(texts.ids) if any(texts.ids) else None
+        self._legal = self._base.task.action_masks(texts.num_new_tokens)
 
-    def terms(self, tokens: np.ndarray) -> np.ndarray:
-        """What the step is paid.
-
-        Args:
-            tokens: The tokens that it took, int64, shape (batch,); -1 where it took none.
+    def terms(self) -> np.ndarray:
+        """What the step just taken is paid: coef · log π(token), 0 in rows that got no token.
 
         Returns:
-            float64, shape (batch,): coef · log π(token), 0 where there is none.
+            float64, shape (num_envs,).
         """
+        tokens = self._base.last_step.tokens
         acted = tokens >= 0
         if self._said is None or not acted.any():
             return np.zeros(len(tokens))
         at, taken = np.flatnonzero(acted), tokens[acted]
-        self._legal[at, taken] = True  # One taken against the rule is measured without the rule.
+        self._legal[at, taken] = True  # If it was illegal, π is taken as if it were legal.
         logprobs = self._language_model.logprobs(self._said, self._legal).cpu().numpy()
         terms = np.zeros(len(tokens))
         terms[at] = self.coef * logprobs[at, taken].astype(np.float64)
@@ -71,16 +73,16 @@ class ReferenceReader:
 
 
 class ReferenceLogProb(RewardTerm):
-    """Adds coef · log π(a|s) to every reward, π being a frozen reference language model.
+    """Adds coef · log π(a|s) to every reward, where π is a frozen reference language model.
 
-    A reward model is easily pleased by text that nobody would write; this term keeps an agent near
-    the language. Together with the entropy bonus of an agent, of the same size, it is the penalty
-    on the divergence from the reference that RLHF pays, -coef · KL(agent ‖ π), for agents that
-    cannot compute it themselves: -KL = E[log π] + entropy.
+    Reward models often like text that nobody would write. This term keeps an agent close to natural
+    language. With an entropy bonus of the same size it is the KL penalty of RLHF,
+    -coef · KL(agent ‖ π), for agents that cannot compute that penalty themselves:
+    -KL = E[log π] + entropy.
 
-    π is normalised over the legal tokens, with EOS left out while it is illegal, as agents that
-    sample under the mask do. A token that is taken against the rule is measured without the rule.
-    The token is the one that the text got, also where actions stand for something else, as in
+    π is normalised over the legal tokens, so EOS is left out while it is illegal, as in agents that
+    sample under the mask. An illegal token is measured as if it were legal. The token is always the
+    one that the text got, even if actions mean something else, as in
     :class:`textgym.wrappers.TopKActions`; π is normalised over all legal tokens there too.
 
     Spaces are those of the wrapped environment.
@@ -93,14 +95,14 @@ class ReferenceLogProb(RewardTerm):
     | `shaped_return`     | end  | float | sum of the rewards, undiscounted               |
 
     Cost: each token of an episode goes through the language model once, since keys and values are
-    kept; wrappers of the same environment with the same model share the pass.
+    kept. Wrappers of the same environment with the same model share the pass.
 
     Args:
-        env: A text environment, with any wrappers but another of this class.
+        env: A text environment, with any wrappers except another of this class.
         coef: Factor on the log-probability, in units of the score per nat; positive to stay close.
         model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
-            model, which is put in evaluation mode and must not be trained meanwhile. It must have
-            the environment's tokenizer.
+            model with the environment's tokenizer. A loaded model is put in evaluation mode, and
+            must not be trained while the environment is in use.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -122,32 +124,35 @@ class ReferenceLogProb(RewardTerm):
         self, env: gym.Env, coef: float, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, coef=coef, model=model)
-        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, ReferenceLogProb, "its term would be paid, and named, twice")
+        self._text_env = find_text_env(env, TextGenerationEnv)
+        refuse_inside(env, ReferenceLogProb, _ONE_TERM)
         super().__init__(env)
         self._reference = ReferenceReader(self._text_env, coef, model)
         self.coef = self._reference.coef
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step, and add the term to the reward."""
-        self._reference.read(self._text_env.texts, self._text_env.num_new_tokens)
+        self._reference.read()
         return super().step(action)
 
     def _term(self, terminated: bool) -> float:
-        return float(self._reference.terms(self._text_env.tokens_taken)[0])
+        return float(self._reference.terms()[0])
 
 
 class VectorReferenceLogProb(VectorRewardTerm):
     """The vector form of :class:`textgym.wrappers.ReferenceLogProb`.
 
     ``infos`` holds ``unshaped_reward`` and ``reference_logprob`` for every row that acted, and
-    ``unshaped_return`` and ``shaped_return`` for those whose episode ended (under
-    ``AutoresetMode.SAME_STEP``, in ``infos["final_info"]``, with the terms of the last step).
+    ``unshaped_return`` and ``shaped_return`` for those whose episode ended. Under
+    ``AutoresetMode.SAME_STEP`` the returns are in ``infos["final_info"]``, with the terms of the
+    last step.
 
     Args:
-        env: A batched text environment, with any wrappers but another of this class.
-        coef: See :class:`textgym.wrappers.ReferenceLogProb`.
-        model: As there.
+        env: A batched text environment, with any wrappers except another of this class.
+        coef: Factor on the log-probability, in units of the score per nat; positive to stay close.
+        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
+            model with the environment's tokenizer. A loaded model is put in evaluation mode, and
+            must not be trained while the environment is in use.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -169,16 +174,14 @@ class VectorReferenceLogProb(VectorRewardTerm):
         self, env: VectorEnv, coef: float, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorReferenceLogProb, "its term would be paid, and named, twice")
+        refuse_inside(env, VectorReferenceLogProb, _ONE_TERM)
         self._reference = ReferenceReader(self._text_env, coef, model)
         self.coef = self._reference.coef
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and add the term to the rewards of the rows that acted."""
-        texts = zip(self._text_env.texts, self._text_env.ended, strict=True)
-        asked = [None if ended else text for text, ended in texts]
-        self._reference.read(asked, self._text_env.num_new_tokens)
+        self._reference.read()
         return super().step(actions)
 
     def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
-        return self._reference.terms(self._text_env.tokens_taken)
+        return self._reference.terms()

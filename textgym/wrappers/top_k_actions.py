@@ -1,8 +1,7 @@
-"""Lets agents choose among the tokens that a language model finds likely."""
+"""Lets agents choose among the tokens that a language model finds most likely."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +13,56 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
-from textgym.envs import TextGenerationEnv
-from textgym.envs.task import TextGenerationTask
+from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs.infos import put
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers._language_model import (
-    SharedLanguageModel,
+    Texts,
     check_top_k,
     shared_language_model,
 )
 from textgym.wrappers._text_env import find_text_env, refuse_inside, wrappers_of
-from textgym.wrappers._vector import TextVectorWrapper, put
+from textgym.wrappers._vector import TextVectorWrapper
 
 __all__ = ["CandidateReader", "TopKActions", "VectorTopKActions", "check_actions_are_tokens"]
 
 
+_ONE_CHOICE = "actions are then indices of candidates, not tokens"
+
+
 class CandidateReader:
-    """Lists the likely tokens after some texts; what the two forms of the wrapper share.
+    """Lists the likely next tokens of texts, for both forms of the wrapper.
 
     Args:
         base: The text environment, single or batched.
-        model: See :class:`TopKActions`.
-        k: As there.
+        model: The language model, or its name.
+        k: Number of candidates.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
 
-    def __init__(self, base: Any, model: str | Path | PreTrainedModel, k: int) -> None:
-        self._task: TextGenerationTask = base.task
+    def __init__(self, base: TextEnvironment, model: str | Path | PreTrainedModel, k: int) -> None:
+        self._task = base.task
         self.k = check_top_k("k", k, base.task.vocab_size)
-        self._language_model: SharedLanguageModel = shared_language_model(base, model)
+        self._language_model = shared_language_model(base, model)
 
-    def __call__(
-        self, texts: Sequence[Sequence[int] | None], num_new_tokens: np.ndarray
-    ) -> np.ndarray:
-        """List the k most likely legal tokens after each text, the most likely first.
+    def __call__(self, texts: Texts) -> np.ndarray:
+        """The k most likely legal tokens after each text, most likely first.
 
         Args:
-            texts: Token ids; None for a row that nobody asks about, whose tokens mean nothing.
-            num_new_tokens: How many of the tokens were generated, shape (batch,).
+            texts: The texts. The candidates of rows not requested mean nothing.
 
         Returns:
             int64, shape (batch, k).
         """
-        said = self._language_model.read(texts)
-        legal = self._task.action_masks(num_new_tokens)
+        said = self._language_model.read(texts.ids)
+        legal = self._task.action_masks(texts.num_new_tokens)
         return self._language_model.logprobs(said, legal).topk(self.k).indices.cpu().numpy()
 
 
 def check_actions_are_tokens(env: Any, space: gym.Space, base_space: gym.Space) -> None:
-    """Check that the actions of an environment are tokens, and that no mask relies on it.
+    """Check that the actions of an environment are tokens, and that no wrapper masks them.
 
     Raises:
         InvalidArgumentError: If a wrapper has changed their meaning, or masks them.
@@ -73,8 +72,8 @@ def check_actions_are_tokens(env: Any, space: gym.Space, base_space: gym.Space) 
             raise InvalidArgumentError(
                 "env",
                 env,
-                f"{type(one).__name__} masks its tokens, and the actions here are candidates; put "
-                "it outside TopKActions",
+                f"{type(one).__name__} masks tokens, and actions here will be candidates; put it "
+                "outside TopKActions",
             )
     if space != base_space:
         raise InvalidArgumentError(
@@ -86,29 +85,29 @@ def check_actions_are_tokens(env: Any, space: gym.Space, base_space: gym.Space) 
 
 
 class TopKActions(gym.Wrapper[Any, np.int64, Any, np.int64], RecordConstructorArgs):
-    """Action i takes the i-th most likely legal token, by a frozen language model.
+    """Action i takes the i-th most likely legal token, according to a frozen language model.
 
-    A vocabulary is too many actions for an agent that starts from nothing; among a few likely
-    tokens every choice makes readable text. While EOS is illegal it is no candidate, whatever the
-    model thinks of it. What is not among the k candidates cannot be written: the best completion
-    of this environment may be worse than that of the wrapped one.
+    A whole vocabulary is too many actions for an agent that starts from nothing. Among a few likely
+    tokens, every choice makes readable text. EOS is not a candidate while it is illegal, however
+    likely the model finds it. Tokens outside the k candidates cannot be written, so the best
+    completion here may be worse than that of the wrapped environment.
 
     Action space: ``Discrete(k)``; 0 is the most likely token. Observations and rewards are those of
     the wrapped environment.
 
-    | key in ``info`` | when | type | meaning                 |
-    |-----------------|------|------|-------------------------|
-    | `token`         | step | int  | the token that it took  |
+    | key in ``info`` | when | type | meaning                  |
+    |-----------------|------|------|--------------------------|
+    | `token`         | step | int  | the token that was taken |
 
     Cost: each token of an episode goes through the language model once, since keys and values are
-    kept; wrappers of the same environment with the same model share the pass.
+    kept. Wrappers of the same environment with the same model share the pass.
 
     Args:
         env: A text environment, with any wrappers that leave its actions alone.
         k: Number of candidates, at most the vocabulary's size minus 1.
         model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
-            model, which is put in evaluation mode and must not be trained meanwhile. It must have
-            the environment's tokenizer.
+            model with the environment's tokenizer. A loaded model is put in evaluation mode, and
+            must not be trained while the environment is in use.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -131,8 +130,8 @@ class TopKActions(gym.Wrapper[Any, np.int64, Any, np.int64], RecordConstructorAr
         self, env: gym.Env, k: int = 16, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, k=k, model=model)
-        self._text_env: TextGenerationEnv = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, TopKActions, "actions are numbers of candidates there, not tokens")
+        self._text_env = find_text_env(env, TextGenerationEnv)
+        refuse_inside(env, TopKActions, _ONE_CHOICE)
         check_actions_are_tokens(env, env.action_space, self._text_env.action_space)
         super().__init__(env)
         self._candidates = CandidateReader(self._text_env, model, k)
@@ -142,17 +141,17 @@ class TopKActions(gym.Wrapper[Any, np.int64, Any, np.int64], RecordConstructorAr
     @property
     def candidates(self) -> np.ndarray:
         """The tokens that the actions stand for now, shape (k,), int64."""
-        return self._candidates(self._text_env.texts, self._text_env.num_new_tokens)[0]
+        return self._candidates(Texts.of(self._text_env.completions))[0]
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a candidate.
 
         Raises:
-            InvalidArgumentError: If there is no such candidate.
+            InvalidArgumentError: If the action is not the index of a candidate.
         """
         if not self.action_space.contains(action):
             raise InvalidArgumentError(
-                "action", action, f"must be the number of a candidate, from 0 to {self.k - 1}"
+                "action", action, f"must be the index of a candidate, from 0 to {self.k - 1}"
             )
         token = self.candidates[int(action)]
         observation, reward, terminated, truncated, info = self.env.step(token)
@@ -163,13 +162,15 @@ class TopKActions(gym.Wrapper[Any, np.int64, Any, np.int64], RecordConstructorAr
 class VectorTopKActions(TextVectorWrapper):
     """The vector form of :class:`textgym.wrappers.TopKActions`.
 
-    ``infos["token"]`` holds the tokens of the rows that acted (under ``AutoresetMode.SAME_STEP``
-    those of finished rows are in ``infos["final_info"]`` too).
+    ``infos["token"]`` holds the tokens of the rows that acted. Under ``AutoresetMode.SAME_STEP``,
+    ``infos["final_info"]`` also holds those of the rows that finished.
 
     Args:
         env: A batched text environment, with any wrappers that leave its actions alone.
-        k: See :class:`textgym.wrappers.TopKActions`.
-        model: As there.
+        k: Number of candidates, at most the vocabulary's size minus 1.
+        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded causal language
+            model with the environment's tokenizer. A loaded model is put in evaluation mode, and
+            must not be trained while the environment is in use.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -190,7 +191,7 @@ class VectorTopKActions(TextVectorWrapper):
         self, env: VectorEnv, k: int = 16, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorTopKActions, "actions are numbers of candidates there, not tokens")
+        refuse_inside(env, VectorTopKActions, _ONE_CHOICE)
         check_actions_are_tokens(env, env.single_action_space, self._text_env.single_action_space)
         self._candidates = CandidateReader(self._text_env, model, k)
         self.k = self._candidates.k
@@ -201,19 +202,18 @@ class VectorTopKActions(TextVectorWrapper):
     def candidates(self) -> np.ndarray:
         """The tokens that the actions stand for now, shape (num_envs, k), int64.
 
-        In rows whose episode has ended they mean nothing.
+        They mean nothing in rows whose episode has ended.
         """
-        texts = zip(self._text_env.texts, self._text_env.ended, strict=True)
-        asked = [None if ended else text for text, ended in texts]
-        if not any(asked) and self._text_env.ended.any():  # All rows wait.
+        ended = self._text_env.ended
+        if ended.all():
             return np.zeros((self.num_envs, self.k), dtype=np.int64)
-        return self._candidates(asked, self._text_env.num_new_tokens)
+        return self._candidates(Texts.of(self._text_env.completions, requested=~ended))
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take a candidate in every row.
 
         Raises:
-            InvalidArgumentError: If there are no such candidates.
+            InvalidArgumentError: If the actions are not indices of candidates, one per row.
         """
         chosen = np.asarray(actions)
         if (
@@ -225,11 +225,13 @@ class VectorTopKActions(TextVectorWrapper):
             raise InvalidArgumentError(
                 "actions",
                 actions,
-                f"must be {self.num_envs} numbers of candidates, from 0 to {self.k - 1}",
+                f"must be {self.num_envs} indices of candidates, from 0 to {self.k - 1}",
             )
         tokens = self.candidates[np.arange(self.num_envs), chosen]
         observations, rewards, terminated, truncated, infos = self.env.step(tokens)
-        put(infos, "token", tokens, self._acted)
-        if self._restarts_at_once and self._finished.any():
-            put(self._final_infos(infos), "token", tokens, self._finished)
+        last = self._text_env.last_step
+        acted = last.tokens >= 0
+        put(infos, "token", tokens[acted], acted)
+        if self._restarts_at_once and last.finished.any():
+            put(self._final_infos(infos), "token", tokens[last.finished], last.finished)
         return observations, rewards, terminated, truncated, infos

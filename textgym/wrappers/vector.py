@@ -6,6 +6,7 @@ from textgym.wrappers.credit_assignment import VectorCreditAssignment as CreditA
 from textgym.wrappers.language_model_features import (
     VectorLanguageModelFeatures as LanguageModelFeatures,
 )
+from textgym.wrappers.potential_shaping import VectorPotentialShaping as PotentialShaping
 from textgym.wrappers.reference_logprob import VectorReferenceLogProb as ReferenceLogProb
 from textgym.wrappers.top_k_actions import VectorTopKActions as TopKActions
 
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionShaping",
     "CreditAssignment",
     "LanguageModelFeatures",
+    "PotentialShaping",
     "ReferenceLogProb",
     "TopKActions",
 ]

@@ -1,0 +1,128 @@
+"""What the single and the batched environment have in common, and what wrappers may read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.envs.task import TextGenerationTask
+from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
+from textgym.rendering import credit_text, draw_frame, frame_lines, to_ansi
+
+__all__ = ["LastStep", "TextEnvironment"]
+
+
+class LastStep(NamedTuple):
+    """What the last step did to the texts; after a reset, nothing.
+
+    Attributes:
+        tokens: The token that each text got, int64, shape (num_envs,); -1 where it got none.
+        finished: The texts that the step finished, bool, shape (num_envs,).
+        scored: These texts, one row for each, with their scores and read-outs; None if the step
+            finished none.
+    """
+
+    tokens: np.ndarray
+    finished: np.ndarray
+    scored: ScoredCompletions | None
+
+
+class TextEnvironment:
+    """A text environment, single or batched.
+
+    Wrappers find it as ``env.unwrapped``, whatever is stacked in between. A wrapper of your own may
+    read ``task``, ``completions``, ``ended`` and ``last_step``, and call :meth:`request_readouts`.
+    A single environment shows its text as a batch of one.
+
+    Attributes:
+        task_class: The class of the task. A subclass with other rules sets its own here.
+        task: The rules: tokenizer, reward model, legal actions.
+        rendered_credit: The credit that ``render`` shows. Credit wrappers set their own assigner.
+    """
+
+    task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
+    task: TextGenerationTask
+    rendered_credit: CreditAssigner
+    render_mode: str | None
+    _readouts: frozenset[Readout]
+
+    def _set_task(self, task: TextGenerationTask, renders: bool) -> None:
+        self.task = task
+        self.rendered_credit = AttentionCredit()
+        self._readouts = self.rendered_credit.readouts if renders else frozenset()
+
+    @property
+    @abstractmethod
+    def completions(self) -> Completions:
+        """The texts so far, padded on the right; a text that was just reset has no completion."""
+
+    @property
+    @abstractmethod
+    def ended(self) -> np.ndarray:
+        """Texts whose episode has ended and not been reset, bool, shape (num_envs,)."""
+
+    @property
+    @abstractmethod
+    def last_step(self) -> LastStep:
+        """What the last step did.
+
+        It names the tokens even where actions mean something else further up the stack.
+        """
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of observations and actions."""
+        return self.task.tokenizer
+
+    @property
+    def reward_model(self) -> RewardModel:
+        """The reward model."""
+        return self.task.reward_model
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Smallest token budget."""
+        return self.task.min_new_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Largest token budget."""
+        return self.task.max_new_tokens
+
+    @property
+    def max_length(self) -> int:
+        """Length of the observation arrays."""
+        return self.task.max_length
+
+    def _rendered(
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        credit: Sequence[float] | None = None,
+        score: float | None = None,
+    ) -> str | np.ndarray:
+        """An episode as pixels or with ANSI codes; with credit and score once it has ended."""
+        text = credit_text(self.task.decode(prompt_ids), self.task.pieces(completion_ids), credit)
+        caption = "" if score is None else f"score {score:+.2f}"
+        if self.render_mode == "rgb_array":
+            return draw_frame(text, frame_lines(self.max_length), caption)
+        if caption:
+            text.append(f"  ({caption})", style="not dim")
+        return to_ansi(text)
+
+    def request_readouts(self, readouts: Collection[Readout]) -> None:
+        """Have these read-outs computed whenever completions are scored.
+
+        Args:
+            readouts: See :mod:`textgym.models.readouts`.
+
+        Raises:
+            InvalidArgumentError: If the reward model cannot give one of them.
+        """
+        self.reward_model.check_readouts(readouts)
+        self._readouts |= frozenset(readouts)

@@ -1,0 +1,236 @@
+"""Pays potential-based shaping at every step, so that any agent learns from a dense reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
+
+from textgym.credit.checks import check_gamma
+from textgym.credit.potentials import Potential, StateFunction, get_potential
+from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.errors import InvalidArgumentError
+from textgym.models import RewardModel, ScoredCompletions
+from textgym.models.incremental import IncrementalRewardModel
+from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
+from textgym.wrappers._text_env import find_text_env, refuse_inside
+
+__all__ = ["PotentialShaping", "ShapingReader", "VectorPotentialShaping"]
+
+_ONE_POTENTIAL = "write one potential that is the sum of the two"
+
+
+class ShapingReader:
+    """The terms β(γΦ(s') - Φ(s)) of a text environment, step by step.
+
+    Args:
+        env: The text environment, single or batched.
+        potential: The potential Φ.
+        beta: Factor on the potential.
+        gamma: Discount factor.
+
+    Raises:
+        InvalidArgumentError: If a number is out of its range, or the reward model cannot give what
+            the potential needs.
+    """
+
+    def __init__(
+        self, env: TextEnvironment, potential: Potential, beta: float, gamma: float
+    ) -> None:
+        if not abs(beta) < float("inf"):
+            raise InvalidArgumentError("beta", beta, "must be a finite number")
+        self.beta, self.gamma = float(beta), check_gamma(gamma)
+        self._env, self._potential = env, potential
+        self._phi = np.zeros(len(env.ended))
+        self._reader: IncrementalRewardModel | None = None
+        reward_model, readouts = env.reward_model, potential.readouts
+        if isinstance(reward_model, RewardModel):
+            reward_model.check_readouts(readouts)
+        if potential.reads_reward_model and IncrementalRewardModel.can_read(reward_model, readouts):
+            try:
+                self._reader = IncrementalRewardModel(reward_model, readouts)
+            except InvalidArgumentError:  # Not a plain decoder: every step reads the whole text.
+                self._reader = None
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether a step costs one token of the reward model instead of the whole text."""
+        return self._reader is not None
+
+    def terms(self, going_on: np.ndarray) -> np.ndarray:
+        """The terms of the step just taken.
+
+        Args:
+            going_on: Rows whose episode goes on, bool, shape (num_envs,). Φ is 0 in the other rows:
+                their episode has ended, or has only just begun.
+
+        Returns:
+            float64, shape (num_envs,).
+        """
+        phi = np.zeros(len(going_on))
+        if going_on.any():
+            newest = self._potential.newest(self._read(torch.from_numpy(going_on)))
+            phi[going_on] = self.beta * newest.cpu().numpy().astype(np.float64)
+        terms = self.gamma * phi - self._phi
+        self._phi = phi
+        return terms
+
+    def clear(self, rows: np.ndarray) -> None:
+        """Set Φ to 0 in rows that start a new episode, bool, shape (num_envs,)."""
+        self._phi[rows] = 0.0
+
+    def _read(self, rows: torch.Tensor) -> ScoredCompletions:
+        completions = self._env.completions
+        if self._reader is not None:
+            return self._reader.read(completions, rows)
+        chosen = completions.select(rows)
+        if self._potential.reads_reward_model:
+            return self._env.reward_model.read(chosen, self._potential.readouts)
+        return ScoredCompletions(
+            chosen.input_ids,
+            chosen.attention_mask,
+            chosen.completion_mask,
+            score=torch.full((len(chosen),), torch.nan),  # No potential of this kind looks at it.
+        )
+
+
+class PotentialShaping(RewardTerm):
+    """Adds β(γΦ(s') - Φ(s)) to every reward, for a potential Φ of your choice.
+
+    Φ is a function of the text so far. The potentials of textgym are 0 at the start of an episode,
+    and the wrapper takes Φ as 0 at its end. So the optimal policies are those of the sparse reward
+    for every γ (Ng, Harada & Russell, 1999; Grześ, 2017), and at γ = 1 the rewards of an episode
+    still sum to its score. Where a limit from outside truncates an episode, the return is not
+    complete, and Φ(s') is paid as it is.
+
+    Cost: one token of the reward model per step, about one more forward pass per episode. The text
+    so far stays in a key-value cache. This needs a potential whose read-outs are ``PrefixScores``
+    and ``AttentionMap``, as those of the shipped potentials are, and a decoder with keys and values
+    in every layer as the reward model. Otherwise every step is a forward pass over the whole text
+    so far: with other read-outs, with an encoder, and with a reward model that has its own
+    ``read``. A function as the potential needs no forward pass.
+
+    Spaces are those of the wrapped environment.
+
+    | key in ``info``   | when | type  | meaning                                          |
+    |-------------------|------|-------|--------------------------------------------------|
+    | `unshaped_reward` | step | float | what the environment paid                        |
+    | `shaping`         | step | float | the term that is added                           |
+    | `unshaped_return` | end  | float | sum of `unshaped_reward`, undiscounted           |
+    | `shaped_return`   | end  | float | sum of the rewards, undiscounted                 |
+
+    The vector form is :class:`textgym.wrappers.vector.PotentialShaping`.
+    :class:`textgym.credit.ShapingCredit` gives the same numbers for a finished completion, from one
+    forward pass.
+
+    Args:
+        env: A text environment, with any wrappers except another of this class.
+        potential: A potential, the name of one, or a function of the prompt's and the completion's
+            token ids; see :func:`textgym.credit.get_potential`.
+        beta: Factor on the potential.
+        gamma: Discount factor of the agent that will learn from the rewards.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.wrappers import PotentialShaping
+        >>> def length(prompt, completion):
+        ...     return 0.1 * len(completion)
+        >>> env = PotentialShaping(gym.make("ABC-RLHF-v0"), length)
+        >>> observation, info = env.reset(seed=0)
+        >>> _, reward, _, _, info = env.step(42)
+        >>> reward, info["shaping"], info["unshaped_reward"]
+        (0.1, 0.1, 0.0)
+    """
+
+    term = "shaping"
+
+    def __init__(
+        self,
+        env: gym.Env,
+        potential: str | Potential | StateFunction,
+        *,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, potential=potential, beta=beta, gamma=gamma)
+        self.potential = get_potential(potential)
+        self._text_env = find_text_env(
+            env, TextGenerationEnv, self.potential.needs_causal_reward_model
+        )
+        refuse_inside(env, PotentialShaping, _ONE_POTENTIAL)
+        super().__init__(env)
+        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma)
+        self.beta, self.gamma = self._shaping.beta, self._shaping.gamma
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; the potential is 0 there."""
+        self._shaping.clear(np.array([True]))
+        return super().reset(seed=seed, options=options)
+
+    def _term(self, terminated: bool) -> float:
+        return float(self._shaping.terms(np.array([not terminated]))[0])
+
+
+class VectorPotentialShaping(VectorRewardTerm):
+    """The vector form of :class:`textgym.wrappers.PotentialShaping`, which states the cost.
+
+    All rows are read together. ``infos`` holds ``unshaped_reward`` and ``shaping`` for every row
+    that acted, and ``unshaped_return`` and ``shaped_return`` for those whose episode ended. Under
+    ``AutoresetMode.SAME_STEP`` the returns are in ``infos["final_info"]``, with the terms of the
+    last step.
+
+    Args:
+        env: A batched text environment, with any wrappers except another of this class.
+        potential: A potential, the name of one, or a function of the prompt's and the completion's
+            token ids; see :func:`textgym.credit.get_potential`.
+        beta: Factor on the potential.
+        gamma: Discount factor of the agent that will learn from the rewards.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.wrappers.vector import PotentialShaping
+        >>> envs = gym.make_vec("ABC-RLHF-v0", num_envs=4)
+        >>> envs = PotentialShaping(envs, "prefix-score", gamma=0.99)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> _, rewards, _, _, infos = envs.step(envs.action_space.sample())
+        >>> bool((infos["unshaped_reward"] + infos["shaping"] == rewards).all())
+        True
+    """
+
+    term = "shaping"
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        potential: str | Potential | StateFunction,
+        *,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+    ) -> None:
+        self.potential = get_potential(potential)
+        super().__init__(env, self.potential.needs_causal_reward_model)
+        refuse_inside(env, VectorPotentialShaping, _ONE_POTENTIAL)
+        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma)
+        self.beta, self.gamma = self._shaping.beta, self._shaping.gamma
+
+    def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
+        # A row that has restarted is in a start state, where the potential is 0.
+        return self._shaping.terms(acted & ~finished)
+
+    def _clear(self, rows: np.ndarray) -> None:
+        super()._clear(rows)
+        self._shaping.clear(rows)

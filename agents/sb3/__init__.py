@@ -1,7 +1,7 @@
-"""Stable-Baselines3 on text: a language model as its policy, credit in its buffers, batches.
+"""Stable-Baselines3 on text: a language model as the policy, credit in the buffers, batches.
 
-Each part stands alone and leaves the algorithms of Stable-Baselines3 as they are. The policy for
-the masks of ``sb3-contrib`` is in :mod:`textgym.agents.sb3.maskable`, since it needs that package.
+Each part can be used alone, and none changes the algorithms of Stable-Baselines3. The policy for
+action masks is in :mod:`textgym.agents.sb3.maskable`, because it needs ``sb3-contrib``.
 """
 
 from .callback import HindsightCreditCallback

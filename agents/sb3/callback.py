@@ -1,12 +1,12 @@
 """Hindsight credit for the on-policy algorithms of Stable-Baselines3.
 
-Credit exists only when an episode has ended. The hook must therefore lie behind the rollout and
-before the update, and it must know the infos. A rollout buffer of one's own lies there, but is
-never shown the infos; a callback is shown everything: the infos in ``on_step``, and the full
-buffer in ``on_rollout_end``, which comes after ``compute_returns_and_advantage`` and right before
-``train``. There the rewards are replaced, and the advantages and returns follow. Asking the
-buffer to compute these anew would take the values behind its last step, which PPO and A2C show to
-a callback and MaskablePPO does not; the change alone takes no values.
+Credit exists only once an episode has ended. So the hook must come after the rollout and before the
+update, and it must see the infos. A custom rollout buffer would come at the right time, but never
+sees the infos. A callback sees both: the infos in ``on_step``, and the full buffer in
+``on_rollout_end``, which runs after ``compute_returns_and_advantage`` and right before ``train``.
+There the rewards are replaced, and advantages and returns are changed with them. To compute these
+from scratch, the buffer would need the values after its last step. PPO and A2C show them to a
+callback, but MaskablePPO does not. Computing only the change needs no values.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ __all__ = ["HindsightCreditCallback"]
 
 
 class HindsightCreditCallback(BaseCallback):
-    """Has PPO, A2C and their kin learn from ``info["credit"]`` in place of the rewards.
+    """Lets PPO, A2C and similar algorithms learn from ``info["credit"]`` instead of the rewards.
 
-    For any environment whose infos hold ``"credit"`` at the end of an episode, one number per
-    step, and with any number of environments and any rollout buffer. The logged episode returns
-    stay those of the environment. A bootstrapped value that the algorithm added to the last
-    reward of a truncated episode is kept.
+    It works with any environment whose infos hold ``"credit"`` at the end of an episode, one number
+    per step, with any number of environments and any rollout buffer. The logged episode returns
+    stay those of the environment. If the algorithm added a bootstrapped value to the last reward of
+    a truncated episode, it is kept.
 
-    The end of an episode that is still under way when the rollout is full is unknown, so its steps
-    are learned from as they were paid, and from the critic. What they miss is paid at the first
-    step of the next rollout, see :func:`textgym.agents.sb3.credit.rewards_of_the_rest`. The return
-    is thus kept, but not the place: let ``n_steps`` be several episodes long.
+    An episode that is still running when the rollout is full has no credit yet, so its steps are
+    learned from as they were paid, with the critic's value of what follows. The credit that they
+    miss is paid at the first step of the next rollout; see
+    :func:`textgym.agents.sb3.credit.rewards_of_the_rest`. This keeps the return, but moves credit
+    to another step, so let ``n_steps`` cover several episodes.
 
     Example:
         >>> import gymnasium as gym
@@ -49,7 +50,7 @@ class HindsightCreditCallback(BaseCallback):
 
     Raises:
         InvalidArgumentError: When training starts, if the algorithm has no rollout buffer or the
-            environment normalises rewards; when an episode ends, if it brings no usable credit.
+            environment normalises rewards. When an episode ends, if it has no usable credit.
     """
 
     def __init__(self) -> None:
@@ -70,15 +71,15 @@ class HindsightCreditCallback(BaseCallback):
             raise InvalidArgumentError(
                 "env",
                 normalizer,
-                "the credit of an episode sums to what its steps paid before they were "
-                "normalised: use VecNormalize(..., norm_reward=False)",
+                "the credit of an episode sums to its rewards before they were normalised: use "
+                "VecNormalize(..., norm_reward=False)",
             )
 
     def _on_rollout_start(self) -> None:
         self._paid, self._ends = [], []
 
     def _on_step(self) -> bool:
-        # A copy: the algorithm adds bootstrapped values to this very array after the callback.
+        # A copy, because the algorithm adds bootstrapped values to this array after the callback.
         self._paid.append(np.array(self.locals["rewards"], dtype=np.float32))
         for row in np.flatnonzero(self.locals["dones"]).tolist():
             credit = credit_of(self.locals["infos"][row])
@@ -88,7 +89,7 @@ class HindsightCreditCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         buffer: RolloutBuffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        paid = np.stack(self._paid)  # (num_steps, num_envs), as all arrays of the buffer
+        paid = np.stack(self._paid)  # (num_steps, num_envs), like all arrays of the buffer
         before = buffer.rewards.copy()
         for end, row, credit in self._ends:
             starts = np.flatnonzero(buffer.episode_starts[: end + 1, row])
@@ -100,9 +101,9 @@ class HindsightCreditCallback(BaseCallback):
                     'info["credit"]',
                     credit,
                     f"the episode had {num_left if began_here else f'more than {num_left}'} "
-                    "steps: hand over one number per step",
+                    "steps: provide one number per step",
                 )
-            bootstrapped = buffer.rewards[steps, row] - paid[steps, row]  # 0 but at a truncation
+            bootstrapped = buffer.rewards[steps, row] - paid[steps, row]  # 0 except at a truncation
             rewards = rewards_of_the_rest(paid[steps, row], credit, buffer.gamma)
             buffer.rewards[steps, row] = rewards + bootstrapped
         change = change_of_advantages(

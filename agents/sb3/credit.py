@@ -1,4 +1,4 @@
-"""What the buffers of Stable-Baselines3 need to know of hindsight credit, as pure functions."""
+"""Hindsight credit in the buffers of Stable-Baselines3, as pure functions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["change_of_advantages", "credit_of", "rewards_of_the_rest"]
 
 
 def credit_of(info: dict[str, Any]) -> NDArray[np.float32] | None:
-    """The credit that the info of an episode's last step hands over.
+    """The credit in the info of an episode's last step.
 
     Args:
         info: The info of an environment that is done.
 
     Returns:
-        float32 of shape (num_steps,), one number per step of the episode; None if the episode was
-        cut short from outside and nothing was handed over, for then there is no score to share.
+        float32, shape (num_steps,), one number per step of the episode. None if the episode was
+        cut short from outside and has no credit, since there is no score to share out.
 
     Raises:
-        InvalidArgumentError: If a terminated episode brings no credit, or the credit is not a
-            list of numbers.
+        InvalidArgumentError: If a terminated episode has no credit, or the credit is not a list of
+            numbers.
     """
     if "credit" not in info:
         if info.get("TimeLimit.truncated", False):
@@ -37,37 +37,37 @@ def credit_of(info: dict[str, Any]) -> NDArray[np.float32] | None:
         )
     credit = np.asarray(info["credit"], dtype=np.float32)
     if credit.ndim != 1 or not len(credit):
-        raise InvalidArgumentError('info["credit"]', credit, "hand over one number per step")
+        raise InvalidArgumentError('info["credit"]', credit, "provide one number per step")
     return credit
 
 
 def rewards_of_the_rest(
     paid: NDArray[np.float32], credit: NDArray[np.float32], gamma: float
 ) -> NDArray[np.float32]:
-    """The rewards to learn from, for those steps of an episode that are still at hand.
+    """The rewards to learn from, for the steps of an episode that are in this rollout.
 
-    An episode that lies within one rollout is paid its credit, step by step. One that began in an
-    earlier rollout has lost its first steps: the agent has learned from them already, from what
-    they were paid at the time, and so cannot be paid their credit any more. Dropping that credit
-    would shorten the return. So the first step at hand gets what is missing: the return from that
-    step on, discounted, stays what the environment paid. Later steps get their own credit, as in
-    an episode that was not cut::
+    An episode that lies within one rollout is paid its credit, step by step. If it began in an
+    earlier rollout, its first steps are gone: the agent has already learned from what they were
+    paid at the time. Dropping their credit would change the return. So the first step in this
+    rollout gets whatever is missing, such that the discounted return from that step on is the one
+    that the environment paid. Later steps get their own credit, as in an episode that was not
+    split::
 
         step                0    1  |  2    3    4         gamma = 1
         paid                0    0  |  0    0    R
         credit             .1R  .2R | .3R  .2R  .2R
         learned from        0    0  | .6R  .2R  .2R        .6 = .3 + (.1 + .2)
 
-    Without a discount, or with credit that is equivalent to the rewards under the discount, that
-    is the lost steps' credit less what they were paid.
+    Without a discount, or if the credit has the same discounted sum as the rewards, the missing
+    amount is the credit of the earlier steps minus what they were paid.
 
     Args:
-        paid: Rewards of the steps at hand, the last ones of the episode, (num_left,).
-        credit: Credit of the whole episode, (num_steps,), ``num_left <= num_steps``.
-        gamma: Discount of the algorithm.
+        paid: Rewards of the steps in this rollout, the last ones of the episode, shape (num_left,).
+        credit: Credit of the whole episode, shape (num_steps,), ``num_left <= num_steps``.
+        gamma: Discount factor of the algorithm.
 
     Returns:
-        float32 (num_left,).
+        float32, shape (num_left,).
     """
     num_left = len(paid)
     rewards = credit[-num_left:].copy()
@@ -82,17 +82,17 @@ def change_of_advantages(
 ) -> NDArray[np.float32]:
     """How the advantages of a rollout change with its rewards.
 
-    Generalised advantage estimation (arXiv 1506.02438, equation 16) is linear in the rewards, so
-    values are not needed: ΔA_t = Δr_t + γλ ΔA_{t+1} within an episode.
+    Generalised advantage estimation (arXiv 1506.02438, equation 16) is linear in the rewards, so no
+    values are needed: ΔA_t = Δr_t + γλ ΔA_{t+1} within an episode.
 
     Args:
-        change: New rewards less old ones, (num_steps, num_envs).
-        episode_starts: 1 at the first step of an episode, (num_steps, num_envs).
+        change: New rewards minus old ones, shape (num_steps, num_envs).
+        episode_starts: 1 at the first step of an episode, shape (num_steps, num_envs).
         decay: γλ.
 
     Returns:
-        (num_steps, num_envs), for the advantages and for the returns, which are advantages plus
-        values.
+        Shape (num_steps, num_envs). Returns change by the same amount, since they are advantages
+        plus values.
     """
     result = change.copy()
     for step in reversed(range(len(change) - 1)):

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a language model, by way of the optional package ``peft``."""
+"""Low-rank adapters on a language model, with the optional package ``peft``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["add_lora"]
 def add_lora(model: PreTrainedModel, lora: bool | LoraConfig) -> None:
     """Freeze a model and add adapters to it, in place (Hu et al. 2021, arXiv 2106.09685).
 
-    The adapters start at zero: the model computes what it computed before.
+    The adapters start at zero, so the model still computes the same.
 
     Args:
-        model: The model; its class stays what it is.
-        lora: True for the defaults of ``peft``, which knows where the adapters of usual
-            architectures belong; or a ``peft.LoraConfig``.
+        model: The model; its class does not change.
+        lora: True for the defaults of ``peft``, which knows where adapters belong in common
+            architectures; or a ``peft.LoraConfig``.
 
     Raises:
         MissingDependencyError: If ``peft`` is not installed.

@@ -17,14 +17,13 @@ __all__ = ["MaskableLanguageModelPolicy"]
 class MaskableLanguageModelPolicy(LanguageModelPolicyMethods, MaskableActorCriticPolicy):
     """:class:`textgym.agents.sb3.LanguageModelPolicy` for ``sb3_contrib.MaskablePPO``.
 
-    Tokens are sampled and their log-probabilities taken from the same distribution, that over the
-    tokens which the environment's ``action_masks()`` allows: EOS waits until ``min_new_tokens``.
-
-    Args:
-        *arguments: Those of :class:`textgym.agents.sb3.LanguageModelPolicy`.
-        **keywords: Likewise.
+    Tokens are sampled, and their log-probabilities taken, from the same distribution: the one over
+    the tokens that the environment's ``action_masks()`` allows. So EOS waits until
+    ``min_new_tokens``. The arguments are those of
+    :class:`textgym.agents.sb3.LanguageModelPolicy`.
 
     Raises:
-        InvalidArgumentError: As there.
-        MissingDependencyError: As there; on import, if ``sb3-contrib`` is not installed.
+        InvalidArgumentError: If the spaces, the model, the temperature or the adapters do not fit.
+        MissingDependencyError: If adapters are requested and ``peft`` is not installed. On import,
+            if ``sb3-contrib`` is not installed.
     """

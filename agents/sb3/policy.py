@@ -28,7 +28,7 @@ __all__ = ["LanguageModelPolicy", "LanguageModelPolicyMethods", "left_padded"]
 
 
 def left_padded(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the padding to the left, and drop the columns that are padding in every row.
+    """Move the padding to the left, and drop columns that are padding in every row.
 
     All texts then end in the last column, so one column of logits is enough.
 
@@ -50,10 +50,10 @@ def left_padded(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tens
 
 
 class LanguageModelPolicyMethods:
-    """What a policy of SB3 does, done by a language model; to be mixed into a base policy.
+    """A mixin that lets a language model do the work of an SB3 policy.
 
-    Features extractor, ``mlp_extractor`` and ``action_net`` of the base class are passed over: the
-    language model reads the observation, and one forward gives both the logits and the value.
+    The features extractor, ``mlp_extractor`` and ``action_net`` of the base class are not used. The
+    language model reads the observation, and one forward pass gives the logits and the value.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LanguageModelPolicyMethods:
             optimizer_kwargs=optimizer_kwargs,
             **keywords,
         )
-        # In a dict, because as an attribute a loaded model would become part of the policy.
+        # In a dict, because a loaded model as an attribute would become a submodule of the policy.
         self._language_model_arguments = {"model": model, "temperature": temperature, "lora": lora}
         language_model = copy.deepcopy(load_language_model(model)).requires_grad_(True)
         if lora is not False:
@@ -112,7 +112,7 @@ class LanguageModelPolicyMethods:
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Nothing: modules cannot be set before the base constructor, which calls this, is done."""
+        """Do nothing: the base constructor calls this before modules can be set."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         base: Any = self
@@ -128,8 +128,8 @@ class LanguageModelPolicyMethods:
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode, in which the tokens are sampled.
 
-        With dropout the network that is trained would be another one, and the probability ratio
-        of PPO would differ from 1 before the first update.
+        With dropout, the trained network would differ from the one that sampled, and PPO's
+        probability ratio would not be 1 before the first update.
         """
         self.network.eval()
 
@@ -139,7 +139,7 @@ class LanguageModelPolicyMethods:
         """Distributions over the next token, and values, (batch, 1), of some texts."""
         ids, mask = left_padded(obs["input_ids"].long(), obs["attention_mask"])
         logits, values = self.network(ids, mask, num_logits=1)  # (batch, 1, vocab), (batch, 1)
-        # What lies beyond the action space is padding of the model's embedding matrix.
+        # Logits beyond the action space belong to padding rows of the embedding matrix.
         legal = logits[:, -1, : self._num_actions] / self.network.temperature
         distribution = self.action_dist.proba_distribution(action_logits=legal)  # type: ignore[attr-defined]
         if action_masks is not None:
@@ -169,12 +169,12 @@ class LanguageModelPolicyMethods:
     def evaluate_actions(
         self, obs: PyTorchObs, actions: Tensor, action_masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Judge given tokens, in one forward over the minibatch.
+        """Evaluate given tokens, in one forward pass over the minibatch.
 
         Args:
-            obs: As in :meth:`forward`.
-            actions: int64 (batch,).
-            action_masks: As in :meth:`forward`.
+            obs: ``input_ids`` and ``attention_mask``, both (batch, max_length).
+            actions: Token ids, int64 (batch,).
+            action_masks: 1 at legal tokens, (batch, num_actions), for a base policy with masks.
 
         Returns:
             Values (batch, 1), log-probabilities (batch,) and entropies in nats (batch,).
@@ -197,31 +197,32 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
     The logits are the model's own, so training starts at the pre-trained model. The value head on
     the last hidden state starts at zero. The model is copied, never changed.
 
-    Every token of the action space can be chosen, and so can EOS at any time: an observation does
-    not tell where its prompt ends, hence not how many tokens there are so far and whether
-    ``min_new_tokens`` is reached. The environment allows it; an early EOS ends the text, which is
-    scored as it is. Where EOS must wait, take the masks of ``textgym.wrappers.ActionMask`` and
+    The policy can choose every token at any time, EOS included. An observation does not say where
+    the prompt ends, so the policy cannot know whether ``min_new_tokens`` is reached. The
+    environment accepts an early EOS: it ends the text, which is scored as it is. If EOS must wait,
+    use ``textgym.wrappers.ActionMask`` with
     :class:`textgym.agents.sb3.maskable.MaskableLanguageModelPolicy`.
 
-    Defaults of SB3's algorithms are made for networks that start at random. A pre-trained model
-    wants a learning rate of 1e-5 to 1e-4 (with adapters, ten times that), and ``gamma=1``.
+    The defaults of SB3's algorithms are made for networks that start at random. A pre-trained model
+    needs a learning rate of 1e-5 to 1e-4 (ten times that with adapters), and ``gamma=1``.
 
     Args:
         observation_space: Dict with ``input_ids`` and ``attention_mask``, both (max_length,).
         action_space: Discrete, no larger than the model's vocabulary.
-        lr_schedule: Learning rate by remaining progress, as SB3 hands it over.
-        model: See :func:`textgym.models.load_language_model`. ``save`` of an algorithm stores what
-            stands here beside the trained weights: a name is smaller than a loaded model.
+        lr_schedule: Learning rate as a function of the remaining progress, from SB3.
+        model: See :func:`textgym.models.load_language_model`. An algorithm's ``save`` stores this
+            argument beside the trained weights, and a name is smaller than a loaded model.
         temperature: Divides the logits, in sampling and in training.
         lora: Freeze the model and train low-rank adapters (and the value head): True, or a
             ``peft.LoraConfig``; needs the extra ``textgym[lora]``.
-        optimizer_class: AdamW.
-        optimizer_kwargs: Its keyword arguments but the learning rate; no weight decay by default.
-        **keywords: ``use_sde``, which SB3 passes and Discrete actions do not use.
+        optimizer_class: The optimizer; AdamW by default.
+        optimizer_kwargs: Its keyword arguments except the learning rate. By default AdamW has no
+            weight decay.
+        **keywords: ``use_sde``, which SB3 passes and which has no effect on Discrete actions.
 
     Raises:
         InvalidArgumentError: If the spaces, the model, the temperature or the adapters do not fit.
-        MissingDependencyError: If adapters are asked for and ``peft`` is not installed.
+        MissingDependencyError: If adapters are requested and ``peft`` is not installed.
 
     Example:
         >>> import gymnasium as gym

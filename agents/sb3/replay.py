@@ -18,9 +18,9 @@ __all__ = ["HindsightDictReplayBuffer", "HindsightReplayBuffer"]
 class _CreditedTransitions:
     """Rewrites the rewards of an episode once its last transition is stored.
 
-    All environments write into the same slot of the ring, so the transitions of an episode lie in
-    as many consecutive slots as it had steps, the last of them just written. A ring of five slots
-    and an episode of four steps that began in slot 3; the next transition will go to ``pos``::
+    All environments write to the same slot of the ring buffer at a time. So an episode lies in as
+    many consecutive slots as it had steps, and the last of them was just written. Example: five
+    slots, and an episode of four steps that began in slot 3. The next transition goes to ``pos``::
 
         slot        0    1    2    3    4
         holds       e3   e4   .    e1   e2      pos = 2, credit (c1, c2, c3, c4)
@@ -36,7 +36,7 @@ class _CreditedTransitions:
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store a transition of each environment, and the credit of the episodes that it ends."""
+        """Store a transition of each environment, and the credit of episodes that it ends."""
         super().add(obs, next_obs, action, reward, done, infos)  # type: ignore[misc]
         buffer: Any = self
         for row in np.flatnonzero(done).tolist():
@@ -50,27 +50,24 @@ class _CreditedTransitions:
                 raise InvalidArgumentError(
                     'info["credit"]',
                     credit,
-                    "it reaches back into the episode before: hand over one number per step",
+                    "it reaches back into the previous episode: provide one number per step",
                 )
             buffer.rewards[slots, row] = credit[::-1][:num_left]
 
 
 class HindsightReplayBuffer(_CreditedTransitions, ReplayBuffer):
-    """A replay buffer whose rewards become the credit of their episode as soon as it has ended.
+    """A replay buffer that replaces the rewards of an episode by its credit when it ends.
 
-    For algorithms such as DQN: ``DQN(..., replay_buffer_class=HindsightReplayBuffer)``, on an
-    environment whose infos hold ``"credit"`` at the end of an episode, one number per step. (It
-    relabels rewards, and has nothing to do with goals, unlike SB3's ``HerReplayBuffer``.)
+    For algorithms such as DQN: ``DQN(..., replay_buffer_class=HindsightReplayBuffer)``. The infos
+    of the environment must hold ``"credit"`` at the end of an episode, one number per step. The
+    buffer relabels rewards; unlike SB3's ``HerReplayBuffer`` it has nothing to do with goals.
 
-    Until its episode has ended, a transition can be sampled with what its step paid. The credit of
-    transitions that the ring has overwritten goes with them: one-step targets ask of a transition
-    for its own reward alone. ``optimize_memory_usage`` works, as it shares out observations only.
-    Rewards are stored before ``VecNormalize`` scales them, and so is credit. The form for Dict
-    observations is :class:`HindsightDictReplayBuffer`.
-
-    Args:
-        *arguments: Those of ``stable_baselines3.common.buffers.ReplayBuffer``.
-        **keywords: Likewise.
+    Until its episode has ended, a transition is sampled with what its step paid. If the ring buffer
+    has overwritten a transition, its credit is lost with it. That is harmless for one-step targets,
+    which need only a transition's own reward. ``optimize_memory_usage`` works, because it only
+    affects observations. Credit, like rewards, is stored before ``VecNormalize`` scales it. The
+    arguments are those of ``stable_baselines3.common.buffers.ReplayBuffer``. For Dict observations
+    use :class:`HindsightDictReplayBuffer`.
 
     Raises:
         InvalidArgumentError: In ``add``, if an episode ends without usable credit.
@@ -80,9 +77,7 @@ class HindsightReplayBuffer(_CreditedTransitions, ReplayBuffer):
 class HindsightDictReplayBuffer(_CreditedTransitions, DictReplayBuffer):
     """:class:`HindsightReplayBuffer` for Dict observations.
 
-    Args:
-        *arguments: Those of ``stable_baselines3.common.buffers.DictReplayBuffer``.
-        **keywords: Likewise.
+    The arguments are those of ``stable_baselines3.common.buffers.DictReplayBuffer``.
 
     Raises:
         InvalidArgumentError: In ``add``, if an episode ends without usable credit.

@@ -24,21 +24,22 @@ __all__ = ["TextVecEnv"]
 class TextVecEnv(VecEnv):
     """Lets Stable-Baselines3 train on what ``gym.make_vec`` returns, vector wrappers included.
 
-    With SB3's own ``DummyVecEnv`` every environment calls the reward model for itself; here one
-    call scores all episodes that end in a step. Apart from that the two are the same: under equal
-    seeds and actions they return the same observations, rewards and infos.
+    With SB3's own ``DummyVecEnv`` every environment calls the reward model for itself. Here one
+    call scores all episodes that end in a step. Otherwise the two are the same: with equal seeds
+    and actions they return the same observations, rewards and infos. In particular,
+    ``info["credit"]`` has one number per step of the episode.
 
-    The autoreset mode must be ``DISABLED``. SB3 wants a row that is done to be reset within the
-    step, with its last observation in ``info["terminal_observation"]``. The adapter does just
-    that, by a reset of the rows that are done, so the infos of a step belong to the step and those
-    of a reset (``reset_infos``) to the reset. In mode ``SAME_STEP`` a vector environment would
-    mix the two, and in mode ``NEXT_STEP`` it would spend a step on the reset.
+    The autoreset mode must be ``DISABLED``. SB3 expects a row that is done to be reset within the
+    step, with its last observation in ``info["terminal_observation"]``. The adapter resets such
+    rows itself, so the infos of a step belong to the step, and those of a reset (``reset_infos``)
+    to the reset. A vector environment in mode ``SAME_STEP`` would mix the two, and in mode
+    ``NEXT_STEP`` it would spend a step on the reset.
 
-    All rows are one environment. :meth:`get_attr` therefore gives the same value for all of them,
-    :meth:`set_attr` sets it for all, and :meth:`env_method` makes one call: an answer with an
-    entry per row (a list, tuple or array of length num_envs, as the action masks are) is dealt
-    out, any other answer goes to every row. ``sb3_contrib.MaskablePPO`` finds ``action_masks`` of
-    a wrapper in that way.
+    All rows are one environment. So :meth:`get_attr` gives the same value for every row,
+    :meth:`set_attr` sets it for all rows, and :meth:`env_method` makes one call. If the answer has
+    an entry per row (a list, tuple or array of length num_envs, such as action masks), each row
+    gets its entry; otherwise each row gets the whole answer. That is how
+    ``sb3_contrib.MaskablePPO`` finds a wrapper's ``action_masks``.
 
     Args:
         env: A vector environment in autoreset mode ``DISABLED``, with any vector wrappers.
@@ -61,23 +62,25 @@ class TextVecEnv(VecEnv):
             raise InvalidArgumentError(
                 "env",
                 env,
-                "pass a gymnasium.vector.VectorEnv such as gym.make_vec returns; SB3 takes single "
-                "environments as they are",
+                "pass a gymnasium.vector.VectorEnv, which gym.make_vec returns; SB3 takes single "
+                "environments directly",
             )
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.DISABLED:
             raise InvalidArgumentError(
                 "env",
                 mode,
-                "the rows must wait for their reset: make the environment with "
+                "finished rows must wait to be reset: make the environment with "
                 "gym.make_vec(..., autoreset_mode=AutoresetMode.DISABLED)",
             )
         self.env = env
         self._actions: NDArray[Any] = np.zeros(0)
+        self._num_steps = np.zeros(env.num_envs, dtype=np.int64)  # of the current episodes
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
-        """Start new episodes in all rows, with the seeds and options that were set before."""
+        """Start new episodes in all rows, with the seeds and options set before."""
+        self._num_steps[:] = 0
         observations, infos = self.env.reset(seed=self._seeds, options=self._options[0])  # type: ignore[arg-type]
         self.reset_infos = _infos_of_rows(infos, self.num_envs)
         self._reset_seeds()
@@ -85,7 +88,7 @@ class TextVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take note of the actions, (num_envs, ...)."""
+        """Keep the actions, shape (num_envs, ...), for :meth:`step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -100,10 +103,15 @@ class TextVecEnv(VecEnv):
         row_infos = _infos_of_rows(infos, self.num_envs)
         for info, is_cut_off in zip(row_infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = is_cut_off
+        self._num_steps += 1
         if dones.any():
             done_rows = np.flatnonzero(dones).tolist()
             for row in done_rows:
-                row_infos[row]["terminal_observation"] = _observation_of_row(observations, row)
+                info = row_infos[row]
+                info["terminal_observation"] = _observation_of_row(observations, row)
+                if "credit" in info:  # without the zeros after the last step
+                    info["credit"] = info["credit"][: self._num_steps[row]]
+            self._num_steps[dones] = 0
             observations, infos = self.env.reset(options={"reset_mask": dones})
             reset_infos = _infos_of_rows(infos, self.num_envs)
             for row in done_rows:
@@ -118,7 +126,7 @@ class TextVecEnv(VecEnv):
         """
         if isinstance(options, list) and any(one != options[0] for one in options):
             raise InvalidArgumentError(
-                "options", options, "all rows are reset together: pass one dict for all"
+                "options", options, "all rows are reset together: pass one dict for all of them"
             )
         super().set_options(options)
 
@@ -127,7 +135,7 @@ class TextVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The value of an attribute of the environment, once for each row asked for.
+        """The value of an attribute of the environment, once for each requested row.
 
         Raises:
             AttributeError: If neither the environment nor a wrapper has it.
@@ -136,10 +144,10 @@ class TextVecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute where it is, or on the outermost wrapper if it is new.
+        """Set an attribute on the layer that has it, or on the outermost one if it is new.
 
         Raises:
-            InvalidArgumentError: If it is asked for some rows only.
+            InvalidArgumentError: If not all rows are requested.
         """
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise InvalidArgumentError(
@@ -158,7 +166,7 @@ class TextVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Call a method once, for all rows, and return its answer for each row asked for.
+        """Call a method once, for all rows, and return its answer for each requested row.
 
         Raises:
             AttributeError: If neither the environment nor a wrapper has it.
@@ -171,7 +179,7 @@ class TextVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether a wrapper of this class, a vector wrapper, is around the environment."""
+        """Whether the environment has a wrapper of this class, which is a vector wrapper."""
         is_wrapped = any(isinstance(layer, wrapper_class) for layer in self._layers())
         return [is_wrapped for _ in self._get_indices(indices)]
 
@@ -197,7 +205,7 @@ def _observation_of_row(observations: Any, row: int) -> Any:
 
 
 def _infos_of_rows(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """The entries of a vector environment's infos that its masks (``_key``) give to each row."""
+    """Each row's own infos: those whose mask (``_key``) names the row."""
     rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for key, values in infos.items():
         if f"_{key}" not in infos:

@@ -94,7 +94,7 @@ def test_an_episode_cut_short_keeps_what_its_steps_paid():
 def test_credit_longer_than_its_episode_is_refused():
     buffer = make_buffer()
     add_episode(buffer, [1.0, 2.0])
-    with pytest.raises(InvalidArgumentError, match="episode before"):
+    with pytest.raises(InvalidArgumentError, match="previous episode"):
         add(buffer, [3.0], [True], [{"credit": [1.0, 2.0]}])
 
 

@@ -1,4 +1,4 @@
-"""Agents that come with textgym: token-level PPO, RLOO and GRPO, their policy and their rollout."""
+"""The bundled agents, token-level PPO, RLOO and GRPO, with their policy and rollouts."""
 
 from .agent import Agent
 from .config import AgentConfig

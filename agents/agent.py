@@ -144,7 +144,7 @@ class Agent(ABC):
         self.num_timesteps = 0
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
-        self._snapshot: Snapshot | None = None  # made by the first iteration
+        self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)
         self._is_iterating = False
 
     # --- Training
@@ -201,10 +201,12 @@ class Agent(ABC):
 
     def _iterate_or_undo(self, env: VectorEnv) -> dict[str, float]:
         """Run one iteration and add its row to the history, or change nothing if it fails."""
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self)
-        else:
-            self._snapshot.take()
+        self._snapshot.take(
+            num_iterations=len(self.history),
+            num_timesteps=self.num_timesteps,
+            seconds=self._seconds,
+            kl_coef=self.kl_controller.coef,
+        )
         self._is_iterating = True
         try:
             started = time.perf_counter()
@@ -225,8 +227,12 @@ class Agent(ABC):
 
     def _undo_unfinished_iteration(self) -> None:
         # Training and saving call this once more: a second Ctrl-C may have stopped the first call.
-        if self._is_iterating and self._snapshot is not None:
-            self._snapshot.restore()
+        if self._is_iterating:
+            numbers = self._snapshot.restore()
+            del self.history[int(numbers["num_iterations"]) :]
+            self.num_timesteps = int(numbers["num_timesteps"])
+            self._seconds = numbers["seconds"]
+            self.kl_controller.coef = numbers["kl_coef"]
             self._is_iterating = False
 
     # --- Prediction

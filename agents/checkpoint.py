@@ -1,8 +1,8 @@
-"""One file that holds a training run, and the way back from it.
+"""Writes a training run into one file, and reads it back.
 
-The file contains tensors and plain values only, so that reading it runs no code
+The file contains only tensors and plain values, so reading it runs no code
 (``torch.load(weights_only=True)``). The language model is stored as its configuration and its
-weights: the folder or the hub id that it came from is not needed again.
+weights, so the folder or hub id that it came from is not needed again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write_checkpoint(path: str | Path, agent: str, contents: dict[str, Any]) -> 
     """Write a checkpoint, completely or not at all.
 
     Args:
-        path: The file; missing folders are made, an older file is replaced.
+        path: The file. Missing folders are created, an existing file is replaced.
         agent: Name of the agent that can read it.
         contents: Nested dicts and lists of tensors, numbers, strings and None.
     """
@@ -40,18 +40,19 @@ def write_checkpoint(path: str | Path, agent: str, contents: dict[str, Any]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     torch.save({"format": _format_of(agent), **contents}, unfinished)
-    os.replace(unfinished, path)  # noqa: PTH105  a stop in between leaves the older file whole
+    os.replace(unfinished, path)  # noqa: PTH105  an interruption leaves the old file intact
 
 
 def read_checkpoint(path: str | Path, agent: str) -> dict[str, Any]:
-    """Read what :func:`write_checkpoint` wrote, onto the CPU.
+    """Read a file of :func:`write_checkpoint`, with its tensors on the CPU.
 
     Args:
         path: The file.
-        agent: Name of the agent that is to read it.
+        agent: Name of the agent that reads it.
 
     Raises:
-        InvalidArgumentError: If there is no such file, or if it is damaged or something else.
+        InvalidArgumentError: If the file does not exist, is damaged, or is not a checkpoint of this
+            agent.
     """
     contents = _read(path, agent)
     if not isinstance(contents, dict) or contents.get("format") != _format_of(agent):
@@ -65,7 +66,7 @@ def agent_of_checkpoint(path: str | Path) -> str:
     """Name of the agent that wrote a checkpoint, in lower case: "ppo", for example.
 
     Raises:
-        InvalidArgumentError: As :func:`read_checkpoint` does.
+        InvalidArgumentError: If the file does not exist, is damaged, or is not a checkpoint.
     """
     contents = _read(path, "an agent")
     match = re.fullmatch(
@@ -80,11 +81,11 @@ def _read(path: str | Path, agent: str) -> Any:
     if not Path(path).is_file():
         raise InvalidArgumentError("path", str(path), "there is no such file.")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+        with zipfile.ZipFile(path) as archive:  # torch.load does not verify checksums
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling foreign bytes raises whatever it likes
+    except Exception as error:  # unpickling other files can raise anything
         raise InvalidArgumentError(
             "path",
             str(path),
@@ -103,12 +104,12 @@ def describe_model(model: PreTrainedModel) -> dict[str, str]:
 
 
 def model_from_description(description: dict[str, str]) -> PreTrainedModel:
-    """A language model of this architecture in float32; its weights are still to be loaded."""
+    """A language model of this architecture in float32, with weights that are yet to be loaded."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = json.loads(description["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    # Initialisation draws from the global generator, which is not ours to move.
+    # Initialisation draws from the global generator; leave its state as it was.
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(
             config,

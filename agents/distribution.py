@@ -1,10 +1,9 @@
 """The policy's distribution over tokens: from logits to log-probabilities, entropy and a sample.
 
-One distribution serves everywhere. The logits are divided by the temperature, the illegal actions
-are masked out, and what remains is normalised; sampling, the policy's log-probabilities, the
-reference policy's log-probabilities and the entropy all follow from it. Taking the
-log-probabilities from the full softmax instead, while sampling from the masked one, would pay the
-policy for moving probability onto the token that it is never allowed to choose.
+The same distribution is used everywhere: logits divided by the temperature, illegal actions masked
+out, the rest normalised. Samples, entropy, and the log-probabilities of both policy and reference
+policy come from it. Log-probabilities from the full softmax, with samples from the masked one,
+would reward the policy for moving probability to a token that it can never choose.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ __all__ = [
 ]
 
 _CHUNK = 2**19
-"""How many logits are looked at together: few enough to stay in a processor's cache."""
+"""Number of logits processed at once on a CPU: few enough to stay in its cache."""
 _CHUNK_OF_DEVICES = 2**26
-"""The same on other devices, where only the memory counts."""
+"""The same on other devices, where only memory matters."""
 
 
 @dataclass(frozen=True)
 class ActionRules:
-    """What an environment lets an agent do.
+    """Which actions are legal in an environment.
 
     Args:
-        num_actions: Size of the action space. Token ids from here on are illegal: the embedding
-            matrices of many models are padded beyond the tokenizer's vocabulary.
+        num_actions: Size of the action space. Higher token ids are illegal; many models have some,
+            because their embedding matrix is padded beyond the tokenizer's vocabulary.
         eos_token_id: The token that ends an episode, or None if there is none.
         min_new_tokens: EOS is illegal while fewer tokens than this have been generated.
-        pad_token_id: Any id inside the vocabulary; it fills the columns that the mask hides.
+        pad_token_id: Fills masked columns; any id of the vocabulary.
     """
 
     num_actions: int
@@ -56,7 +55,7 @@ def masked_logprobs(
 
     Args:
         logits: The language model's output, (..., vocab).
-        num_generated: How many tokens the completion has so far, integer, broadcastable to (...).
+        num_generated: Number of tokens of the completion so far, integer, broadcastable to (...).
         rules: Which actions are legal.
         temperature: Divides the logits.
 
@@ -69,8 +68,8 @@ def masked_logprobs(
 def masked_entropy(logprobs: Tensor) -> Tensor:
     """Entropy in nats of distributions in which some tokens are impossible.
 
-    An impossible token contributes lim p log p = 0; multiplied out, 0 · (−∞) would be NaN, in the
-    value and in the gradient.
+    An impossible token contributes lim p log p = 0. Computed directly, 0 · (−∞) would be NaN, in
+    the value and in the gradient.
 
     Args:
         logprobs: Normalised log-probabilities, minus infinity allowed, (..., vocab).
@@ -88,22 +87,23 @@ def action_logprobs(
     rules: ActionRules,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of chosen tokens, and the entropy of what they were chosen from.
+    """Log-probabilities of chosen tokens, and the entropy of their distributions.
 
-    The same as gathering from :func:`masked_logprobs` and :func:`masked_entropy`, without ever
-    holding either of them: forward and backward go through the logits once each, a cache-full at a
-    time. Of vocabularies of tens of thousands, that is what takes the time and the memory.
+    Equals gathering from :func:`masked_logprobs`, and :func:`masked_entropy`, but never stores all
+    log-probabilities. Forward and backward go through the logits once each, in pieces that fit
+    into the cache. For vocabularies of tens of thousands of tokens, this saves most of the time
+    and memory.
 
     Args:
         logits: The language model's output, in any floating dtype, (..., vocab).
         actions: The chosen tokens, int64 (...).
-        num_generated: How many tokens the completion has so far, integer, broadcastable to (...).
+        num_generated: Number of tokens of the completion so far, integer, broadcastable to (...).
         rules: Which actions are legal.
         temperature: Divides the logits.
 
     Returns:
-        Log-probabilities and entropies in nats, both float32 (...). The log-probability of an
-        illegal token is minus infinity. They can be differentiated once.
+        Log-probabilities and entropies in nats, both float32 (...), differentiable once. The
+        log-probability of an illegal token is minus infinity.
     """
     num_generated = num_generated.expand(actions.shape).reshape(-1)
     logprobs, entropy = _ActionLogprobs.apply(
@@ -113,18 +113,18 @@ def action_logprobs(
 
 
 def sample(logprobs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw from categorical distributions, by one uniform number and the cumulative sum each.
+    """Draw from categorical distributions, with one uniform number per row.
 
     Args:
         logprobs: Normalised log-probabilities, minus infinity allowed, (batch, vocab), on the
             device of the generator.
-        generator: Draws the numbers.
+        generator: Draws the uniform numbers.
 
     Returns:
         int64 (batch,).
     """
-    # Summed in double precision, in which no number below 1 times the sum rounds up to the sum; and
-    # at an impossible token the sum does not grow, so none is ever met.
+    # In double precision, a number below 1 times the sum never rounds up to the sum. And at an
+    # impossible token the cumulative sum does not grow, so it is never chosen.
     cumulative = logprobs.exp().cumsum(dim=1, dtype=torch.float64)
     uniform = torch.rand(
         (len(logprobs), 1), dtype=torch.float64, generator=generator, device=logprobs.device
@@ -154,7 +154,7 @@ def _fill_illegal(x: Tensor, num_generated: Tensor, rules: ActionRules, value: f
 
 
 class _ActionLogprobs(torch.autograd.Function):
-    """What :func:`action_logprobs` does, on (num_tokens, vocab).
+    """The work of :func:`action_logprobs`, on (num_tokens, vocab).
 
     With p the probabilities, a the action, H the entropy and τ the temperature,
 
@@ -180,7 +180,7 @@ class _ActionLogprobs(torch.autograd.Function):
             entropy[rows] = p.mul_(_made_finite(all_logprobs)).sum(dim=1).neg_()
         ctx.save_for_backward(logits, actions, num_generated, entropy)
         ctx.rules, ctx.temperature = rules, temperature
-        ctx.set_materialize_grads(False)  # What the loss leaves out costs nothing.
+        ctx.set_materialize_grads(False)  # An output that the loss does not use costs nothing.
         return logprobs, entropy
 
     @staticmethod
@@ -208,12 +208,12 @@ class _ActionLogprobs(torch.autograd.Function):
 
 
 def _made_finite(logprobs: Tensor) -> Tensor:
-    """Bring minus infinity to the least number, in place: 0 · (−∞) would be NaN."""
+    """Replace minus infinity by the lowest finite number, in place: 0 · (−∞) would be NaN."""
     return logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
 
 
 def _chunks(logits: Tensor) -> Iterator[slice]:
-    """Rows of (num_tokens, vocab) that are looked at together."""
+    """Rows of (num_tokens, vocab) that are processed at once."""
     num_tokens, vocab_size = logits.shape
     size = _CHUNK if logits.device.type == "cpu" else _CHUNK_OF_DEVICES
     step = max(1, size // vocab_size)

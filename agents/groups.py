@@ -33,8 +33,8 @@ __all__ = ["GroupAgent", "GroupBatch", "GroupConfig", "credit_weights"]
 class GroupConfig(AgentConfig):
     """Hyperparameters of agents that compare completions of one prompt.
 
-    By default an iteration is a single gradient step on all of its episodes. PPO takes many steps
-    per iteration; so here the learning rate may be higher.
+    By default an iteration is a single gradient step on all of its episodes. PPO takes many, so the
+    learning rate may be higher here.
 
     Raises:
         InvalidArgumentError: If a value is out of range.
@@ -51,7 +51,7 @@ class GroupConfig(AgentConfig):
     clip_coef: float = 0.2
     """The probability ratio is clipped to 1 ± this; in an iteration's first step it is 1."""
     credit_weights: float = 0.0
-    """From 0, all tokens of a completion weigh the same, to 1, they weigh by their credit."""
+    """0 weighs all tokens of a completion alike, 1 weighs them by their credit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

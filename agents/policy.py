@@ -27,9 +27,9 @@ __all__ = [
 
 
 class Evaluation(NamedTuple):
-    """What a policy says about given completions, one number per completion token.
+    """A policy's numbers for given completions, one per completion token.
 
-    Each tensor is float32 of shape (batch, num_steps) and zero where no token was generated.
+    Each tensor is float32 of shape (batch, num_steps), and zero where no token was generated.
     """
 
     logprobs: Tensor
@@ -38,7 +38,7 @@ class Evaluation(NamedTuple):
 
 
 def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
-    """Positions that count each row's own tokens from 0, wherever its padding lies.
+    """Positions that count each row's own tokens from 0, wherever its padding is.
 
     Example:
         >>> position_ids_from_mask(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]])).tolist()
@@ -48,7 +48,7 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
         attention_mask: True or 1 at tokens, (batch, num_tokens).
 
     Returns:
-        int64 (batch, num_tokens); what stands at padding is never attended to.
+        int64 (batch, num_tokens); the positions of padding are not used.
     """
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
@@ -56,18 +56,20 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
 class LanguageModelPolicy(nn.Module):
     """A causal language model with a scalar value head on its last hidden state.
 
-    The value head starts at zero, so that the first advantages are those of a critic that knows
-    nothing, instead of those of a random one. The module stays in evaluation mode: with dropout
-    the network that is updated is another one than the network that sampled, and the probability
-    ratio of PPO would differ from 1 before the first update. While the policy runs it, a model
-    with PyTorch's fused attention uses :func:`textgym.models.kernels.fast_sdpa` in its place.
+    The value head starts at zero: all first values are 0, not random. The module stays in
+    evaluation mode. With dropout, the network that is updated would differ from the one that
+    sampled, and PPO's probability ratio would not be 1 before the first update. While the policy
+    runs the model, :func:`textgym.models.kernels.fast_sdpa` replaces PyTorch's fused attention.
 
     Args:
-        model: Any Hugging Face causal language model; it is used as it is, not copied.
-        rules: Which actions are legal. By default, every token that the model knows.
+        model: Any Hugging Face causal language model; it is not copied.
+        rules: Which actions are legal; by default all tokens of the model.
         temperature: Divides the logits, in sampling and in training.
         autocast_dtype: Runs the language model under autocast in this dtype; None switches it
-            off. Logits, values and losses are float32 either way.
+            off. Logits, values and losses are float32 in any case.
+
+    Raises:
+        InvalidArgumentError: If the model has fewer tokens than ``rules`` has actions.
     """
 
     def __init__(
@@ -77,12 +79,12 @@ class LanguageModelPolicy(nn.Module):
         temperature: float = 1.0,
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
-        from textgym.models.kernels import fast_attention  # on use: slow to import
+        from textgym.models.kernels import fast_attention  # Imported here: slow.
 
         super().__init__()
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape
         self.model = model
-        # Without the usual initialisation, which would move torch's global generator.
+        # Skip the usual initialisation, which would advance torch's global generator.
         self.value_head = nn.utils.skip_init(nn.Linear, hidden_size, 1, device=model.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -110,11 +112,11 @@ class LanguageModelPolicy(nn.Module):
         Args:
             input_ids: int64 (batch, num_tokens), padded on any side.
             attention_mask: True at tokens, (batch, num_tokens).
-            num_logits: Read out only the last so many columns; None reads out all.
+            num_logits: Number of columns at the end to compute outputs for; None for all.
 
         Returns:
             Logits (batch, num_logits, vocab) and values (batch, num_logits), both float32. Column
-            t speaks about the token after column t, and about the state that ends with it.
+            t has the logits of the token after column t, and the value of the state up to column t.
         """
         logits, values = self._read_out(input_ids, attention_mask, num_logits or input_ids.shape[1])
         return logits.float(), values
@@ -127,9 +129,9 @@ class LanguageModelPolicy(nn.Module):
     ) -> Evaluation:
         """Log-probabilities, entropies and values of given completions.
 
-        With prompts padded on the left and completions on the right, all completions share the
-        last ``num_steps`` columns, and only these are read out. Each token is predicted one
-        column before its own, so the last column is not needed as an input::
+        Prompts are padded on the left and completions on the right, so all completions are in the
+        last ``num_steps`` columns, and only these need outputs. Each token is predicted one column
+        before its own, so the last column is not needed as an input::
 
             input_ids        . a b | c d .      prompt "a b", completion "c d"
                              e f g | h i j      prompt "e f g", completion "h i j"
@@ -153,8 +155,8 @@ class LanguageModelPolicy(nn.Module):
         logprobs, entropy = action_logprobs(
             logits, input_ids[:, -num_steps:], num_generated, self.rules, self.temperature
         )
-        # The fill token may be an illegal one: masked_fill keeps its -inf out of every sum, and,
-        # unlike a product with the mask, out of every gradient.
+        # The padding token may be illegal, with log-probability -inf. masked_fill keeps it out of
+        # sums and gradients; a product with the mask would not.
         outside = ~completion_mask
         return Evaluation(
             logprobs.masked_fill(outside, 0.0),
@@ -164,7 +166,7 @@ class LanguageModelPolicy(nn.Module):
 
     @torch.no_grad()
     def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits of the token that follows.
+        """Logits of the next token.
 
         Args:
             input_ids: int64 (batch, num_tokens), padded on the left.
@@ -179,8 +181,8 @@ class LanguageModelPolicy(nn.Module):
         """The distribution that actions are sampled from.
 
         Args:
-            logits: Of the next token, (batch, vocab).
-            num_generated: How many tokens each completion has so far, integer, () or (batch,).
+            logits: Logits of the next token, (batch, vocab).
+            num_generated: Number of tokens of each completion so far, integer, () or (batch,).
 
         Returns:
             Log-probabilities float32 (batch, vocab).
@@ -189,17 +191,17 @@ class LanguageModelPolicy(nn.Module):
 
     @contextmanager
     def reading(self) -> Iterator[IncrementalLanguageModel]:
-        """Let texts be read that grow token by token, with the weights as they are now.
+        """A context in which texts are read token by token, with the current weights.
 
-        Within the context no gradient is recorded, and under autocast the weights are brought to
-        its dtype once, not in every step.
+        In it no gradients are recorded. With autocast, the weights are cast once in this context
+        instead of in every step.
 
         Raises:
             InvalidArgumentError: If the model cannot be read token by token.
         """
-        from textgym.models.incremental import IncrementalLanguageModel  # on use: slow to import
+        from textgym.models.incremental import IncrementalLanguageModel  # Imported here: slow.
 
-        # Not in inference mode: autocast remembers no weights there.
+        # Not in inference mode: there, autocast does not keep the weights that it has cast.
         with torch.no_grad(), self._autocast(), self._attention:
             if self._reader is None:
                 self._reader = IncrementalLanguageModel(self.model)
@@ -219,18 +221,18 @@ class LanguageModelPolicy(nn.Module):
     def _read_out(
         self, input_ids: Tensor, attention_mask: Tensor, num_logits: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits, in the dtype that the model computes in, and values, float32."""
+        """Logits in the model's compute dtype, and values in float32."""
         output = self._run(input_ids, attention_mask, num_logits)
-        # hidden_states[-1] is what the language-model head reads, after the last norm.
+        # hidden_states[-1] is the input of the language-model head, after the last norm.
         hidden = output.hidden_states[-1][:, -num_logits:].float()
         return output.logits, self.value_head(hidden).squeeze(-1)
 
     def _run(self, input_ids: Tensor, attention_mask: Tensor, num_logits: int) -> Any:
-        """One forward of the language model; its output, logits cut to the last columns."""
+        """The language model's output, with logits of the last columns only."""
         arguments: dict[str, Any] = {}
         if "position_ids" in self._parameters_of_model:
             arguments["position_ids"] = position_ids_from_mask(attention_mask)
-        if "logits_to_keep" in self._parameters_of_model:  # spares the head the other columns
+        if "logits_to_keep" in self._parameters_of_model:  # saves computing the others
             arguments["logits_to_keep"] = num_logits
         with self._autocast(), self._attention:
             output = self.model(

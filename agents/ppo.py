@@ -1,9 +1,9 @@
 """Token-level PPO for language models: read it from top to bottom.
 
 Hyperparameters, the mathematics as pure functions, then ``PPO._iterate``: one iteration, from the
-rollout to the last optimizer step. What is elsewhere: the sampling of episodes (rollout.py), the
-language model with its value head (policy.py), what RLOO and GRPO need, too (losses.py, kl.py), and
-the loop of iterations with its logs and checkpoints (agent.py).
+rollout to the last optimizer step. Other files hold the sampling of episodes (rollout.py), the
+language model with its value head (policy.py), the mathematics shared with RLOO and GRPO
+(losses.py, kl.py), and the loop of iterations with logs and checkpoints (agent.py).
 
 The form is CleanRL's (https://github.com/vwxyzjn/cleanrl); the algorithm is Schulman et al. 2017,
 "Proximal Policy Optimization Algorithms", arXiv 1707.06347, with the per-token KL penalty of

@@ -1,4 +1,4 @@
-"""The bundled agents by name, and a checkpoint of any of them."""
+"""The bundled agents by name, and loading a checkpoint of any of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["AGENTS", "load_agent"]
 
 AGENTS: dict[str, type[Agent]] = {agent.name.lower(): agent for agent in (PPO, RLOO, GRPO)}
-"""The agents by their names in lower case."""
+"""The agents by name, in lower case."""
 
 
 def load_agent(
@@ -27,7 +27,7 @@ def load_agent(
     device: str | None = None,
     log_dir: str | Path | None = None,
 ) -> Agent:
-    """Restore whichever agent wrote a checkpoint; the arguments are those of its ``load``.
+    """Restore the agent that wrote a checkpoint; the arguments are those of :meth:`Agent.load`.
 
     Raises:
         InvalidArgumentError: If the file or the environment cannot be used.

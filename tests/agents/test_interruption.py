@@ -185,7 +185,7 @@ def test_a_second_interruption_of_the_undoing_does_no_harm(
 
         def restore(self):
             with torch.no_grad():
-                next(iter(self._agent.trained_parameters.values())).zero_()
+                next(iter(self._parameters.values())).zero_()
             raise KeyboardInterrupt
 
         patch.setattr(Snapshot, "restore", restore)

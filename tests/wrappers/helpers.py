@@ -86,3 +86,47 @@ def is_close(ours, theirs):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     else:
         assert ours == theirs
+
+
+def run_episode(env, seed, options=None, end_early=False):
+    """Rewards, infos and number of steps of one scripted episode."""
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed, options=options)
+    rewards, infos, done = [], [], False
+    while not done:
+        action = EOS if end_early and len(rewards) == 3 else int(rng.integers(3, 300))
+        _, reward, terminated, truncated, info = env.step(action)
+        rewards.append(reward)
+        infos.append(info)
+        done = terminated or truncated
+    return np.array(rewards), infos
+
+
+def finished_episodes(envs, seed, steps=40):
+    """(completion as scored, rewards, final infos) of every episode that ends, in any mode."""
+    mode = envs.unwrapped.autoreset_mode
+    rng = np.random.default_rng(seed)
+    envs.reset(seed=seed)
+    paid = [[] for _ in range(N)]
+    waiting = np.zeros(N, dtype=bool)
+    for _ in range(steps):
+        actions = rng.integers(3, 300, size=N)
+        actions[rng.random(N) < 0.1] = EOS
+        _, rewards, terminated, _, infos = envs.step(actions)
+        for row in np.flatnonzero(~waiting):
+            paid[row].append(rewards[row])
+        ended = terminated & ~waiting
+        place = infos.get("final_info", {}) if mode is AutoresetMode.SAME_STEP else infos
+        for row in np.flatnonzero(ended):
+            keys = [key for key in place if not key.startswith("_") and f"_{key}" in place]
+            final = {key: place[key][row] for key in keys if place[f"_{key}"][row]}
+            last = envs.unwrapped.last_step
+            batch, index = last.scored, np.flatnonzero(last.finished).tolist().index(row)
+            yield batch.select(slice(index, index + 1)), np.array(paid[row]), final
+            paid[row] = []
+        waiting = terminated.copy()
+        if mode is AutoresetMode.SAME_STEP:
+            waiting[:] = False
+        if mode is AutoresetMode.DISABLED and waiting.any():
+            envs.reset(options={"reset_mask": waiting})
+            waiting[:] = False

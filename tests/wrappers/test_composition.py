@@ -13,8 +13,9 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from tests.wrappers.helpers import N, is_close, make_env, make_envs, scripted
 from textgym import wrappers
+from textgym.errors import InvalidArgumentError
 from textgym.registration import ENVIRONMENTS
-from textgym.wrappers import vector
+from textgym.wrappers import AttentionShaping, CreditAssignment, vector
 
 K = 7
 
@@ -174,3 +175,21 @@ def test_long_episodes_have_128_tokens():
         _, _, terminated, _, infos = envs.step(np.full(2, 40))
         assert terminated.all() == (step == 127)
     assert infos["completion_tokens"].tolist() == [128, 128]
+
+
+@pytest.mark.parametrize("wrap", [CreditAssignment, AttentionShaping])
+def test_wrapped_environments_pass_the_checker(tiny, wrap):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "(?s).*different from the unwrapped version")
+        check_env(wrap(make_env(tiny)), skip_render_check=True)
+
+
+def test_the_wrong_form_of_a_wrapper_is_refused(tiny):
+    envs = make_envs(tiny)
+    with pytest.raises(InvalidArgumentError, match=r"textgym\.wrappers\.vector"):
+        AttentionShaping(envs)
+    with pytest.raises(InvalidArgumentError, match="TextGenerationVectorEnv"):
+        vector.CreditAssignment(gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")]))
+    with pytest.raises(InvalidArgumentError, match="TextGenerationEnv"):
+        CreditAssignment(gym.make("CartPole-v1"))

@@ -103,7 +103,9 @@ class TextGenerationArguments:
     ] = None
     action_mask_in_info: Annotated[bool, "Whether `info` holds the action mask."] = False
     render_mode: Annotated[
-        str | None, 'One of `metadata["render_modes"]`; see `render`. None for no rendering.'
+        str | None,
+        '`"ansi"`, `"rgb_array"` or, in a single environment, `"human"`; see `render`. None for no '
+        "rendering.",
     ] = None
 
 

@@ -94,7 +94,7 @@ class PlantedTask(TextGenerationTask):
             raise InvalidArgumentError(
                 "tokenizer",
                 getattr(self.tokenizer, "name_or_path", arguments.tokenizer),
-                'the program knows its own tokens only; pass "planted"',
+                'the program knows only its own tokens; pass "planted"',
             )
 
     def score(self, completions: Completions, readouts: frozenset[Readout]) -> ScoredByProgram:
@@ -112,7 +112,7 @@ class PlantedTask(TextGenerationTask):
         assert isinstance(scored, ScoredByProgram)
         infos = super().final_infos(completions, budgets, scored)
         prompts, generated = token_lists(completions)
-        # As many columns in every batch, so that vector environments can stack them.
+        # The same number of columns in every batch, so that vector environments can stack them.
         infos["contributions"] = np.zeros((len(prompts), self.max_new_tokens), dtype=np.float32)
         for row, prompt, ids in zip(infos["contributions"], prompts, generated, strict=True):
             row[: len(ids)] = contributions([*prompt, *ids])[len(prompt) :]
@@ -125,22 +125,22 @@ class PlantedTask(TextGenerationTask):
 
 @document_arguments
 class PlantedEnv(TextGenerationEnv):
-    r"""Write a text that a known program scores: the truth about every token's credit is at hand.
+    r"""Write a text that a known program scores, so that every token's true credit is known.
 
     ## Description
 
-    A :class:`textgym.envs.TextGenerationEnv` over a vocabulary of 17 tokens. The score is not a
-    reward model's but that of a program, :mod:`textgym.planted`, which counts sentiment words and
-    what *very*, *not* and *however* do to them. So the best score is known exactly, and so is what
-    each token contributed, against which any credit can be held. A small reward model that was
-    trained on the program's scores supplies the read-outs (attention, prefix scores, gradients)
-    that credit assigners and potentials work with; it does not pay.
+    A :class:`textgym.envs.TextGenerationEnv` over a vocabulary of 17 tokens. The score does not
+    come from a reward model but from a program, :mod:`textgym.planted`. It counts sentiment words,
+    and what *very*, *not* and *however* do to them. So the best score is known exactly, and so is
+    what each token contributed: any credit can be compared with the truth. A small reward model,
+    trained on the program's scores, supplies only the read-outs (attention, prefix scores,
+    gradients) for credit assigners and potentials.
 
-    The program's rules: *wonderful*, *good*, *bad* and *awful* are worth +2, +1, -1 and -2, each at
-    its first occurrence only. *very* doubles and *not* flips the sentiment word that follows, with
-    nothing but modifiers between. The first *however* behind a phrase that counted takes the first
-    one back. Everything else is neutral: *the*, *film*, *plot*, *was*, *and*, *it*, *so*, and the
-    special tokens.
+    The program's rules: *wonderful*, *good*, *bad* and *awful* are worth +2, +1, -1 and -2, each
+    only the first time. *very* doubles the sentiment word that follows, and *not* flips it, with
+    nothing but modifiers in between. The first *however* after a phrase that counted takes the
+    first such phrase back. Everything else is neutral: *the*, *film*, *plot*, *was*, *and*, *it*,
+    *so*, and the special tokens.
 
     ## Observation Space
 
@@ -150,40 +150,39 @@ class PlantedEnv(TextGenerationEnv):
     ## Action Space
 
     `Discrete(17)`: the next token, with ids as in :data:`textgym.planted.VOCABULARY`. EOS (2) is
-    illegal before `min_new_tokens` tokens, so it never is legal by default; an agent that takes it
-    all the same ends the episode, and is scored.
+    illegal before `min_new_tokens` tokens, so by default it is never legal. If an agent takes it
+    anyway, the episode ends and is scored.
 
     ## Rewards
 
     0 until the episode ends, then the program's score of prompt and completion together: a whole
-    number from -12 to 12. The prompts score 0. With the default 8 tokens the best completions
-    score 10, such as *very wonderful very good not very awful* and one more word; without *not*
-    the best score is 6.
+    number from -12 to 12. The prompts score 0. With the default 8 tokens the best score is 10, for
+    example *very wonderful very good not very awful* and one more word. Without *not* it is 6.
 
     ## Starting State
 
-    One of five neutral prompts, such as *the film was*, and a budget of 8 new tokens. Options of
-    `reset` are those of :class:`textgym.envs.TextGenerationEnv`.
+    One of five neutral prompts, such as *the film was*, and a budget of 8 new tokens. `reset` has
+    the options of :class:`textgym.envs.TextGenerationEnv`.
 
     ## Episode End
 
-    `terminated` when the budget is used up or EOS is taken; `truncated` is left to limits from
-    outside.
+    `terminated` when the budget is used up or EOS is taken. `truncated` is for limits from outside.
 
     ## Information
 
-    All of :class:`textgym.envs.TextGenerationEnv`, and at the end of an episode:
+    That of :class:`textgym.envs.TextGenerationEnv`, and at the end of an episode:
 
     | key                  | type                        | meaning                              |
     |----------------------|-----------------------------|--------------------------------------|
     | `contributions`      | float32 (max_new_tokens,)   | what each generated token really     |
-    |                      |                             | contributed, 0 behind the last       |
+    |                      |                             | contributed, 0 after the last        |
     | `optimal_score`      | float                       | best score for this prompt and budget|
     | `reward_model_score` | float                       | what the reward model predicts       |
 
-    The contributions sum to the score, except for what a prompt of one's own contributes. A
-    sentiment word that counts gets its plain value, *very* what it adds to it, *not* what it
-    changes about the result, *however* minus what it takes back; all others 0.
+    The contributions sum to the score; with your own prompts, to the score minus what the prompt
+    contributes. A sentiment word that counts gets its plain value. *very* gets what it adds to that
+    value, *not* what it changes about the result, *however* minus what it takes back. All other
+    tokens get 0.
 
     ## Arguments
 
@@ -216,9 +215,8 @@ class PlantedEnv(TextGenerationEnv):
 class PlantedVectorEnv(TextGenerationVectorEnv):
     """Several :class:`textgym.envs.PlantedEnv` in one, with one reward-model call per step.
 
-    `gym.make_vec("ABC-RLHF-Planted-v0", num_envs=64)` returns it. It relates to the single
-    environment as :class:`textgym.envs.TextGenerationVectorEnv`, which tells about autoreset modes
-    and seeds, relates to its own. `infos["contributions"]` has the shape
+    `gym.make_vec("ABC-RLHF-Planted-v0", num_envs=64)` returns it. Autoreset modes and seeds are
+    those of :class:`textgym.envs.TextGenerationVectorEnv`. `infos["contributions"]` has the shape
     (num_envs, max_new_tokens).
 
     Args:

@@ -25,9 +25,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     ## Description
 
     The agent sees a prompt and what it has written so far, and chooses the next token. When the
-    completion ends, a transformer reward model scores the text; all rewards before are 0. It is
-    the token-level decision process of reinforcement learning from human feedback, with nothing
-    taken out: the transition appends the token and is deterministic.
+    completion ends, a transformer reward model scores the text. All rewards before that are 0. This
+    is the full token-level decision process of reinforcement learning from human feedback. A
+    transition appends the token, and is deterministic.
 
     ## Observation Space
 
@@ -43,26 +43,26 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     ## Action Space
 
     `Discrete(vocab_size)`: the next token. The end token (EOS) is illegal while fewer than
-    `min_new_tokens` tokens have been generated. An agent that takes it all the same is not
-    stopped: the episode ends and is scored.
+    `min_new_tokens` tokens have been generated. If an agent takes it anyway, the episode ends and
+    is scored.
 
     ## Rewards
 
-    0 until the episode ends, then the score: logit(positive) - logit(negative) of the reward
-    model for prompt and completion together, minus its mean and divided by its standard deviation
-    over reference completions (`normalize_score`).
+    0 until the episode ends, then the score: the reward model's logit(positive) - logit(negative)
+    for prompt and completion together. With `normalize_score`, the mean over reference completions
+    is subtracted, and the result is divided by their standard deviation.
 
     ## Starting State
 
-    A prompt from the prompt source and a budget of new tokens, uniform on `min_new_tokens` …
+    A prompt from the prompt source, and a budget of new tokens, uniform on `min_new_tokens` …
     `max_new_tokens`. Both are drawn from the generator that `reset(seed=)` seeds.
-    `reset(options={"prompt": "...", "max_new_tokens": 12})` sets one or both.
+    `reset(options={"prompt": "...", "max_new_tokens": 12})` sets one of them, or both.
 
     ## Episode End
 
-    `terminated` when the agent takes EOS or has used up the budget: both are part of the task, and
-    both are scored. `truncated` is never set here; it is left to limits from outside. The budget
-    is a hidden part of the state unless `min_new_tokens == max_new_tokens`; `info` tells it.
+    `terminated` when the agent takes EOS or has used up the budget. Both are part of the task, and
+    both are scored. `truncated` is never set here; it is for limits from outside. The budget is a
+    hidden part of the state unless `min_new_tokens == max_new_tokens`; `info` contains it.
 
     ## Information
 

@@ -27,8 +27,8 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     """Several :class:`textgym.envs.TextGenerationEnv` in one, with one reward-model call per step.
 
     `gym.make_vec("ABC-RLHF-v0", num_envs=64)` returns it. Rules, observations, rewards and infos
-    are those of the single environment; row i under seed s runs as a single environment does under
-    the same seed. All episodes that end in a step are scored in one forward pass.
+    are those of the single environment. With the same seed, a row does what a single environment
+    does. All episodes that end in a step are scored in one forward pass.
 
     `autoreset_mode` decides what follows the end of an episode (Gymnasium's
     :class:`~gymnasium.vector.AutoresetMode`):
@@ -37,12 +37,12 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     - `SAME_STEP`: the step that ends an episode returns the first observation of the next one; the
       last observation and info are in `infos["final_obs"]` and `infos["final_info"]`;
     - `DISABLED`: the row waits. It ignores its actions, keeps its observation, and gets reward 0
-      and `terminated` True without infos, until `reset(options={"reset_mask": mask})` with a
-      boolean array of shape (num_envs,) starts it anew. Whole-episode rollouts want this mode.
+      and `terminated` True without infos. `reset(options={"reset_mask": mask})`, with a boolean
+      array of shape (num_envs,), starts it anew. Rollouts of whole episodes need this mode.
 
-    Infos hold arrays of shape (num_envs,) with a mask `_key` beside each key, as Gymnasium has it.
-    `reset(seed=s)` seeds row i with s + i; a list seeds the rows one by one, and None in it leaves
-    a row's generator as it is.
+    Infos hold arrays of shape (num_envs, ...), with a mask `_key` beside each key, as in
+    Gymnasium. `reset(seed=s)` seeds row i with s + i. A list of seeds seeds the rows one by one;
+    None in it leaves the generator of its row as it is.
 
     Args:
         arguments: The fields of :class:`textgym.envs.VectorArguments`.
@@ -83,7 +83,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         self.action_mask_in_info = arguments.action_mask_in_info
         self.render_mode = render_mode
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-        # The texts are where their observations are; a step writes one column of each row.
+        # The observations are the only copy of the texts; a step writes one column of each row.
         shape = (num_envs, self.task.max_length)
         self._input_ids = np.full(shape, self.task.pad_token_id, dtype=np.int64)
         self._attention_mask = np.zeros(shape, dtype=np.int8)

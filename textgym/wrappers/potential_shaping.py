@@ -142,12 +142,12 @@ class PotentialShaping(RewardTerm):
         >>> import textgym
         >>> from textgym.wrappers import PotentialShaping
         >>> def length(prompt, completion):
-        ...     return 0.1 * len(completion)
+        ...     return 0.5 * len(completion)
         >>> env = PotentialShaping(gym.make("ABC-RLHF-v0"), length)
         >>> observation, info = env.reset(seed=0)
         >>> _, reward, _, _, info = env.step(42)
         >>> reward, info["shaping"], info["unshaped_reward"]
-        (0.1, 0.1, 0.0)
+        (0.5, 0.5, 0.0)
     """
 
     term = "shaping"

@@ -2,9 +2,10 @@
 
 python benchmarks/demo_speed.py 990d0b9
 
-Checks the commit out into a temporary folder and trains the demo's three methods with its code and
-with that of today, in turn. Seconds are those of training, without imports. Writes ``rows.csv`` (a
-row per round, side and method), ``meta.json`` and ``table.md``. Let nothing else run meanwhile.
+Checks both commits, the earlier one and the one of today, out into temporary folders, and trains
+the demo's three methods with the code of either in turn. Seconds are those of training, without
+imports. Let nothing else run meanwhile. Writes ``rows.csv`` (a row per round, commit and method),
+``meta.json``, and from these ``table.md``, which ``--tables-only`` makes anew.
 """
 
 from __future__ import annotations
@@ -18,28 +19,30 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from circumstances import commit, describe
-from speed.timing import Comparison
+
+from harness.circumstances import commit, describe
+from harness.storage import write_json, write_rows
+from reports import demo_speed as report
 
 ROOT = Path(__file__).parents[1]
-OUTPUT = Path(__file__).parent / "results" / "demo_speed"
+RESULTS = Path(__file__).parent / "results" / "demo_speed"
 
 
 def check_out(name: str, folder: Path) -> None:
-    """Make a commit's files importable in a folder."""
+    """Make the files of a commit importable in a folder."""
     archive = subprocess.run(["git", "archive", name], capture_output=True, check=True, cwd=ROOT)
     subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-    (folder / "textgym" / "agents").symlink_to(folder / "agents")  # as the installation has it
+    agents = folder / "textgym" / "agents"
+    if not agents.exists():  # The link was not part of the repository at first.
+        agents.symlink_to(folder / "agents")
 
 
 def seconds_of_demo(root: Path, iterations: int) -> dict[str, float]:
-    """Seconds of training, by method, with the code of a folder."""
+    """Seconds of training, by method, with the code in a folder."""
     with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "-m", "textgym", "demo", "--iterations", str(iterations)]
         subprocess.run(
-            [
-                *(sys.executable, "-m", "textgym", "demo"),
-                *("--iterations", str(iterations), "--output", output),
-            ],
+            [*command, "--output", output],
             cwd=root,
             env=os.environ | {"PYTHONPATH": str(root)},
             stdout=subprocess.DEVNULL,
@@ -50,8 +53,8 @@ def seconds_of_demo(root: Path, iterations: int) -> dict[str, float]:
     return rows.groupby("method", sort=False)["time/seconds"].max().to_dict()
 
 
-def main(before: str, iterations: int, rounds: int) -> None:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
+def measure(before: str, iterations: int, rounds: int, output: Path) -> None:
+    """Run the demo of either commit in turn; every other round begins with the later one."""
     with tempfile.TemporaryDirectory() as old, tempfile.TemporaryDirectory() as new:
         sides = {before: Path(old), commit(): Path(new)}
         for name, folder in sides.items():
@@ -62,36 +65,26 @@ def main(before: str, iterations: int, rounds: int) -> None:
             for name in list(sides)[:: -1 if number % 2 else 1]
             for method, seconds in seconds_of_demo(sides[name], iterations).items()
         ]
-    table = pd.DataFrame(rows)
-    table.to_csv(OUTPUT / "rows.csv", index=False)
-    (OUTPUT / "meta.json").write_text(
-        json.dumps(describe("torch", "transformers", "numpy"), indent=2) + "\n"
-    )
-    old_name, new_name = sides
-    lines = [
-        f"Seconds of training, {iterations} iterations, median of {rounds} rounds in turn; ratio "
-        "of the rounds with the 95% interval of its median.",
-        "",
-        f"| method | {old_name} | {new_name} | ratio |",
-        "|---|---|---|---|",
-    ]
-    wide = table.pivot_table(index=["method", "round"], columns="commit", values="seconds")
-    for method in (*table["method"].unique(), "all"):
-        of = wide.groupby("round").sum() if method == "all" else wide.loc[method]
-        times = Comparison({name: of[name].tolist() for name in sides})
-        ratio, low, high = times.ratio(old_name, new_name)
-        lines.append(
-            f"| {method} | {times.median(old_name):.1f} | {times.median(new_name):.1f} | "
-            f"{ratio:.2f} ({low:.2f} to {high:.2f}) |"
-        )
-    text = "\n".join(lines) + "\n"
-    (OUTPUT / "table.md").write_text(text)
-    print(text)
+    write_rows(pd.DataFrame(rows), output / "rows.csv")
+    meta = describe("torch", "transformers", "numpy") | {"iterations": iterations}
+    write_json(meta, output / "meta.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("before", nargs="?", help="an earlier commit")
+    parser.add_argument("--iterations", type=int, default=10, help="of each method")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--tables-only", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    if not arguments.tables_only:
+        if arguments.before is None:
+            parser.error("name an earlier commit to compare with")
+        measure(arguments.before, arguments.iterations, arguments.rounds, arguments.output)
+    meta = json.loads((arguments.output / "meta.json").read_text())
+    print(report.write(arguments.output, meta["iterations"]))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("before", help="an earlier commit")
-    parser.add_argument("--iterations", type=int, default=10, help="of each method")
-    parser.add_argument("--rounds", type=int, default=5)
-    main(**vars(parser.parse_args()))
+    main()

@@ -6,7 +6,6 @@ minibatches of 16.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from speed.timing import Comparison, peak_memory, result, side_by_side
+from harness.profiling import peak_memory
+from harness.timing import Comparison, side_by_side
+from speed.ratios import result
 from textgym.agents import PPO, ActionRules
 from textgym.agents.distribution import action_logprobs, masked_entropy, masked_logprobs, sample
 from textgym.models.incremental.cache import GrowingLayer
@@ -157,7 +158,7 @@ def _iterations(rounds: int) -> dict[str, Any]:
         envs = gym.make_vec("ABC-RLHF-v0", 16, dtype=dtype, autoreset_mode=AutoresetMode.DISABLED)
         agents[dtype] = PPO(
             "embedded",
-            CreditAssignment(envs, "attention"),
+            CreditAssignment(envs, "abc"),
             dtype=None if dtype == "float32" else dtype,
             log_dir=tempfile.mkdtemp(),
         )
@@ -176,13 +177,11 @@ def _memory(name: str, num_tokens: int, num_steps: int, quick: bool) -> dict[str
     """A gradient step whose freed memory is given back to the system, or kept."""
     seconds: dict[str, list[float]] = {"given back": [], "kept": []}
     command = [sys.executable, "-m", "speed.step", name, str(num_tokens), str(num_steps)]
+    size = "quick" if quick else "full"
     for _ in range(1 if quick else 4):
         for way, of_way in seconds.items():
-            # Any such variable tells the agent to leave glibc alone; this one changes nothing else.
-            variables = {} if way == "kept" else {"MALLOC_CHECK_": "0"}
             done = subprocess.run(
-                [*command, "quick" if quick else "full"],
-                env=os.environ | variables,
+                [*command, "kept" if way == "kept" else "returned", size],
                 cwd=Path(__file__).parents[1],
                 capture_output=True,
                 text=True,

@@ -24,7 +24,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from speed.timing import Comparison, result, side_by_side
+from harness.timing import Comparison, side_by_side
+from speed.ratios import result
 from textgym.envs import TextGenerationEnv, TextGenerationVectorEnv
 from textgym.models import (
     Completions,
@@ -102,7 +103,10 @@ def measure(quick: bool) -> list[dict[str, Any]]:
 
 def _tokens_only(num_envs: int, sizes: _Sizes, shared: dict[str, Any]) -> list[dict[str, Any]]:
     """New episodes, and steps that append a token and nothing else."""
-    budget = {"min_new_tokens": sizes.long_tokens, "max_new_tokens": sizes.long_tokens}
+    budget: dict[str, Any] = {
+        "min_new_tokens": sizes.long_tokens,
+        "max_new_tokens": sizes.long_tokens,
+    }
     batched = TextGenerationVectorEnv(num_envs, **shared, **budget)
     envs = {
         "batched": batched,
@@ -119,7 +123,7 @@ def _tokens_only(num_envs: int, sizes: _Sizes, shared: dict[str, Any]) -> list[d
         min_seconds=sizes.min_seconds,
     )
     case = f"tokens only, {num_envs} {'row' if num_envs == 1 else 'rows'}"
-    detail = {
+    detail: dict[str, Any] = {
         "steps_per_second": _per_second(timed, tokens.size),
         "seconds_per_round": timed.seconds,
         "steps_per_round": tokens.size,

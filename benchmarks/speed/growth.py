@@ -3,10 +3,10 @@
 Three things are measured: ``read`` is the reward model's, with attention row and prefix scores;
 ``rollout`` samples completions in the environment, which has them scored at the end; ``update`` is
 one gradient step of PPO on the whole batch. Each grows along one axis at a time, from the smallest
-to the largest value, and what is told is by how much
+to the largest value, and the ratios say by how much
 
 - the time per token grows: of all tokens in ``read`` and ``update``, of new ones in ``rollout``;
-- the operations per token grow, by formula (see :mod:`speed.machine`): what the time would do if
+- the operations per token grow, by formula (see :mod:`speed.operations`): what the time would do if
   nothing but products took any. Along the length, that is attention, which is quadratic;
 - the memory per text grows: the peak of tensors beyond the models, over the size of the batch.
 
@@ -15,24 +15,22 @@ A time that grows less than the operations has a constant part that larger calls
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
 
 import textgym  # noqa: F401  (registers the environments)
+from harness.profiling import peak_memory
+from harness.timing import side_by_side
 from speed import models
-from speed.machine import (
-    forward_operations,
-    synthetic_agent,
-    synthetic_rollout,
-    update_operations,
-)
-from speed.timing import peak_memory, result, side_by_side
+from speed.operations import forward_operations, update_operations
+from speed.ratios import result
+from speed.update import Updater, random_episodes
 from textgym.agents import LanguageModelPolicy, collect_episodes
-from textgym.agents.rollout import action_rules
+from textgym.agents.environment import action_rules
 from textgym.models import AttentionRow, PrefixScores
 
 __all__ = ["measure"]
@@ -100,7 +98,7 @@ def _grow(case: str, kind: str, points: list[Point], works: list[Work], quick: b
         rounds=2,
         min_seconds=0.0 if quick else 0.2,
     )
-    detail = {}
+    detail: dict[str, dict[str, Any]] = {}
     for name, point, work in zip(names, points, works, strict=True):
         detail[name] = {
             "milliseconds_per_token": round(1e3 * compared.median(name) / work.num_tokens, 5),
@@ -111,14 +109,18 @@ def _grow(case: str, kind: str, points: list[Point], works: list[Work], quick: b
         }
     first, last = names[0], names[-1]
     tokens = works[-1].num_tokens / works[0].num_tokens
-    seconds = compared.ratio(last, first)
-    rows = [result("growth", case, f"time per token: {kind}", tuple(r / tokens for r in seconds))]
+    ratio, low, high = compared.ratio(last, first)
+    rows = [
+        result(
+            "growth", case, f"time per token: {kind}", (ratio / tokens, low / tokens, high / tokens)
+        )
+    ]
     for quantity, key in (
         ("operations per token", "operations_per_token"),
         ("memory per text", "megabytes_per_text"),
     ):
-        ratio = detail[last][key] / detail[first][key]
-        rows.append(result("growth", case, f"{quantity}: {kind}", (ratio,) * 3))
+        growth = detail[last][key] / detail[first][key]
+        rows.append(result("growth", case, f"{quantity}: {kind}", (growth,) * 3))
     rows[0]["detail"].update(detail)
     return rows
 
@@ -147,7 +149,8 @@ def _rollout(point: Point, quick: bool) -> Work:
     )
     model = models.language_model(point.model, quick)
     policy = LanguageModelPolicy(model, action_rules(envs))
-    batch, num_tokens = point.batch, envs.single_observation_space["input_ids"].shape[0]
+    space: Any = envs.single_observation_space
+    batch, num_tokens = point.batch, space["input_ids"].shape[0]
     # With the cache every token but the last is fed once, and attends to those before it.
     sampling = forward_operations(model, batch, num_tokens - 1, point.new_tokens, pairs=0.5)
     return Work(
@@ -158,19 +161,16 @@ def _rollout(point: Point, quick: bool) -> Work:
 
 
 def _update(point: Point, quick: bool) -> Work:
-    with tempfile.TemporaryDirectory() as log_dir:
-        agent = synthetic_agent(
-            models.language_model(point.model, quick), log_dir, minibatch_size=None
-        )
+    updater = Updater(models.language_model(point.model, quick))
     num_tokens = 8 + point.new_tokens
-    batch, _ = agent._label(synthetic_rollout(point.batch, num_tokens, point.new_tokens))
+    episodes = random_episodes(point.batch, num_tokens, point.new_tokens)
 
     def update() -> None:
-        agent._update(batch)
-        agent.optimizer.zero_grad()  # So that gradients are not there at the start, and count.
+        updater.update(episodes)
+        updater.optimizer.zero_grad()  # So that no call starts with gradients, which would count.
 
     return Work(
         update,
         point.batch * num_tokens,
-        update_operations(agent.policy.model, point.batch, num_tokens - 1, point.new_tokens),
+        update_operations(updater.model, point.batch, num_tokens - 1, point.new_tokens),
     )

@@ -4,61 +4,41 @@ The floating-point operations of an update, divided by its time, divided by the 
 matrix product of the same dtype in the same round: squares of 512 to 2,048 and the shapes of the
 model itself.
 
-Operations are counted by formula, with 2 per multiplication and addition. For B sequences of T
-tokens that are fed, of which S columns are read out, a body of P weights that multiply (all
-matrices but the embeddings), L layers of attention of width A (heads times their size), hidden
-states of width d and a vocabulary of V::
+Operations are counted by formula, see :mod:`speed.operations`. The last token of a text is not fed,
+so T is one less than the length. Counting all T² pairs of attention, and not the causal half, adds
+1% here.
 
-    forward    2·P·B·T  +  4·L·A·B·T²  +  2·d·(V + 1)·B·S
-    update     3 · forward
-
-The first term is the linear layers, the second queries times keys and weights times values, the
-third the language model's head, tied or not, and the value's, on the columns that are read out. The
-backward pass does each product twice, once for either factor. The last token of a text is not fed,
-so T is one less than the length. All T² pairs count, although causal attention needs only half of
-them: 1% of the whole here, and the usual convention (Chowdhery et al., 2022, arXiv 2204.02311,
-appendix B). Norms, activations, softmax, losses and the optimizer count nothing: they are overhead.
-
-There are two limits in float32. PyTorch multiplies float32 matrices by MKL, and bfloat16 ones by
-oneDNN, which on some processors, those of AMD among them, is much faster in float32 too. The goal
-is set against the product that PyTorch takes by default; the share of the fastest one stands beside
-it. ``torch.set_float32_matmul_precision("medium")`` makes PyTorch's layers use oneDNN: it permits
-products in bfloat16, but where the processor has no fast ones of that kind, oneDNN stays with
-float32. Updates are timed with it as well, and ``relative_error`` tells which of both it is: about
-4e-7 in float32, 2e-3 in bfloat16.
+There are two limits in float32. PyTorch multiplies float32 matrices with MKL and bfloat16 ones with
+oneDNN, which on some processors, AMD's among them, is much faster in float32 too. The goal refers
+to the product that PyTorch takes by default; the share of the fastest product is shown as well.
+``torch.set_float32_matmul_precision("medium")`` makes PyTorch's layers use oneDNN. It permits
+products in bfloat16, but oneDNN stays with float32 if the processor has no fast bfloat16. Updates
+are timed with it too, and ``relative_error`` shows which of the two was used: about 4e-7 in
+float32, 2e-3 in bfloat16.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch
 from torch import nn
 from torch.utils import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
+from harness.profiling import quiet_profile
+from harness.timing import Comparison, side_by_side
 from speed import models
-from speed.timing import Comparison, quiet_profile, result, side_by_side
-from textgym.agents import PPO, Rollout
+from speed.operations import products_of, update_operations
+from speed.ratios import result
+from speed.update import Updater, random_episodes
 
-__all__ = [
-    "forward_operations",
-    "measure",
-    "synthetic_agent",
-    "synthetic_rollout",
-    "update_operations",
-]
+__all__ = ["measure"]
 
 NUM_EPISODES = 16
 MINIBATCHES = (16, 4)
@@ -94,21 +74,16 @@ def measure(quick: bool = False) -> list[dict]:
 
 
 def _measure_case(case: Case, dtype: str, quick: bool) -> list[dict]:
-    rollout = synthetic_rollout(NUM_EPISODES, case.num_tokens, case.num_steps)
-    with tempfile.TemporaryDirectory() as log_dir:
-        model = models.language_model(case.model, quick)
-        agent = synthetic_agent(model, log_dir, dtype=None if dtype == "float32" else dtype)
-    del model  # The agent has a copy.
-    batch, _ = agent._label(rollout)
-    model = agent.policy.model
+    updater = Updater(models.language_model(case.model, quick), dtype)
+    episodes = random_episodes(NUM_EPISODES, case.num_tokens, case.num_steps)
+    model = updater.model
     fed = case.num_tokens - 1
     operations = update_operations(model, NUM_EPISODES, fed, case.num_steps)
 
     def update(minibatch_size: int, precision: str = "highest") -> Callable[[], object]:
-        def run() -> object:
-            agent.config = dataclasses.replace(agent.config, minibatch_size=minibatch_size)
+        def run() -> None:
             with _precision(precision):
-                return agent._update(batch)
+                updater.update(episodes, minibatch_size)
 
         return run
 
@@ -116,7 +91,7 @@ def _measure_case(case: Case, dtype: str, quick: bool) -> list[dict]:
     if quick:
         _check_operations(updates["minibatch 16"], operations)
     shapes = [(size, size, size) for size in SQUARES[: 1 if quick else None]]
-    shapes += _own_shapes(model, NUM_EPISODES * fed, NUM_EPISODES * case.num_steps)
+    shapes += products_of(model, NUM_EPISODES * fed, NUM_EPISODES * case.num_steps)
     products = {f"product {m}x{k}x{n}": _product(m, k, n, dtype) for m, k, n in shapes}
     others = {}
     if dtype == "float32" and torch.backends.mkldnn.is_available():
@@ -133,7 +108,7 @@ def _measure_case(case: Case, dtype: str, quick: bool) -> list[dict]:
         detail: dict[str, Any] = {
             "operations": operations,
             "breakdown": _breakdown(run, model.config.vocab_size),
-            "parameters": sum(weight.numel() for weight in agent.policy.parameters()),
+            "parameters": sum(weight.numel() for weight in updater.policy.parameters()),
         }
         if MEDIUM in name:
             detail["relative_error"] = _relative_error("medium")
@@ -165,98 +140,6 @@ def _measure_case(case: Case, dtype: str, quick: bool) -> list[dict]:
     return rows
 
 
-# --- The update -----------------------------------------------------------------------------------
-
-
-class _Tokens(gym.Env):
-    """Tells the size of the vocabulary, and is never stepped."""
-
-    def __init__(self, vocab_size: int, num_tokens: int = 8) -> None:
-        box = gym.spaces.Box
-        self.observation_space = gym.spaces.Dict(
-            {
-                "input_ids": box(0, vocab_size - 1, (num_tokens,), np.int64),
-                "attention_mask": box(0, 1, (num_tokens,), np.int8),
-            }
-        )
-        self.action_space = gym.spaces.Discrete(vocab_size)
-
-
-def synthetic_agent(model: PreTrainedModel, log_dir: str, **hyperparameters: Any) -> PPO:
-    """PPO with one epoch, on a model whose whole vocabulary is legal; it uses a copy."""
-    return PPO(
-        model,
-        _Tokens(model.config.vocab_size),
-        episodes_per_iteration=NUM_EPISODES,
-        num_epochs=1,
-        learning_rate=1e-6,
-        log_dir=log_dir,
-        **hyperparameters,
-    )
-
-
-def synthetic_rollout(num_episodes: int, num_tokens: int, num_steps: int) -> Rollout:
-    """Random tokens and rewards, without padding.
-
-    Args:
-        num_episodes: Number of rows.
-        num_tokens: Length of each, prompt and completion.
-        num_steps: Length of each completion.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape = (num_episodes, num_steps)
-    rewards = torch.randn(shape, generator=generator)
-    return Rollout(
-        input_ids=torch.randint(3, 4096, (num_episodes, num_tokens), generator=generator),
-        attention_mask=torch.ones(num_episodes, num_tokens, dtype=torch.bool),
-        completion_mask=torch.ones(shape, dtype=torch.bool),
-        rewards=rewards,
-        credit=rewards,
-        logprobs=torch.zeros(shape),
-        scores=rewards.sum(dim=1),
-        truncated=torch.zeros(num_episodes, dtype=torch.bool),
-        prompts=[""] * num_episodes,
-        completions=[""] * num_episodes,
-    )
-
-
-# --- Counting -------------------------------------------------------------------------------------
-
-
-def _body_weights(model: PreTrainedModel) -> int:
-    """How many weights multiply in the model without its head."""
-    linear = (nn.Linear, Conv1D)
-    return sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, linear))
-
-
-def forward_operations(
-    model: PreTrainedModel, batch: int, fed: int, read_out: int, pairs: float = 1.0
-) -> float:
-    """Floating-point operations of a forward pass, by the formula on the module's page.
-
-    Args:
-        model: A causal language model.
-        batch: Number of sequences.
-        fed: Tokens of each.
-        read_out: Columns of each that the heads are applied to.
-        pairs: Share of the pairs of tokens that attention multiplies.
-    """
-    config = model.config
-    head_size = getattr(config, "head_dim", None)
-    head_size = head_size or config.hidden_size // config.num_attention_heads
-    width = config.num_attention_heads * head_size
-    return (
-        2 * _body_weights(model) * batch * fed
-        + 4 * config.num_hidden_layers * width * batch * fed**2 * pairs
-        + 2 * config.hidden_size * (config.vocab_size + 1) * batch * read_out
-    )
-
-
-def update_operations(model: PreTrainedModel, batch: int, fed: int, read_out: int) -> float:
-    """Forward and backward, with the arguments of :func:`forward_operations`."""
-    return 3 * forward_operations(model, batch, fed, read_out)
-
-
 def _check_operations(run: Callable[[], object], expected: float) -> None:
     """Hold the formula against what PyTorch counts as it dispatches."""
     with FlopCounterMode(display=False) as counter:
@@ -264,22 +147,6 @@ def _check_operations(run: Callable[[], object], expected: float) -> None:
     counted = counter.get_total_flops()
     if not abs(counted / expected - 1) < 0.03:
         raise AssertionError(f"PyTorch counts {counted:,} operations, the formula {expected:,}")
-
-
-# --- The limit ------------------------------------------------------------------------------------
-
-
-def _own_shapes(model: PreTrainedModel, fed: int, read_out: int) -> list[tuple[int, int, int]]:
-    """The products of the model's layers and of its head, (rows, inner, columns)."""
-    shapes = set()
-    for module in model.base_model.modules():
-        if isinstance(module, nn.Linear):
-            shapes.add((fed, module.in_features, module.out_features))
-        elif isinstance(module, Conv1D):
-            shapes.add((fed, *module.weight.shape))
-    # A product with the whole vocabulary takes as long as many others, and is never the fastest.
-    head = (read_out, model.config.hidden_size, min(model.config.vocab_size, 4096))
-    return [*sorted(shapes), head]
 
 
 def _product(m: int, k: int, n: int, dtype: str) -> Callable[[], object]:
@@ -344,7 +211,9 @@ def _breakdown(run: Callable[[], object], vocab_size: int) -> dict[str, float]:
     for event in profiler.key_averages(group_by_input_shape=True):
         kinds[_kind(event.key, event.input_shapes, vocab_size)] += event.self_cpu_time_total
     kinds["python and dispatch"] += total - sum(kinds.values())
-    return {kind: round(kinds[kind] / total, 3) for kind in sorted(kinds, key=kinds.get)[::-1]}
+    return {
+        kind: round(kinds[kind] / total, 3) for kind in sorted(kinds, key=kinds.__getitem__)[::-1]
+    }
 
 
 def _kind(name: str, shapes: list, vocab_size: int) -> str:

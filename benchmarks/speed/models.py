@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -45,9 +47,9 @@ def config(name: str, quick: bool = False) -> PretrainedConfig:
         name: One of :data:`NAMES`, but not ``"embedded"``.
         quick: Two layers of 64 instead, for tests.
     """
-    common = {"num_labels": 1, "pad_token_id": 0}
+    common: dict[str, Any] = {"num_labels": 1, "pad_token_id": 0}
     if name == "gpt2-small":
-        sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4} if quick else {}
+        sizes: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4} if quick else {}
         return GPT2Config(**common, **sizes)
     if name not in _LLAMAS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(NAMES)}")
@@ -87,7 +89,7 @@ def reward_model(name: str, quick: bool = False) -> RewardModel:
     return RewardModel(classifier(name, quick), load_tokenizer("embedded"))
 
 
-def _build(kind: type, of: PretrainedConfig) -> PreTrainedModel:
+def _build(kind: Any, of: PretrainedConfig) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return kind.from_config(of, dtype=torch.float32).eval()

@@ -5,11 +5,11 @@
 - ``plain``: the same read without read-outs;
 - ``row``: with the attention row alone;
 - ``library``: the model's own call in transformers, which gives the score and nothing else;
-- ``eager``: the usual way to an attention row: a copy of the model on the eager kernel, called with
-  ``output_attentions=True``, of whose maps all but one row of the last layer is thrown away.
+- ``eager``: the usual way to get an attention row: a copy of the model on the eager kernel, called
+  with ``output_attentions=True``; of its maps only one row of the last layer is used.
 
-Peak memory is that of tensors, beyond the model; see :func:`speed.timing.peak_memory`. The models'
-own calls keep a cache of keys and values unless they are told otherwise, and users rarely do.
+Peak memory is that of tensors, beyond the model; see :mod:`harness.profiling`. The models' own
+calls keep a cache of keys and values unless they are told otherwise, and users rarely do that.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.profiling import peak_memory
+from harness.timing import side_by_side
 from speed import models
-from speed.timing import peak_memory, result, side_by_side
+from speed.ratios import result
 from textgym.models import AttentionRow, Completions, PrefixScores, RewardModel
 
 __all__ = ["measure"]
@@ -112,8 +115,8 @@ def _measure_case(case: Case, reward_model: RewardModel, min_seconds: float) -> 
     return rows
 
 
-def ways(reward_model: RewardModel, texts: Completions) -> dict[str, Callable[[], object]]:
-    """What is timed; see the module's page."""
+def ways(reward_model: RewardModel, texts: Completions) -> dict[str, Callable[[], Any]]:
+    """What is timed, by name; see the module docstring."""
     model = reward_model.model
     inputs = {"input_ids": texts.input_ids, "attention_mask": texts.attention_mask.long()}
     rows, last = torch.arange(len(texts)), texts.attention_mask.sum(1) - 1
@@ -138,8 +141,8 @@ def ways(reward_model: RewardModel, texts: Completions) -> dict[str, Callable[[]
     }
 
 
-def _check_agreement(functions: dict[str, Callable[[], object]]) -> None:
-    """Make sure that all ways say the same; also their first call, which sets things up."""
+def _check_agreement(functions: dict[str, Callable[[], Any]]) -> None:
+    """Make sure that all ways agree; this is also their first call, which sets things up."""
     first = {name: run() for name, run in functions.items()}
     both, plain, (logits, row) = first[BOTH], first["plain"], first["eager"]
     torch.testing.assert_close(both.score, plain.score, atol=1e-4, rtol=1e-4)

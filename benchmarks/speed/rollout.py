@@ -24,10 +24,11 @@ import torch
 from gymnasium.vector import AutoresetMode
 from transformers import PreTrainedModel
 
+from harness.timing import side_by_side
 from speed import models
-from speed.timing import result, side_by_side
+from speed.ratios import result
 from textgym.agents import ActionRules, LanguageModelPolicy, collect_episodes
-from textgym.agents.rollout import left_padded
+from textgym.agents.environment import left_padded
 
 __all__ = ["measure"]
 
@@ -46,7 +47,8 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
     for name in lengths:
         for dtype in (torch.float32, torch.bfloat16):
             # A copy: the embedded model is shared, and its dtype would change everywhere.
-            model = copy.deepcopy(models.language_model(name, quick)).to(dtype)
+            model = copy.deepcopy(models.language_model(name, quick))
+            model = model.to(dtype)  # type: ignore[arg-type]
             for batch in (2,) if quick else BATCHES:
                 rows += _compare(name, model, batch, equal=lengths[name], quick=quick)
                 too_slow = name == "gpt2-small" and dtype == torch.float32 and batch == 64
@@ -72,13 +74,14 @@ def _compare(
         autoreset_mode=AutoresetMode.DISABLED,
     )
     # EOS of a model with random weights would come at random: no episode ends before its budget.
-    vocabulary = int(envs.single_action_space.n)
-    rules = ActionRules(vocabulary, envs.unwrapped.tokenizer.eos_token_id, longest)
+    base: Any = envs.unwrapped
+    vocabulary = int(base.single_action_space.n)
+    rules = ActionRules(vocabulary, base.tokenizer.eos_token_id, longest)
     policy = LanguageModelPolicy(model, rules)
     generator = torch.Generator().manual_seed(0)
     counts: list[int] = []
-    scoring = _Stopwatch(envs.unwrapped.task.score)
-    envs.unwrapped.task.score = scoring
+    scoring = _Stopwatch(base.task.score)
+    base.task.score = scoring
 
     def collect() -> None:
         rollout = collect_episodes(policy, envs, batches * batch, generator)
@@ -91,7 +94,7 @@ def _compare(
     @torch.inference_mode()
     def generate() -> None:
         for _ in range(batches):
-            model.generate(
+            model.generate(  # type: ignore[operator]
                 input_ids=ids,
                 attention_mask=mask.long(),
                 do_sample=True,

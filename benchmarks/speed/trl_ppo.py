@@ -15,6 +15,8 @@ ppo.py): generate, reward, step. It spares what textgym does not do either: comp
 reference policy, decoding for a log, and a text pipeline around the reward model.
 """
 
+# mypy: ignore-errors
+# Its packages are of another age, and not those that mypy sees.
 from __future__ import annotations
 
 import contextlib
@@ -67,7 +69,7 @@ class Settings:
     bfloat16: bool = False
     """Accelerate's mixed precision in the step, and autocast in generation and scoring."""
     fused_adam: bool = False
-    """PyTorch's fused Adam, in the place of the Adam that trl makes."""
+    """PyTorch's fused Adam, instead of the Adam that trl makes."""
     attention: str = "sdpa"
     """How transformers computes attention: "sdpa" or "eager"."""
     threads: int = 1

@@ -1,0 +1,1 @@
+"""What the benchmarks share: running, storing, timing, statistics, tables and figures."""

@@ -1,0 +1,60 @@
+"""The circumstances of a benchmark: commit, command, machine and versions, for its meta.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["commit", "commit_of_code", "describe"]
+
+_ROOT = Path(__file__).parents[2]
+_CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
+
+
+def commit() -> str:
+    """The commit that is checked out, abbreviated."""
+    return _git("rev-parse", "--short=7", "HEAD")
+
+
+def commit_of_code() -> str:
+    """The commit, with "-dirty" appended if textgym or the benchmarks differ from it."""
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
+    return commit() + ("-dirty" if changes else "")
+
+
+def describe(*packages: str) -> dict[str, Any]:
+    """Describe the run that is going on.
+
+    Args:
+        *packages: Names of the packages whose versions matter.
+
+    Returns:
+        Command, commit, machine, whether the processor has bfloat16 instructions, versions, date.
+    """
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit_of_code(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
+        "bfloat16_instructions": _has_bfloat16(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "finished": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _has_bfloat16() -> bool:
+    import torch  # on use: slow to import
+
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in older versions
+    capabilities: dict[str, bool] = get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_ROOT)
+    return done.stdout.strip()

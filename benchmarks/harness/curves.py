@@ -1,0 +1,64 @@
+"""Learning curves: when they reach a score, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from textgym.plotting import trailing_mean
+
+__all__ = ["draw_seeds", "first_reached", "new_figure", "save"]
+
+
+def first_reached(scores: Sequence[float], goal: float, window: int) -> int | None:
+    """The first point, from 1, at which the mean over the last ``window`` scores reaches a goal.
+
+    Args:
+        scores: One per iteration.
+        goal: The mean to be reached.
+        window: How many scores a mean is taken over; all of them if there are fewer.
+
+    Returns:
+        None if it is not reached.
+    """
+    (reached,) = np.nonzero(trailing_mean(scores, window) >= goal)
+    return int(reached[0]) + min(window, len(scores)) if len(reached) else None
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that needs no screen, its size in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file, without the frame lines at the top and at the right of each panel."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def draw_seeds(
+    axes: Axes, rows: pd.DataFrame, column: str, smoothing: int, color: str, label: str
+) -> None:
+    """Draw every seed as a thin line, and their mean as a strong one.
+
+    Args:
+        axes: What is drawn on.
+        rows: With the columns ``iteration``, ``seed`` and the one that is drawn.
+        column: What is drawn.
+        smoothing: Iterations of the trailing mean.
+        color: Of all lines.
+        label: Of the mean, in the legend.
+    """
+    wide = rows.pivot(index="iteration", columns="seed", values=column)
+    smooth = wide.rolling(smoothing).mean()
+    axes.plot(smooth.index, smooth, color=color, alpha=0.3, linewidth=0.9)
+    axes.plot(smooth.index, smooth.mean(axis=1), color=color, linewidth=2.2, label=label)

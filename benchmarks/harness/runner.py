@@ -1,0 +1,106 @@
+"""Runs that can be stopped and continued: what is stored is not run again.
+
+A run is a function of a few arguments, such as a condition and a seed, that returns its rows. Runs
+take place in parallel processes of one thread each. Rows and circumstances are stored after every
+run, so a benchmark that is killed loses only the runs that were going on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textgym.errors import InvalidArgumentError
+
+from .circumstances import commit_of_code
+from .storage import Aliases, read_rows, write_json, write_rows
+
+__all__ = ["run_missing"]
+
+
+def run_missing(
+    run: Callable[..., pd.DataFrame],
+    todo: Iterable[tuple[Any, ...]],
+    keys: Sequence[str],
+    path: Path,
+    meta: Mapping[str, Any],
+    *,
+    order: str,
+    jobs: int = 1,
+    aliases: Aliases | None = None,
+    report: Callable[[pd.DataFrame], str] = lambda rows: f"{len(rows)} rows",
+) -> pd.DataFrame:
+    """Run what is not stored yet.
+
+    Args:
+        run: Takes the arguments of a run and returns its rows; a function of a module, since other
+            processes import it.
+        todo: Arguments of all runs.
+        keys: Names of the arguments. They become the first columns, with the commit behind them.
+        path: A .csv or .parquet file with the rows of all runs; meta.json goes beside it.
+        meta: Written to meta.json after every run.
+        order: The column that sorts the rows of a run.
+        jobs: Number of processes.
+        aliases: By column, labels of earlier results and what they are called today.
+        report: What is printed of a run that has finished.
+
+    Returns:
+        All rows, old and new.
+
+    Raises:
+        InvalidArgumentError: If there are fewer than one jobs, or arguments do not match the keys.
+        ExceptionGroup: If runs failed. The others are stored, and a second call tries those again.
+    """
+    todo = list(dict.fromkeys(todo))
+    if jobs < 1:
+        raise InvalidArgumentError("jobs", jobs, "must be at least 1")
+    for arguments in todo:
+        if len(arguments) != len(keys):
+            raise InvalidArgumentError("todo", arguments, f"must hold one value for each of {keys}")
+    runs = read_rows(path, keys, aliases)
+    done = set(runs[list(keys)].itertuples(index=False, name=None))
+    missing = [arguments for arguments in todo if arguments not in done]
+    if not missing:
+        return runs
+    version = commit_of_code()  # when the code is read, not when a run ends
+    failures: list[Exception] = []
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_set_up_worker)
+    try:
+        futures = {pool.submit(run, *arguments): arguments for arguments in missing}
+        for future in as_completed(futures):
+            arguments = futures[future]
+            name = ", ".join(map(str, arguments))
+            try:
+                rows = future.result()
+            except Exception as error:
+                error.add_note(f"in the run {name}")
+                print(f"{name}: failed, {error!r}", flush=True)
+                failures.append(error)
+                continue
+            columns = dict(zip((*keys, "commit"), (*arguments, version), strict=True))
+            for number, (column, value) in enumerate(columns.items()):
+                rows.insert(number, column, value)
+            runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
+            runs = runs.sort_values([*keys, order], ignore_index=True)
+            write_rows(runs, path)
+            write_json(meta, path.with_name("meta.json"))
+            print(f"{name}: {report(rows)}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise ExceptionGroup(f"{len(failures)} of {len(missing)} runs failed", failures)
+    return runs
+
+
+def _set_up_worker() -> None:
+    import torch  # on use: a benchmark with nothing left to run does not need it
+
+    from textgym.memory import keep_freed_memory
+
+    torch.set_num_threads(1)
+    keep_freed_memory()

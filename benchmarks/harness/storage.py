@@ -1,0 +1,60 @@
+"""Tables on disk. A file is replaced in one step: a process that is killed leaves the old one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textgym.errors import InvalidArgumentError
+
+__all__ = ["read_rows", "write_json", "write_rows"]
+
+Aliases = Mapping[str, Mapping[str, str]]
+
+
+def read_rows(
+    path: Path, columns: Sequence[str] = (), aliases: Aliases | None = None
+) -> pd.DataFrame:
+    """Read a table.
+
+    Args:
+        path: A .csv or .parquet file.
+        columns: Columns of the empty table that is returned if there is no file.
+        aliases: By column, labels of earlier results and what they are called today.
+
+    Returns:
+        A data frame.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns))
+    rows = pd.read_csv(path) if _is_csv(path) else pd.read_parquet(path)
+    return rows.replace(dict(aliases or {}))
+
+
+def write_rows(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table to a .csv or .parquet file."""
+    write = rows.to_csv if _is_csv(path) else rows.to_parquet
+    _replace(path, lambda new: write(new, index=False))
+
+
+def write_json(contents: Any, path: Path, indent: int = 2) -> None:
+    """Write JSON."""
+    text = json.dumps(contents, indent=indent, ensure_ascii=False) + "\n"
+    _replace(path, lambda new: new.write_text(text, encoding="utf-8"))
+
+
+def _is_csv(path: Path) -> bool:
+    if path.suffix not in (".csv", ".parquet"):
+        raise InvalidArgumentError("path", path, "must end in .csv or .parquet")
+    return path.suffix == ".csv"
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    write(new)
+    new.replace(path)

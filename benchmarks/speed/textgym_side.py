@@ -1,0 +1,105 @@
+"""textgym's side of the comparison with trl, and how the two take turns."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from typing import Any, Protocol
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from textgym.agents import PPO
+from textgym.wrappers.vector import CreditAssignment
+
+__all__ = ["NUM_ENVS", "Rows", "Side", "Textgym", "make_envs", "take_turns", "thread_numbers"]
+
+NUM_ENVS = 16
+"""Episodes per iteration, on both sides."""
+
+Rows = list[dict[str, float]]
+
+
+class Side(Protocol):
+    """One side of the comparison."""
+
+    def run(self, iterations: int) -> Rows:
+        """Train on; a row per iteration with its ``seconds``, ``score``, ``kl`` and ``length``."""
+
+
+class Textgym:
+    """textgym's PPO.
+
+    Args:
+        credit: Name of the credit assigner; "sparse" leaves the environment as it is.
+        bfloat16: Autocast of the policy, and dtype of the reward model.
+        threads: PyTorch's threads while it runs.
+        episodes: Of an iteration, all in one batch.
+        **hyperparameters: Of PPO.
+    """
+
+    def __init__(
+        self,
+        credit: str = "sparse",
+        bfloat16: bool = False,
+        threads: int = 1,
+        episodes: int = NUM_ENVS,
+        **hyperparameters: Any,
+    ) -> None:
+        dtype = "bfloat16" if bfloat16 else None
+        envs = make_envs(episodes, dtype)
+        self.threads = threads
+        self._logs = tempfile.TemporaryDirectory()
+        self.agent = PPO(
+            "embedded",
+            envs if credit == "sparse" else CreditAssignment(envs, credit),
+            episodes_per_iteration=episodes,
+            dtype=dtype,
+            log_dir=self._logs.name,
+            **hyperparameters,
+        )
+
+    def run(self, iterations: int) -> Rows:
+        """See :class:`Side`."""
+        history = self.agent.history
+        done, threads = len(history), torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            self.agent.learn(
+                sys.maxsize,  # the callback ends it
+                callback=lambda row: row["time/iteration"] < done + iterations,
+            )
+        finally:
+            torch.set_num_threads(threads)
+        ends = [0.0, *(row["time/seconds"] for row in history)]
+        return [
+            {
+                "seconds": ends[done + i + 1] - ends[done + i],
+                "score": row["rollout/score_mean"],
+                "kl": row["rollout/kl"],
+                "length": row["rollout/episode_length"],
+            }
+            for i, row in enumerate(history[done:])
+        ]
+
+
+def make_envs(num_envs: int, dtype: str | None = None) -> VectorEnv:
+    """The environment that both sides take their prompts from; its rows wait when they end."""
+    return gym.make_vec(
+        "ABC-RLHF-v0", num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, dtype=dtype
+    )
+
+
+def take_turns(sides: dict[str, Side], rounds: int, iterations: int) -> dict[str, list[Rows]]:
+    """Blocks of iterations in turn, in alternating order; by side, the rows of each round."""
+    rows: dict[str, list[Rows]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            rows[name].append(sides[name].run(iterations))
+    return rows
+
+
+def thread_numbers() -> list[int]:
+    """The numbers of threads that are tried."""
+    return sorted({1, torch.get_num_threads()})

@@ -1,0 +1,121 @@
+"""The tables of the committed results come out of the committed raw numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import BENCHMARKS
+from harness.curves import first_reached
+from reports import agents, demo_speed, fidelity, learning, precision, throughput
+from reports.comparison import compare
+
+RESULTS = BENCHMARKS / "results"
+WRITERS = {
+    "agents": agents.write,
+    "credit_fidelity": fidelity.write,
+    "demo_speed": partial(demo_speed.write, iterations=8),
+    "learning": partial(learning.write, env_id="ABC-RLHF-v0", num_envs=16),
+    "learning_planted": partial(learning.write, env_id="ABC-RLHF-Planted-v0", num_envs=64),
+    "precision": partial(precision.write, before=RESULTS / "learning" / "runs.csv"),
+    "throughput": throughput.write,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_tables_come_out_as_they_are_committed(name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(RESULTS / name, folder, ignore=shutil.ignore_patterns("*.md", "*.png"))
+    table = WRITERS[name](folder)
+    committed = sorted(RESULTS.joinpath(name).glob("*.md"))
+    assert sorted(path.name for path in folder.glob("*.md")) == [path.name for path in committed]
+    for path in committed:
+        written = (folder / path.name).read_text(encoding="utf-8")
+        assert written == path.read_text(encoding="utf-8")
+    assert table == (folder / "table.md").read_text(encoding="utf-8")
+    figures = sorted(path.name for path in RESULTS.joinpath(name).glob("*.png"))
+    assert sorted(path.name for path in folder.glob("*.png")) == figures
+
+
+def cells(path, first):
+    """The cells of the first row of a table that begins with this."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    row = next(line for line in lines if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_a_score_of_learning_is_the_mean_of_its_raw_numbers():
+    with (RESULTS / "learning" / "runs.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["condition"] == "ABC"]
+    last = [
+        [float(row["score"]) for row in rows if row["seed"] == seed and int(row["iteration"]) > 70]
+        for seed in "012"
+    ]
+    assert [len(scores) for scores in last] == [10, 10, 10]
+    means = [sum(scores) / 10 for scores in last]
+    shown = cells(RESULTS / "learning" / "table.md", "ABC")
+    assert shown[2] == ", ".join(f"{mean:+.2f}" for mean in means)
+    assert shown[3] == f"{sum(means) / 3:+.2f}"
+
+
+def test_a_score_of_an_agent_is_the_mean_of_its_raw_numbers():
+    rows = pd.read_parquet(RESULTS / "agents" / "runs.parquet").query("agent == 'SB3 DQN, MLP'")
+    ends = [of_seed.tail(4) for _, of_seed in rows.query("reward == 'shaping'").groupby("seed")]
+    assert all(of_seed["episodes"].tolist() == [64] * 4 for of_seed in ends)
+    means = np.array([of_seed["score"].mean() for of_seed in ends])
+    half = 2.776445 * means.std(ddof=1) / 5**0.5  # Student's t with 4 degrees of freedom
+    shown = cells(RESULTS / "agents" / "table.md", "SB3 DQN, MLP")
+    assert shown[3] == f"{means.mean():+.2f} ± {half:.2f}"
+
+
+def test_a_ratio_of_throughput_is_that_of_its_raw_seconds():
+    rows = json.loads((RESULTS / "throughput" / "rows.json").read_text())
+    (row,) = [row for row in rows if row["case"] == "each at its best settings"]
+    seconds = row["detail"]["seconds"]
+    ratios = np.array(seconds["trl"]) / np.array(seconds["textgym"])
+    shown = cells(RESULTS / "throughput" / "goals.md", "each at its best settings")
+    assert shown[2] == f"{np.median(ratios):.3f}"
+
+
+def test_the_point_at_which_a_trailing_mean_reaches_a_score():
+    scores = [0.0, 2.0, 0.0, 4.0, 4.0, 9.0]
+    assert first_reached(scores, 2.0, 1) == 2
+    assert first_reached(scores, 2.0, 2) == 4
+    assert first_reached(scores, 4.0, 2) == 5
+    assert first_reached(scores, 7.0, 2) is None
+    assert first_reached(scores[:2], 1.0, 5) == 2  # fewer scores than the window
+
+
+def test_methods_are_compared_under_the_seeds_that_both_have():
+    scores = {
+        "sparse": pd.Series([1.0, 2.0, 3.0], index=[0, 1, 2]),
+        "dense": pd.Series([2.5, 3.5, 9.0], index=[1, 2, 3]),
+        "other": pd.Series([1.0], index=[7]),
+    }
+    table = [line.split(" | ") for line in compare(scores, "sparse")[2:]]
+    assert table[0][3] == "–"
+    assert table[1][3] == "+0.50 (+0.50 to +0.50)"
+    assert table[1][4].startswith("0.89")  # 8 of 9 pairs
+    assert table[2][3] == "–"
+
+
+def test_a_table_needs_no_more_than_what_was_measured(tmp_path):
+    rows = learning.read_rows(RESULTS / "learning" / "runs.csv", aliases=learning.ALIASES)
+    some = rows[rows["condition"].isin(["sparse", "ABC"])]
+    table = learning.make_table(some).splitlines()
+    assert [line.split(" | ")[0] for line in table[-2:]] == ["| sparse", "| ABC"]
+    whole = Path(RESULTS / "learning" / "table.md").read_text(encoding="utf-8")
+    assert table[-1] in whole
+
+
+def test_the_raw_numbers_of_a_benchmark_of_credit_are_all_needed(tmp_path):
+    assert fidelity.missing(RESULTS / "credit_fidelity") == []
+    shutil.copy(RESULTS / "credit_fidelity" / "gradient.csv", tmp_path)
+    assert "cost.csv" in fidelity.missing(tmp_path)
+    assert "gradient.csv" not in fidelity.missing(tmp_path)

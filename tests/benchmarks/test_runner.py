@@ -1,0 +1,136 @@
+"""Benchmarks can be stopped at any time and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from counted_runs import run, started
+from harness.circumstances import commit, describe
+from harness.runner import run_missing
+from harness.storage import read_rows, write_rows
+
+from textgym.errors import InvalidArgumentError
+
+KEYS = ("condition", "seed")
+TODO = [(condition, seed) for condition in ("b", "a") for seed in (0, 1)]
+
+
+def run_all(folder, jobs=1, name="runs.csv", **arguments):
+    return run_missing(
+        partial(run, folder),
+        TODO,
+        KEYS,
+        folder / name,
+        {"command": "test"},
+        order="iteration",
+        jobs=jobs,
+        **arguments,
+    )
+
+
+def test_after_a_kill_only_what_is_not_stored_is_run_again(tmp_path):
+    (tmp_path / "a 0").touch()  # This run waits.
+    code = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    code += "from pathlib import Path\nfrom test_runner import run_all\n"
+    code += f"if __name__ == '__main__': run_all(Path({str(tmp_path)!r}))\n"
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, script], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 120
+        while "a 0" not in started(tmp_path):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert started(tmp_path) == ["b 0", "b 1", "a 0"]
+
+    (tmp_path / "a 0").unlink()
+    rows = run_all(tmp_path)
+    assert started(tmp_path) == ["b 0", "b 1", "a 0", "a 0", "a 1"]
+    expected = [
+        (condition, seed, iteration, score)
+        for condition in ("a", "b")
+        for seed in (0, 1)
+        for iteration, score in ((1, -seed), (2, seed + 0.25))
+    ]
+    assert rows.columns[:4].tolist() == ["condition", "seed", "commit", "iteration"]
+    for table in (rows, pd.read_csv(tmp_path / "runs.csv")):
+        found = table[["condition", "seed", "iteration", "score"]]
+        assert list(found.itertuples(index=False, name=None)) == expected
+    assert set(rows["commit"].str.removesuffix("-dirty")) == {commit()}
+    assert set(rows["threads"]) == {1}
+
+
+def test_a_run_that_fails_leaves_the_others_stored_and_is_tried_again(tmp_path):
+    (tmp_path / "fail b 1").touch()
+    with pytest.raises(ExceptionGroup, match="1 of 4 runs failed") as failure:
+        run_all(tmp_path, jobs=2, name="runs.parquet")
+    (error,) = failure.value.exceptions
+    assert error.__notes__[-1] == "in the run b, 1"
+    (tmp_path / "fail b 1").unlink()
+    before = started(tmp_path)
+    assert sorted(before) == ["a 0", "a 1", "b 0", "b 1"]
+    rows = run_all(tmp_path, name="runs.parquet")
+    assert started(tmp_path)[4:] == ["b 1"]
+    assert sorted(set(zip(rows["condition"], rows["seed"], strict=True))) == sorted(TODO)
+
+
+def test_what_is_stored_under_an_earlier_label_is_not_run_again(tmp_path):
+    stored = pd.DataFrame(
+        [("old", seed, 1, 0.5) for seed in (0, 1)], columns=[*KEYS, "iteration", "score"]
+    )
+    stored = pd.concat([stored, stored.replace("old", "b")])
+    write_rows(stored, tmp_path / "runs.csv")
+    rows = run_all(tmp_path, aliases={"condition": {"old": "a"}})
+    assert started(tmp_path) == []
+    assert sorted(set(rows["condition"])) == ["a", "b"]
+
+
+def test_meta_stands_beside_the_rows(tmp_path):
+    run_all(tmp_path)
+    assert json.loads((tmp_path / "meta.json").read_text()) == {"command": "test"}
+
+
+def test_bad_arguments_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="jobs=0"):
+        run_all(tmp_path, jobs=0)
+    with pytest.raises(InvalidArgumentError, match="one value for each"):
+        run_missing(run, [("a",)], KEYS, tmp_path / "runs.csv", {}, order="iteration")
+    with pytest.raises(InvalidArgumentError, match=r"\.csv or \.parquet"):
+        write_rows(pd.DataFrame({"a": [1]}), tmp_path / "rows.txt")
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    write_rows(pd.DataFrame({"a": [1]}), path)
+
+    def stop(self, new, **arguments):
+        Path(new).write_text("a\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(pd.DataFrame({"a": [1, 2]}), path)
+    assert read_rows(path)["a"].tolist() == [1]
+
+
+def test_circumstances_name_command_commit_machine_and_versions():
+    circumstances = describe("numpy", "pandas")
+    assert circumstances["commit"].startswith(commit())
+    assert isinstance(circumstances["bfloat16_instructions"], bool)
+    assert circumstances["versions"]["pandas"] == pd.__version__
+    assert circumstances["command"].startswith("python ")

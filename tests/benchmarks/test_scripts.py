@@ -1,0 +1,75 @@
+"""The scripts as users call them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import BENCHMARKS
+
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
+
+
+def call(script, *arguments, **variables):
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / script, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | variables,
+        check=True,
+    ).stdout
+
+
+def test_there_is_a_script_for_each_folder_of_results():
+    assert SCRIPTS == [
+        "agents.py",
+        "credit_fidelity.py",
+        "demo_speed.py",
+        "learning.py",
+        "precision.py",
+        "throughput.py",
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_explains_itself_without_loading_torch(script):
+    code = f"""
+import runpy, sys
+sys.path.insert(0, {str(BENCHMARKS)!r})
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({str(BENCHMARKS / script)!r}, run_name="__main__")
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--tables-only" in done.stdout
+    assert "--output" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_learning_runs_stores_and_makes_its_tables(tmp_path):
+    arguments = ["--task", "planted", "--seeds", "1", "--jobs", "1", "--iterations", "1"]
+    printed = call("learning.py", *arguments, "--output", tmp_path)
+    rows = pd.read_csv(tmp_path / "runs.csv")
+    assert sorted(rows["condition"]) == sorted(
+        [
+            "ABC",
+            "causal shaping",
+            "random credit",
+            "shuffled ABC",
+            "sparse",
+            "sparse, λ = 1",
+            "uniform credit",
+        ]
+    )
+    assert json.loads((tmp_path / "meta.json").read_text())["hyperparameters"]["num_epochs"] == 4
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert printed.endswith(table + "\n")
+    assert (tmp_path / "learning_curves.png").stat().st_size > 10_000
+    # Nothing is left to run.
+    assert call("learning.py", *arguments, "--output", tmp_path) == table + "\n"

@@ -1,0 +1,102 @@
+"""The parts of throughput.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reports.throughput import make_goals
+from speed import environment, models
+from speed.operations import forward_operations, update_operations
+from speed.race import reached
+from speed.update import Updater, random_episodes
+from torch.utils.flop_counter import FlopCounterMode
+
+import textgym.agents.ppo as ppo
+from textgym.agents import PPOConfig
+
+
+@pytest.mark.parametrize("name", ["gpt2-small", "llama-4x256"])
+def test_operations_are_those_that_pytorch_counts(name):
+    updater = Updater(models.language_model(name, quick=True))
+    episodes = random_episodes(4, 12, 5)
+    with FlopCounterMode(display=False) as counter:
+        updater.update(episodes)
+    expected = update_operations(updater.model, 4, 11, 5)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.03)
+
+
+def test_attention_with_a_cache_multiplies_half_of_the_pairs():
+    model = models.language_model("llama-4x256", quick=True)
+    whole, half, none = (forward_operations(model, 2, 16, 0, pairs) for pairs in (1.0, 0.5, 0.0))
+    assert whole - none == pytest.approx(2 * (half - none))
+    assert whole - none == 4 * 2 * 64 * 2 * 16**2  # 4 · layers · width · batch · length²
+
+
+def test_the_update_that_is_timed_is_that_of_ppo(monkeypatch, tiny, language_model, tmp_path):
+    import gymnasium as gym
+
+    rollouts = []
+
+    def collect(*arguments, **keywords):
+        rollouts.append(collect_episodes(*arguments, **keywords))
+        return rollouts[-1]
+
+    collect_episodes = ppo.collect_episodes
+    monkeypatch.setattr(ppo, "collect_episodes", collect)
+    envs = gym.make_vec("ABC-RLHF-v0", num_envs=4, autoreset_mode="Disabled", **tiny)
+    settings = {"num_epochs": 1, "minibatch_size": 4, "learning_rate": 1e-3, "kl_coef": 0.0}
+    agent = ppo.PPO(
+        language_model,
+        envs,
+        episodes_per_iteration=4,
+        kl_target=None,
+        log_dir=tmp_path,
+        **settings,
+    )
+    # The value head is random: both start with the same one.
+    updater = Updater(language_model, config=PPOConfig(episodes_per_iteration=4, **settings))
+    updater.policy.rules = agent.policy.rules
+    updater.policy.load_state_dict(agent.policy.state_dict())
+    agent.learn(1)
+
+    (rollout,) = rollouts
+    mask = rollout.completion_mask
+    with torch.no_grad():
+        old = updater.policy.evaluate(*rollout.texts)
+    config = agent.config
+    advantages, returns = ppo.gae(rollout.credit, old.values, mask, config.gamma, config.gae_lambda)
+    advantages = ppo.masked_whiten(advantages, mask)
+    updater.update(
+        type(random_episodes(1, 2, 1))(
+            *rollout.texts, old.logprobs, old.values, advantages, returns
+        )
+    )
+    trained, expected = updater.policy.state_dict(), agent.policy.state_dict()
+    moved = 0.0
+    for name, weights in language_model.state_dict().items():
+        torch.testing.assert_close(trained[f"model.{name}"], expected[f"model.{name}"])
+        moved = max(moved, (weights - expected[f"model.{name}"]).abs().max().item())
+    assert moved > 1e-4
+
+
+def test_the_race_ends_where_the_running_mean_reaches_the_goal():
+    rows = [{"score": float(score), "seconds": 2.0} for score in [0] * 10 + [5] * 10]
+    assert reached(rows, 2.5) == (15, 30.0)
+    assert reached(rows, 5.0) == (20, 40.0)
+    assert reached(rows, 5.1) is None
+
+
+def test_the_parts_measure_ratios():
+    rows = environment.measure(quick=True)
+    assert {row["part"] for row in rows} == {"environment"}
+    assert all(row["low"] <= row["ratio"] <= row["high"] for row in rows)
+
+
+def test_goals_are_met_or_not():
+    row = {"part": "race", "case": "c", "quantity": "q", "low": 1.0, "ratio": 2.0, "high": 3.0}
+    lines = make_goals([row | {"goal": goal} for goal in (">= 2", ">= 2.1", "<= 2.1", None)])
+    assert [line.split(" | ")[-1].strip(" |") for line in lines.splitlines()[2:]] == [
+        "yes",
+        "**no**",
+        "yes",
+    ]

@@ -1,0 +1,113 @@
+"""Statistics of runs, against closed forms and independent computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness.statistics import (
+    bootstrap_mean,
+    interquartile_mean,
+    paired_difference,
+    probability_of_improvement,
+    stratified_bootstrap,
+    student_half_width,
+)
+from scipy.stats import mannwhitneyu, ttest_1samp
+
+from textgym.errors import InvalidArgumentError
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_interquartile_mean_drops_a_quarter_at_either_end():
+    assert interquartile_mean([100, 2, 3, 4, 5, 6, 7, -50]) == (3 + 4 + 5 + 6) / 4
+    matrix = RNG.normal(size=(9, 3))
+    middle = np.sort(matrix, axis=None)[6:-6]  # 27 // 4 = 6
+    assert interquartile_mean(matrix) == pytest.approx(middle.mean())
+
+
+def test_of_three_scores_none_is_dropped():
+    assert interquartile_mean([1.0, 2.0, 9.0]) == 4.0
+
+
+def test_runs_are_drawn_anew_within_each_task():
+    # Every run of a task has the same score, so the statistic cannot vary between samples. It would
+    # if runs were drawn from all tasks together.
+    scores = np.tile([0.0, 1.0, 5.0], (6, 1))
+    assert stratified_bootstrap(scores) == (interquartile_mean(scores),) * 3
+
+
+def test_the_interval_of_one_task_is_that_of_resampled_runs():
+    scores = RNG.normal(size=40)
+    samples = RNG.choice(scores, (20_000, 40))
+    means = np.sort(samples, axis=1)[:, 10:30].mean(1)
+    estimate = stratified_bootstrap(scores, num_samples=5_000)
+    assert estimate.value == interquartile_mean(scores)
+    assert estimate[1:] == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=0.03)
+
+
+def test_equal_seeds_cancel_in_a_paired_difference():
+    seeds = 100 * RNG.normal(size=(5, 2))
+    difference = paired_difference(seeds + 0.5, seeds)
+    assert difference == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_the_sign_of_a_paired_difference():
+    first, second = RNG.normal(size=(2, 12))
+    one, other = paired_difference(first, second), paired_difference(second, first)
+    assert one.value == pytest.approx(-other.value)
+    assert one.low < one.value < one.high
+
+
+def test_the_probability_of_improvement_is_mann_whitneys_u():
+    first, second = RNG.integers(0, 6, 12), RNG.integers(1, 7, 9)  # with ties
+    u = mannwhitneyu(first, second).statistic
+    estimate = probability_of_improvement(first, second)
+    assert estimate.value == pytest.approx(u / (12 * 9))
+    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
+
+
+def test_the_probability_of_improvement_is_a_mean_over_tasks():
+    better, worse = np.array([[2.0, 0.0], [3.0, 1.0]]), np.array([[0.0, 2.0], [1.0, 3.0]])
+    assert probability_of_improvement(better[:, :1], worse[:, :1]) == (1.0, 1.0, 1.0)
+    assert probability_of_improvement(better[:, 1:], worse[:, 1:]) == (0.0, 0.0, 0.0)
+    assert probability_of_improvement(better, worse) == (0.5, 0.5, 0.5)
+    assert probability_of_improvement(better, better).value == 0.5
+
+
+def test_the_bootstrap_of_many_values_is_the_normal_interval():
+    values = RNG.normal(3.0, 2.0, size=2_000)
+    mean, low, high = bootstrap_mean(values)
+    assert mean == pytest.approx(values.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 2_000**0.5, rel=0.1)
+
+
+def test_equal_values_have_no_interval():
+    assert bootstrap_mean([0.1] * 7) == (0.1, 0.1, 0.1)
+
+
+def test_students_interval():
+    values = RNG.normal(size=5)
+    interval = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert student_half_width(values) == pytest.approx((interval.high - interval.low) / 2)
+    assert np.isnan(student_half_width([1.0]))
+
+
+def test_a_single_run_has_no_interval():
+    value, low, high = stratified_bootstrap([2.0])
+    assert value == 2.0
+    assert np.isnan([low, high]).all()
+    assert np.isnan(probability_of_improvement([2.0], [1.0, 3.0]).low)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0, np.nan], np.zeros((2, 2, 2))])
+def test_what_is_no_matrix_of_numbers_is_refused(scores):
+    with pytest.raises(InvalidArgumentError, match="finite numbers of shape"):
+        interquartile_mean(scores)
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(InvalidArgumentError, match="pairs need the shape"):
+        paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(InvalidArgumentError, match="as many tasks"):
+        probability_of_improvement(np.zeros((3, 2)), np.zeros((3, 1)))

@@ -52,7 +52,7 @@ def interquartile_mean(scores: ArrayLike) -> float:
 
 
 def stratified_bootstrap(scores: ArrayLike, num_samples: int = 2000, seed: int = 0) -> Estimate:
-    """The interquartile mean and its percentile interval; runs are redrawn within each task.
+    """The interquartile mean and its percentile interval; runs are drawn anew within each task.
 
     Args:
         scores: (num_runs, num_tasks).

@@ -1,4 +1,4 @@
-"""What each choice in the agents' code gains: what is done, against what it replaced.
+"""What some choices in the agents' code gain over what they replaced.
 
 The sizes are those of a rollout of 64 episodes with the embedded models, and of an update by
 minibatches of 16.
@@ -33,7 +33,7 @@ __all__ = ["measure"]
 
 
 def measure(quick: bool = False) -> list[dict[str, Any]]:
-    """Time of what was replaced ÷ time of what is done; more is better.
+    """Time of what was replaced over time of what replaced it; more is better.
 
     Args:
         quick: Few rounds, for tests.
@@ -174,7 +174,7 @@ def _iterations(rounds: int) -> dict[str, Any]:
 
 
 def _memory(name: str, num_tokens: int, num_steps: int, quick: bool) -> dict[str, Any]:
-    """A gradient step whose freed memory is given back to the system, or kept."""
+    """A gradient step, with freed memory given back to the system or kept by the process."""
     seconds: dict[str, list[float]] = {"given back": [], "kept": []}
     command = [sys.executable, "-m", "speed.step", name, str(num_tokens), str(num_steps)]
     size = "quick" if quick else "full"

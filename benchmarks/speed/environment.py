@@ -2,15 +2,16 @@
 
 Three questions, each measured side by side:
 
-- What does a token cost? Completions of 128 tokens from their reset to the last step but one, so
-  that no episode ends and no reward model is called. Beside our batched environment stand
-  ``SyncVectorEnv`` of our single one, and ``SyncVectorEnv`` of CartPole-v1 to show what is usual.
-- What does a score cost? Completions of 8 to 16 tokens, ends and new starts included. The reward
-  model takes most of the time there; the batched environment calls it once per step, the others
-  once per episode.
-- What does a dense reward cost? ``AttentionShaping`` reads one new token per row and step. Beside
-  it, the same wrapper reads the whole texts anew at every step, as it does where the reward model
-  allows nothing else.
+- What does a token cost? Completions of 128 tokens, from reset to the last step but one, so no
+  episode ends and the reward model is never called. The batched environment is compared with
+  ``SyncVectorEnv`` of the single one, and with ``SyncVectorEnv`` of CartPole-v1 to show what is
+  usual.
+- What does a score cost? Completions of 8 to 16 tokens, with their ends and new starts. The reward
+  model takes most of the time. The batched environment calls it once per step, the others once per
+  episode.
+- What does a dense reward cost? ``AttentionShaping`` reads one new token per row and step. It is
+  compared with the same wrapper reading the whole texts at every step, as it must with some reward
+  models.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ _QUICK = _Sizes(
 
 
 class _Rereading(RewardModel):
-    """A reward model with a ``read`` of its own: nobody may assume that texts can be continued."""
+    """A reward model with its own ``read``, so that wrappers cannot read texts token by token."""
 
     def read(
         self, completions: Completions, readouts: Collection[Readout] = ()
@@ -171,7 +172,7 @@ def _scored(num_envs: int, sizes: _Sizes, shared: dict[str, Any]) -> dict[str, A
 
 
 def _shaped(num_tokens: int, sizes: _Sizes, shared: dict[str, Any]) -> dict[str, Any]:
-    """Steps that are paid attention-weighted shaping."""
+    """Steps with the reward of attention-weighted shaping."""
     reward_model: RewardModel = shared["reward_model"]
     models = {
         "one token per step": reward_model,
@@ -195,7 +196,7 @@ def _shaped(num_tokens: int, sizes: _Sizes, shared: dict[str, Any]) -> dict[str,
         with _counting_tokens(reward_model) as counts:
             rewards[name] = _play(env, tokens)()
         read[name] = sum(counts) / len(tokens)
-    # One and the same reward, or the comparison would be of two different things.
+    # Both must pay the same, or the comparison is between different things.
     np.testing.assert_allclose(rewards["one token per step"], rewards["whole texts"], atol=1e-3)
     timed = side_by_side(
         {name: _play(env, tokens) for name, env in envs.items()},
@@ -226,7 +227,7 @@ def _legal_tokens(envs: TextGenerationVectorEnv, num_steps: int) -> np.ndarray:
 
 
 def _play(envs: VectorEnv, actions: np.ndarray) -> Callable[[], np.ndarray]:
-    """What starts new episodes and takes all actions; returns the rewards, (steps, num_envs)."""
+    """A function that starts new episodes, takes all actions and returns the rewards."""
     envs.reset(seed=SEED)
 
     def play() -> np.ndarray:
@@ -243,7 +244,7 @@ def _per_second(timed: Comparison, num_steps: int) -> dict[str, int]:
 
 @contextmanager
 def _counting_tokens(reward_model: RewardModel) -> Iterator[list[int]]:
-    """How many tokens each pass of the reward model reads, padding included."""
+    """A list of how many tokens each pass of the reward model reads, padding included."""
     counts: list[int] = []
 
     def count(_module: Any, _arguments: Any, keywords: dict[str, Any]) -> None:

@@ -1,16 +1,16 @@
 """How do time and memory grow with the batch, the length and the model?
 
-Three things are measured: ``read`` is the reward model's, with attention row and prefix scores;
-``rollout`` samples completions in the environment, which has them scored at the end; ``update`` is
-one gradient step of PPO on the whole batch. Each grows along one axis at a time, from the smallest
-to the largest value, and the ratios say by how much
+Three things are measured. ``read`` is a pass of the reward model with attention row and prefix
+scores. ``rollout`` samples completions in the environment, which scores them at the end. ``update``
+is one gradient step of PPO on the whole batch. One axis grows at a time, from its smallest to its
+largest value, and the ratios say how much this increases
 
-- the time per token grows: of all tokens in ``read`` and ``update``, of new ones in ``rollout``;
-- the operations per token grow, by formula (see :mod:`speed.operations`): what the time would do if
-  nothing but products took any. Along the length, that is attention, which is quadratic;
-- the memory per text grows: the peak of tensors beyond the models, over the size of the batch.
+- the time per token: of all tokens in ``read`` and ``update``, of new ones in ``rollout``;
+- the operations per token, by formula (see :mod:`speed.operations`): how the time would grow if
+  only matrix products took time. Along the length this is attention, which is quadratic;
+- the memory per text: the peak of tensors beyond the models, over the size of the batch.
 
-A time that grows less than the operations has a constant part that larger calls pay for together.
+If the time grows less than the operations, calls have a constant part that larger ones share.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Work:
     """What is measured at a point.
 
     Attributes:
-        run: Does it once.
-        num_tokens: How many tokens it is for.
-        operations: How many floating-point operations its products take.
+        run: The work.
+        num_tokens: How many tokens it handles.
+        operations: How many floating-point operations its matrix products take.
     """
 
     run: Callable[[], object]

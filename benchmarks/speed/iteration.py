@@ -68,7 +68,7 @@ def measure(quick: bool) -> list[Row]:
     prompts = draw_prompts(8 if quick else 40 * NUM_ENVS, seed=0)
     rows = []
     with contextlib.ExitStack() as stack:
-        # Both start at once, and wait for their turns.
+        # All processes start at once, and wait for their turns.
         processes = [
             stack.enter_context(Trl(prompts, **settings["trl"])) for settings, *_ in cases.values()
         ]

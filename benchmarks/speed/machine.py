@@ -1,4 +1,4 @@
-"""How much of what the machine can do does a PPO update get?
+"""How much of the machine's limit does a PPO update reach?
 
 The floating-point operations of an update, divided by its time, divided by the rate of the fastest
 matrix product of the same dtype in the same round: squares of 512 to 2,048 and the shapes of the
@@ -64,7 +64,7 @@ def measure(quick: bool = False) -> list[dict]:
     """Shares of the limit, by model, dtype and size of the minibatch.
 
     Args:
-        quick: Tiny sizes, in seconds; also holds the formula against PyTorch's count.
+        quick: Tiny sizes, in seconds; also checks the formula against PyTorch's count.
     """
     rows = []
     for case in QUICK if quick else CASES:
@@ -141,7 +141,7 @@ def _measure_case(case: Case, dtype: str, quick: bool) -> list[dict]:
 
 
 def _check_operations(run: Callable[[], object], expected: float) -> None:
-    """Hold the formula against what PyTorch counts as it dispatches."""
+    """Check the formula against what PyTorch counts as it dispatches."""
     with FlopCounterMode(display=False) as counter:
         run()
     counted = counter.get_total_flops()

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,
     RewardModel,
@@ -37,7 +38,7 @@ _LLAMAS = {
 
 
 def config(name: str, quick: bool = False) -> PretrainedConfig:
-    """GPT-2 small as it is, or a Llama, for 1,024 tokens each.
+    """GPT-2 small or a Llama, for up to 1,024 tokens.
 
     The Llama of GPT-2's size has its layers, width, heads and vocabulary. Its MLP of 2,048 in three
     matrices has as many parameters as GPT-2's of 3,072 in two, and it shares the embeddings with
@@ -52,7 +53,7 @@ def config(name: str, quick: bool = False) -> PretrainedConfig:
         sizes: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4} if quick else {}
         return GPT2Config(**common, **sizes)
     if name not in _LLAMAS:
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(NAMES)}")
+        raise InvalidArgumentError("name", name, f"must be one of {', '.join(NAMES)}")
     layers, width, heads, mlp, vocab_size = _LLAMAS[name]
     if quick:
         layers, width, heads, mlp = 2, 64, 4, 172
@@ -104,7 +105,7 @@ def texts(batch: int, num_tokens: int, num_prompt: int = 8) -> Completions:
         num_prompt: How many of its tokens are the prompt.
     """
     generator = torch.Generator().manual_seed(0)
-    # Behind the special tokens, and inside of every vocabulary.
+    # Not special tokens, and in every vocabulary.
     ids = torch.randint(3, 4096, (batch, num_tokens), generator=generator).tolist()
     lengths = [num_tokens - (num_tokens // 4 if row % 4 == 3 else 0) for row in range(batch)]
     rows = [row[:length] for row, length in zip(ids, lengths, strict=True)]

@@ -1,14 +1,15 @@
 """Sampling: episodes through the environment against ``generate`` of transformers.
 
 Both sample from the same model at temperature 1 over the whole vocabulary, from prompts of the same
-source, in batches of the same size, as many tokens as each other. ``generate`` returns when the
-longest completion of a batch is done. A rollout also scores every completion with the embedded
-reward model, steps the environment and notes the log-probabilities. The ratio is that of the whole,
-and stands a second time without the seconds of the scores, which ``generate`` has not to give.
+source, in batches of the same size. ``generate`` returns when the longest completion of a batch is
+done. A rollout also scores every completion with the embedded reward model, steps the environment
+and notes the log-probabilities. Two ratios are given: of the whole, and without the seconds of
+scoring, which ``generate`` does not do.
 
-Two forms: completions of equal length, where nobody waits; and ragged ones of 8 to 16 tokens, the
-environment's default, four batches one after the other (two with GPT-2), of which only the tokens
-of the completions count. There a rollout starts a row's next episode while the others go on.
+Two forms: completions of equal length, where no row waits for another; and ragged ones of 8 to 16
+tokens, the environment's default, in four batches one after the other (two with GPT-2). With ragged
+ones only the tokens of the completions count, and a rollout starts a row's next episode while the
+other rows go on.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _compare(
         dtype=dtype,
         autoreset_mode=AutoresetMode.DISABLED,
     )
-    # EOS of a model with random weights would come at random: no episode ends before its budget.
+    # A model with random weights would end completions at random. Here each uses up its budget.
     base: Any = envs.unwrapped
     vocabulary = int(base.single_action_space.n)
     rules = ActionRules(vocabulary, base.tokenizer.eos_token_id, longest)
@@ -108,7 +109,7 @@ def _compare(
     times = side_by_side(
         {"rollout": roll_out, "generate": generate}, rounds, min_seconds=0.3 if small else 0.0
     )
-    # Both sides are paid for the tokens of the completions alone.
+    # Only tokens of completions count, on both sides.
     tokens = {
         "rollout": float(np.mean(counts)),
         "generate": batches * batch * (shortest + longest) / 2,
@@ -134,7 +135,7 @@ def _compare(
 
 
 class _Stopwatch:
-    """A function that knows how long its calls took in all."""
+    """A function that adds up the seconds of its calls."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function

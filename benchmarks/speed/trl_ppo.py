@@ -1,8 +1,8 @@
 """trl's PPO on textgym's embedded models: the other side of the comparison in iteration.py.
 
-Runs in an environment of its own (``make trl-env``), where textgym cannot be imported: models and
-prompts come from files, and it is told what to do in lines of standard input and answers in lines
-of standard output, both JSON::
+Runs in an environment of its own (``make trl-env``), where textgym cannot be imported. Models and
+prompts come from files. Requests are lines of JSON on standard input, answers are lines of JSON on
+standard output::
 
     .venv-trl/bin/python benchmarks/speed/trl_ppo.py settings.json
     → {"ready": ...}                           versions and threads
@@ -11,12 +11,12 @@ of standard output, both JSON::
     ← {"check": "in.npz", "output": "out.npz"} logits and scores of given texts
 
 The loop is that of trl's examples (https://github.com/huggingface/trl/blob/v0.7.4/examples/scripts/
-ppo.py): generate, reward, step. It spares what textgym does not do either: completions of the
+ppo.py): generate, reward, step. It leaves out what textgym does not do either: completions of the
 reference policy, decoding for a log, and a text pipeline around the reward model.
 """
 
 # mypy: ignore-errors
-# Its packages are of another age, and not those that mypy sees.
+# mypy sees today's packages, and this file is for those of 2023.
 from __future__ import annotations
 
 import contextlib
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # deprecations inside of the old packages
+    warnings.simplefilter("ignore")  # deprecations inside the old packages
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -193,9 +193,9 @@ def right_padded(texts: list[Tensor], pad_token_id: int) -> tuple[Tensor, Tensor
 
 
 def padding_tokenizer(pad: int, bos: int, eos: int) -> PreTrainedTokenizerFast:
-    """A tokenizer that can pad, which is all that trl asks of it here.
+    """A tokenizer that can pad, which is all that trl needs it for here.
 
-    The tokenizers package of this age cannot read the file of the embedded tokenizer.
+    The tokenizers package of 2023 cannot read the file of the embedded tokenizer.
     """
     vocabulary = {"<pad>": pad, "<s>": bos, "</s>": eos}
     return PreTrainedTokenizerFast(
@@ -220,8 +220,8 @@ class Loop:
         ids = language_model.config
         self.pad_token_id = ids.pad_token_id
         self.scorer = Scorer(settings.reward_model, settings.attention)
-        # As `accelerate launch --cpu --mixed_precision ...` does: trl makes an Accelerator
-        # of its own for each model before the one of the trainer, and all have to agree.
+        # As `accelerate launch --cpu --mixed_precision ...` does. trl makes an Accelerator for each
+        # model before that of the trainer, and all of them must agree.
         os.environ["ACCELERATE_USE_CPU"] = "true"
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if settings.bfloat16 else "no"
         model = AutoModelForCausalLMWithValueHead.from_pretrained(language_model)
@@ -309,7 +309,10 @@ class Loop:
 def main(path: str) -> None:
     settings = Settings(**json.loads(Path(path).read_text()))
     torch.set_num_threads(settings.threads)
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed stays out of the way
+    answers, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # so that nothing else is printed between the answers
 
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import BENCHMARKS
 from harness.curves import first_reached
 from reports import agents, demo_speed, fidelity, learning, precision, throughput
 from reports.comparison import compare
 
-RESULTS = BENCHMARKS / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
     "agents": agents.write,
     "credit_fidelity": fidelity.write,

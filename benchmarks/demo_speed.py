@@ -56,7 +56,7 @@ def seconds_of_demo(root: Path, iterations: int) -> dict[str, float]:
 def measure(before: str, iterations: int, rounds: int, output: Path) -> None:
     """Run the demo of either commit in turn; every other round begins with the later one."""
     with tempfile.TemporaryDirectory() as old, tempfile.TemporaryDirectory() as new:
-        sides = {before: Path(old), commit(): Path(new)}
+        sides = {commit(before): Path(old), commit(): Path(new)}
         for name, folder in sides.items():
             check_out(name, folder)
         rows = [

@@ -17,9 +17,9 @@ _ROOT = Path(__file__).parents[2]
 _CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
 
 
-def commit() -> str:
-    """The commit that is checked out, abbreviated."""
-    return _git("rev-parse", "--short=7", "HEAD")
+def commit(name: str = "HEAD") -> str:
+    """The abbreviated hash of a commit; by default of the one that is checked out."""
+    return _git("rev-parse", "--short=7", name)
 
 
 def commit_of_code() -> str:

@@ -67,15 +67,14 @@ def measure(quick: bool) -> list[Row]:
     """
     if not has_trl():
         return []
-    blocks, iterations, seeds, episodes = (1, 2, 1, 4) if quick else (7, 10, 3, NUM_ENVS)
+    blocks, iterations, seeds = (1, 2, 1) if quick else (7, 10, 3)
     settings = {"trl": {**TRL_FAST, **TRL_RACE}} | RACE
     for name, of_side in settings.items():
         candidates = [{**of_side, "threads": threads} for threads in thread_numbers()]
-        best = candidates[0] if quick else fastest(name, candidates)[0]
-        settings[name] = {**best, "episodes": episodes}
+        settings[name] = candidates[0] if quick else fastest(name, candidates)[0]
     runs: dict[str, list[Rows]] = {name: [] for name in settings}
     for seed in range(seeds):
-        prompts = draw_prompts(blocks * iterations * episodes, seed=1000 + seed)
+        prompts = draw_prompts(blocks * iterations * NUM_ENVS, seed=1000 + seed)
         with Trl(prompts, seed=seed, **settings["trl"]) as trl:
             sides: dict[str, Side] = {"trl": trl}
             sides |= {name: Textgym(seed=seed, **settings[name]) for name in RACE}

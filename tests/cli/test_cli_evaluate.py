@@ -95,6 +95,14 @@ def test_beta_is_kept_if_the_credit_is_the_same(trained, capsys):
     assert "beta=0.5" not in evaluate(trained, capsys, "--credit", "abc")
 
 
+def test_start_is_that_of_the_training_if_the_credit_is_the_same(models, tmp_path, capsys):
+    arguments = [*flags(models), *SMALL, "--start", "prompt", "--output", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 0
+    assert "start='prompt'" in evaluate(tmp_path / "run", capsys)
+    assert "start='zero'" in evaluate(tmp_path / "run", capsys, "--start", "zero")
+    assert "start='zero'" in evaluate(tmp_path / "run", capsys, "--credit", "abc")
+
+
 def test_credit_from_the_policy_reads_the_policy_of_the_training(
     models, tokenizer, tmp_path, capsys
 ):

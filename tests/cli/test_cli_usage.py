@@ -59,6 +59,7 @@ def test_the_module_is_the_command():
         (["train", "--credit", "guess"], "guess"),
         (["train", "--credit", "sparse", "--beta", "1"], "beta=1.0"),
         (["train", "--beta", "7"], "beta=7.0"),
+        (["train", "--start", "middle"], "--start"),
         (["train", "--total-timesteps", "0"], "total_timesteps=0"),
         (["train", "--policy", "/nowhere"], "policy='/nowhere'"),
         (["train", "--policy", "no/such"], "policy='no/such'"),

@@ -84,19 +84,20 @@ GAMMAS = st.sampled_from([1.0, 0.99, 0.9, 0.5])
 BETAS = st.sampled_from([0.0, 0.3, 0.8, 1.0])
 
 
-def assigners(beta, gamma):
+def assigners(beta, gamma, start="zero"):
+    common = {"beta": beta, "gamma": gamma, "start": start}
     return [
-        UniformCredit(beta, gamma),
-        AttentionCredit(beta, gamma),
-        ShapingCredit(beta=beta, gamma=gamma),
-        PrefixScoreCredit(beta, gamma),
-        ShapingCredit(lambda prompt, completion: len(completion) ** 0.5, beta, gamma),
-        AttentionRolloutCredit(beta, gamma),
-        RandomCredit(beta, gamma, concentration=0.5),
-        ShuffledAttentionCredit(beta, gamma),
-        PositionCredit(beta, gamma, profile=[0.1, 0.2, 0.7]),
-        FunctionCredit(lambda scored: -scored.input_ids.float(), beta, gamma),
-        SparseCredit(),
+        UniformCredit(**common),
+        AttentionCredit(**common),
+        ShapingCredit(**common),
+        PrefixScoreCredit(**common),
+        ShapingCredit(lambda prompt, completion: len(completion) ** 0.5 + 1, **common),
+        AttentionRolloutCredit(**common),
+        RandomCredit(**common, concentration=0.5),
+        ShuffledAttentionCredit(**common),
+        PositionCredit(**common, profile=[0.1, 0.2, 0.7]),
+        FunctionCredit(lambda scored: -scored.input_ids.float(), **common),
+        SparseCredit(gamma=gamma, start=start),
     ]
 
 
@@ -115,8 +116,34 @@ def test_every_trajectory_keeps_its_discounted_return(lengths, gamma, beta, seed
 
 
 @settings(deadline=None, max_examples=30)
-@given(lengths=LENGTHS, seed=st.integers(0, 99), extra=st.integers(1, 4))
-def test_padding_and_batch_order_change_nothing(lengths, seed, extra):
+@given(lengths=LENGTHS, gamma=GAMMAS, beta=BETAS, seed=st.integers(0, 99))
+def test_measured_from_the_prompt_every_discounted_return_is_lower_by_the_start_value(
+    lengths, gamma, beta, seed
+):
+    scored = scored_batch(lengths, seed)
+    rows = torch.arange(len(lengths))
+    prompt_scores = scored[PrefixScores()][rows, torch.tensor([n for n, _ in lengths]) - 1]
+    steps = scored.completion_mask.sum(1)
+    discounted = scored.score.double() * torch.tensor(gamma, dtype=torch.float64) ** (steps - 1)
+    for assigner in assigners(beta, gamma, start="prompt"):
+        start_values = prompt_scores
+        if isinstance(assigner, ShapingCredit):  # β·Φ(prompt), and the function is 1 there
+            is_function = isinstance(assigner.potential, FunctionPotential)
+            start_values = beta * (torch.ones(len(rows)) if is_function else prompt_scores)
+        torch.testing.assert_close(assigner.start_values(scored), start_values)
+        total = discounted_sum(assigner(scored), scored.completion_mask, gamma)
+        expected = (discounted - start_values).to(total.dtype)
+        torch.testing.assert_close(total, expected, atol=1e-4, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    lengths=LENGTHS,
+    seed=st.integers(0, 99),
+    extra=st.integers(1, 4),
+    start=st.sampled_from(["zero", "prompt"]),
+)
+def test_padding_and_batch_order_change_nothing(lengths, seed, extra, start):
     scored = scored_batch(lengths, seed)
 
     def pad_left(value):
@@ -132,7 +159,7 @@ def test_padding_and_batch_order_change_nothing(lengths, seed, extra):
         {readout: pad_left(values) for readout, values in scored.readouts.items()},
     )
     backwards = torch.arange(len(lengths)).flip(0)
-    for assigner in assigners(0.8, 0.9):
+    for assigner in assigners(0.8, 0.9, start):
         credit = assigner(scored)
         torch.testing.assert_close(assigner(padded)[:, extra:], credit)
         torch.testing.assert_close(assigner(scored.select(backwards)), credit[backwards])
@@ -172,6 +199,24 @@ def test_attention_credit_of_five_tokens_by_hand():
     )
 
 
+def test_attention_credit_measured_from_the_prompt_by_hand():
+    scores = torch.tensor([[9.0, 0.5, 0.0, 0.0, 0.0, 0.0, 2.0]])  # the prompt alone: .5
+    attention = torch.tensor([[0.25, 0.25, 0.05, 0.2, 0.05, 0.1, 0.1]])
+    scored = with_readouts(
+        scored_batch([(2, 5)]), torch.tensor([2.0]), attention=attention, prefix_scores=scores
+    )
+    # 2 - .5 is shared out by the weights .1, .4, .1, .2, .2, half of it at once.
+    torch.testing.assert_close(
+        AttentionCredit(beta=0.5, start="prompt")(scored)[0, 2:],
+        torch.tensor([0.075, 0.3, 0.075, 0.15, 0.9]),
+    )
+    # At γ = .5 the score is worth 2/16 at the start, 4 tokens earlier; .5 less is -.375.
+    torch.testing.assert_close(
+        AttentionCredit(beta=1.0, gamma=0.5, start="prompt")(scored)[0, 2:],
+        -0.375 * torch.tensor([0.1, 0.4 * 2, 0.1 * 4, 0.2 * 8, 0.2 * 16]),
+    )
+
+
 def test_uniform_and_sparse_credit_by_hand():
     scored = dataclasses.replace(scored_batch([(1, 5)]), score=torch.tensor([2.0]))
     torch.testing.assert_close(
@@ -195,11 +240,21 @@ def test_shaping_by_hand():
     )
 
 
+def test_shaping_from_a_start_value_by_hand():
+    mask = torch.tensor([[False, True, True, True], [True, False, False, False]])
+    potential = torch.tensor([[9.0, 1.0, 3.0, 2.0], [4.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(
+        shape(potential, torch.tensor([2.0, 1.0]), mask, 0.5, torch.tensor([0.25, 3.0])),
+        torch.tensor([[0.0, 0.25, 0.5, -1.0], [-2.0, 0.0, 0.0, 0.0]]),
+    )
+
+
 def test_prefix_score_potential_by_hand():
     scored = with_readouts(
         scored_batch([(2, 3)]), prefix_scores=torch.tensor([[5.0, 1.0, 2.0, 4.0, 3.0]])
     )
-    torch.testing.assert_close(PrefixScore()(scored), torch.tensor([[0.0, 0.0, 1.0, 3.0, 2.0]]))
+    torch.testing.assert_close(PrefixScore()(scored), torch.tensor([[0.0, 0.0, 2.0, 4.0, 3.0]]))
+    torch.testing.assert_close(PrefixScore().start_values(scored), torch.tensor([1.0]))
 
 
 def test_attention_weighted_potential_by_hand():
@@ -212,9 +267,9 @@ def test_attention_weighted_potential_by_hand():
         prefix_scores=torch.tensor([[5.0, 1.0, 2.0, 4.0, 3.0]]),
         attention_map=attention_map,
     )
-    torch.testing.assert_close(
-        AttentionWeightedPrefixScore()(scored), torch.tensor([[0.0, 0.0, 1.0, 2.5, 2.0]])
-    )
+    potential = AttentionWeightedPrefixScore()
+    torch.testing.assert_close(potential(scored), torch.tensor([[0.0, 0.0, 2.0, 3.5, 3.0]]))
+    torch.testing.assert_close(potential.start_values(scored), torch.tensor([1.0]))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +312,10 @@ def test_an_offset_of_the_score_changes_hindsight_credit_but_not_shaping():
         lambda: UniformCredit(beta=float("nan")),
         lambda: AttentionCredit(gamma=0.0),
         lambda: ShapingCredit(gamma=1.1),
+        lambda: ShapingCredit(start="score"),
+        lambda: UniformCredit(start=0.5),
+        lambda: SparseCredit(start="Prompt"),
+        lambda: SparseCredit(gamma=2.0),
         lambda: ShapingCredit(beta=float("inf")),
         lambda: ShapingCredit(potential="prefix-scores"),
         lambda: RandomCredit(concentration=0.0),

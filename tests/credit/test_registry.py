@@ -103,7 +103,7 @@ def test_a_registered_function_is_found_by_its_name_with_its_readouts(clean):
     assigner = get_credit_assigner("prefix", beta=1.0, gamma=0.5)
     assert assigner.readouts == {PrefixScores()}
     assert (assigner.name, assigner.paper) == ("prefix", "mine")
-    assert repr(assigner) == "prefix(beta=1.0, gamma=0.5)"
+    assert repr(assigner) == "prefix(beta=1.0, gamma=0.5, start='zero')"
     scored = five_tokens({PrefixScores(): [[0.0, 0.0, 16.0, 0.0, 0.0, 0.0, 0.0]]})
     # 16 · 0.5⁴ is paid four steps before the end, where it is worth 16 of the last token's 2.
     torch.testing.assert_close(assigner(scored)[0, 2:], torch.tensor([1.0, 0, 0, 0, -14.0]))

@@ -216,14 +216,15 @@ def walk_singly(env, process, rows):
     return rewards, finals
 
 
-def shaped_rewards(process, potential, beta, gamma):
+def shaped_rewards(process, potential, beta, gamma, start="zero"):
     """What :class:`textgym.wrappers.vector.AttentionShaping` pays in every trajectory."""
-    return walk(process, vector.AttentionShaping(process.make_envs(), beta, potential, gamma))[0]
+    envs = vector.AttentionShaping(process.make_envs(), beta, potential, gamma, start=start)
+    return walk(process, envs)[0]
 
 
-def singly_shaped_rewards(process, potential, beta, gamma, rows):
+def singly_shaped_rewards(process, potential, beta, gamma, rows, start="zero"):
     """What :class:`textgym.wrappers.AttentionShaping` pays in some trajectories."""
-    env = AttentionShaping(process.make_env(), beta, potential, gamma)
+    env = AttentionShaping(process.make_env(), beta, potential, gamma, start=start)
     return walk_singly(env, process, rows)[0]
 
 
@@ -253,6 +254,14 @@ def sparse_rewards(process):
     return result
 
 
+def prompt_scores(process):
+    """Scores of the prompts, read as texts of their own, shape (num_trajectories,)."""
+    texts = Completions.from_lists(
+        [ids[:-1] for ids in process.prompt_ids], [ids[-1:] for ids in process.prompt_ids]
+    )
+    return process.reward_model.read(texts).score.double().numpy()
+
+
 def random_logits(process, seed):
     """A random policy: logits of every state, shape (num_states, num_actions)."""
     shape = (process.trajectories.num_states, process.trajectories.num_actions)
@@ -270,7 +279,7 @@ def reward_to_go_gradient(process, logits, rewards, gamma=1.0):
     return policy_gradient(process.trajectories, logits, to_go)
 
 
-def build(name, policy, beta=None, gamma=1.0):
+def build(name, policy, beta=None, gamma=1.0, start="zero"):
     """An assigner by its id, with its defaults where it has them."""
     needed = {
         "abc-d": {"policy": policy},
@@ -282,7 +291,7 @@ def build(name, policy, beta=None, gamma=1.0):
     chosen = {"gamma": gamma} if beta is None else {"gamma": gamma, "beta": beta}
     known = inspect.signature(assigner).parameters
     arguments = {key: value for key, value in chosen.items() if key in known}
-    return assigner(**arguments, **needed.get(name, {}))
+    return assigner(**arguments, start=start, **needed.get(name, {}))
 
 
 def can_be_built(name):

@@ -21,7 +21,7 @@ from tests.theory.process import (
     singly_shaped_rewards,
     sparse_rewards,
 )
-from textgym.credit import ShapingCredit
+from textgym.credit import ReferenceValue, ShapingCredit
 from textgym.credit.potentials import (
     POTENTIALS,
     AttentionWeightedPrefixScore,
@@ -73,6 +73,7 @@ class CoarseRewardModel(RewardModel):
 CAUSAL = {
     **{name: potential() for name, potential in POTENTIALS.items()},
     "first layer, maximum of heads": AttentionWeightedPrefixScore(layers=0, heads="max"),
+    "reference value": ReferenceValue([[1.0, -0.5, 0.5], [-1.0, -0.2, 0.3], [0.5, 0.4, -0.6]]),
     "noise": FunctionPotential(noise),
     "noise, not 0 at the start": Unanchored(),
 }

@@ -6,24 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from tests.theory.process import per_step, shaped_rewards, sparse_rewards
+from tests.theory.process import per_step, prompt_scores, shaped_rewards, sparse_rewards
 from textgym.agents.ppo import gae
 from textgym.credit.potentials import AttentionWeightedPrefixScore
 
 GAMMA, BETA = 0.9, -1.5
 
 
-@pytest.fixture(scope="module")
-def case(process):
+@pytest.fixture(scope="module", params=["zero", "prompt"])
+def case(process, request):
     """Sparse and shaped rewards, the potential and a random critic, per step, float64 tensors."""
     potential = AttentionWeightedPrefixScore()
     scored = process.read(potential.readouts)
     after = BETA * per_step(potential(scored), scored.completion_mask)
-    before = np.pad(after, ((0, 0), (1, 0)))[:, :-1]  # Φ of the state that a step starts from
+    at_start = BETA * prompt_scores(process)[:, None]
+    before = np.concatenate([at_start, after[:, :-1]], axis=1)  # Φ where a step starts from
+    if request.param == "zero":
+        before -= at_start
     critic = np.random.default_rng(0).normal(size=process.trajectories.num_states)
     arrays = (
         sparse_rewards(process),
-        shaped_rewards(process, potential, BETA, GAMMA),
+        shaped_rewards(process, potential, BETA, GAMMA, request.param),
         before,
         critic[process.trajectories.states],
         process.mask,

@@ -48,11 +48,14 @@ POTENTIALS = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("potential", POTENTIALS, ids=lambda p: type(p).__name__)
-def test_the_cache_pays_what_reading_at_once_pays(tiny, classifier, tokenizer, mode, potential):
+@pytest.mark.parametrize("start", ["zero", "prompt"])
+def test_the_cache_pays_what_reading_at_once_pays(
+    tiny, classifier, tokenizer, mode, potential, start
+):
     """Over many ragged episodes, early ends and rows that are reset while others go on."""
     slow = {**tiny, "reward_model": ReadAtOnce(classifier, tokenizer)}
     envs = [
-        vector.AttentionShaping(make_envs(arguments, mode), 0.7, potential, 0.9)
+        vector.AttentionShaping(make_envs(arguments, mode), 0.7, potential, 0.9, start=start)
         for arguments in (tiny, slow)
     ]
     assert [one._shaping.is_incremental for one in envs] == [True, False]
@@ -78,6 +81,16 @@ def test_an_episode_costs_one_forward_of_the_reward_model_besides_the_score(tiny
             env.step(40)
     # Prompt and first token, seven more one by one; the ninth ends the episode and is scored.
     assert sizes == [prompt + 1, *[1] * 7, prompt + 9]
+
+
+def test_with_start_prompt_the_prompt_is_read_before_the_first_token(tiny, reward_model):
+    env = AttentionShaping(make_env(tiny), start="prompt")
+    with count_tokens(reward_model.model.base_model) as sizes:
+        env.reset(seed=0, options={"prompt": "This film", "max_new_tokens": 9})
+        prompt = int(env.unwrapped.completions.prompt_mask.sum())
+        for _ in range(9):
+            env.step(40)
+    assert sizes == [prompt, *[1] * 8, prompt + 9]
 
 
 def test_a_batch_costs_a_token_per_row_and_step(tiny, reward_model):
@@ -112,7 +125,7 @@ def test_the_newest_value_is_the_last_of_all(reward_model, potential):
     completion = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
     scored = reward_model.read(Completions(ids, mask, completion), [PrefixScores()])
     values = potential(scored)
-    expected = [values[0, 4], values[1, 2], 0.0]
+    expected = [values[0, 4], values[1, 2], potential.start_values(scored)[2]]
     torch.testing.assert_close(potential.newest(scored), torch.tensor(expected))
 
 
@@ -175,10 +188,12 @@ def test_what_the_reward_model_cannot_give_is_refused_at_construction(tiny):
         vector.AttentionShaping(make_envs(tiny), potential=potential)
 
 
-def test_an_abandoned_episode_leaves_nothing_behind(tiny):
+@pytest.mark.parametrize("start", ["zero", "prompt"])
+def test_an_abandoned_episode_leaves_nothing_behind(tiny, start):
     """Some rows are reset in the middle; their new episodes are paid as if they were the first."""
     fresh, used = (
-        vector.AttentionShaping(make_envs(tiny, AutoresetMode.DISABLED)) for _ in range(2)
+        vector.AttentionShaping(make_envs(tiny, AutoresetMode.DISABLED), start=start)
+        for _ in range(2)
     )
     options = {"prompt": "This film", "max_new_tokens": 4}
     used.reset(seed=0, options={"prompt": "I", "max_new_tokens": 9})
@@ -191,4 +206,5 @@ def test_an_abandoned_episode_leaves_nothing_behind(tiny):
         _, expected, *_ = fresh.step(np.full(N, token))
         _, rewards, _, _, infos = used.step(np.full(N, token))
         np.testing.assert_allclose(rewards[rows], expected[rows], atol=1e-5)
-    np.testing.assert_allclose(infos["shaped_return"][rows], infos["score"][rows], atol=1e-5)
+    if start == "zero":
+        np.testing.assert_allclose(infos["shaped_return"][rows], infos["score"][rows], atol=1e-5)

@@ -17,7 +17,7 @@ from tests.wrappers.helpers import (
     make_envs,
     run_episode,
 )
-from textgym.credit import CREDIT_ASSIGNERS, AttentionCredit, ShapingCredit
+from textgym.credit import CREDIT_ASSIGNERS, AttentionCredit, ShapingCredit, SparseCredit
 from textgym.credit.potentials import AttentionWeightedPrefixScore
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, Completions, PrefixScores
@@ -37,6 +37,19 @@ def test_credit_has_one_number_per_step_and_sums_to_what_was_paid(
         assert credit.shape == rewards.shape
         assert credit.sum() == pytest.approx(rewards.sum(), abs=1e-5)
         assert all("credit" not in info for info in infos[:-1])
+
+
+@pytest.mark.parametrize("credit", [SparseCredit, AttentionCredit, ShapingCredit])
+def test_credit_measured_from_the_prompt_sums_to_what_was_paid_minus_the_prompts_score(
+    tiny, reward_model, tokenizer, credit
+):
+    env = CreditAssignment(make_env(tiny), credit(start="prompt"))
+    options = {"prompt": "This film", "max_new_tokens": 4}
+    rewards, infos = run_episode(env, seed=0, options=options)
+    prompt = tokenizer("This film")["input_ids"]
+    alone = reward_model.read(Completions.from_lists([prompt[:-1]], [prompt[-1:]])).score.item()
+    assert infos[-1]["credit"].sum() == pytest.approx(rewards.sum() - alone, abs=1e-5)
+    assert abs(alone) > 1e-3
 
 
 def test_what_the_reward_model_cannot_give_is_refused_at_construction(tiny):
@@ -89,14 +102,14 @@ def test_a_truncated_episode_has_its_rewards_as_credit(tiny):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["abc", "shaping"])
-def test_batched_credit_equals_single_credit(tiny, mode, name):
-    envs = vector.CreditAssignment(make_envs(tiny, mode), name)
-    assigner = envs.assigner
+@pytest.mark.parametrize("assigner", [AttentionCredit(), ShapingCredit(start="prompt")])
+def test_batched_credit_equals_single_credit(tiny, mode, assigner):
+    envs = vector.CreditAssignment(make_envs(tiny, mode), assigner)
     count = 0
     for scored, rewards, final in finished_episodes(envs, seed=1):
         credit = final["credit"][: len(rewards)]
-        assert credit.sum() == pytest.approx(rewards.sum(), abs=1e-5)
+        expected_sum = rewards.sum() - assigner.start_values(scored).item()
+        assert credit.sum() == pytest.approx(expected_sum, abs=1e-5)
         alone = Completions(scored.input_ids, scored.attention_mask, scored.completion_mask)
         expected = assigner(envs.unwrapped.reward_model.read(alone, assigner.readouts))
         np.testing.assert_allclose(credit, expected[scored.completion_mask].numpy(), atol=1e-5)

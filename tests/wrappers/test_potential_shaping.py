@@ -43,6 +43,33 @@ def test_each_step_is_paid_the_discounted_difference_times_beta(tiny):
     assert info["unshaped_return"] == pytest.approx(info["score"])
 
 
+def test_with_start_prompt_the_first_step_pays_for_leaving_the_prompts_potential(tiny):
+    env = PotentialShaping(make_env(tiny), squares, beta=0.5, gamma=0.9, start="prompt")
+    steps = play(env, [40] * 4, seed=0, options={"max_new_tokens": 4})[1:]
+    expected = [0.5 * (0.9 * 8 - 7), 0.5 * (0.9 * 11 - 8), 0.5 * (0.9 * 16 - 11), 0.5 * (0 - 16)]
+    np.testing.assert_allclose([info["shaping"] for *_, info in steps], expected)
+
+
+def test_with_start_prompt_an_episode_of_one_token_is_paid_the_difference_to_the_prompt(tiny):
+    env = PotentialShaping(make_env(tiny), squares, beta=2.0, start="prompt")
+    *_, info = play(env, [40], seed=0, options={"max_new_tokens": 1})[-1]
+    assert info["shaped_return"] == pytest.approx(info["score"] - 14)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_start_prompt_rows_that_restart_begin_at_the_potential_of_their_prompt(tiny, mode):
+    envs = vector.PotentialShaping(make_envs(tiny, mode), squares, start="prompt")
+    envs.reset(seed=0, options={"max_new_tokens": 9})
+    for actions, expected in (
+        ([EOS, 40, 40, 40], [-7, 1, 1, 1]),  # Φ of the prompts is 7
+        ([EOS, EOS, 40, 40], [-7 if mode is AutoresetMode.SAME_STEP else 0, -8, 3, 3]),
+        ([40, 40, 40, EOS], [1, 1 if mode is AutoresetMode.SAME_STEP else 0, 5, -11]),
+    ):
+        if mode is AutoresetMode.DISABLED and expected[0] == 1:
+            envs.reset(options={"reset_mask": np.array([True, False, False, False])})
+        np.testing.assert_allclose(envs.step(np.array(actions))[-1]["shaping"], expected)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_are_paid_for_their_own_texts(tiny, mode):
     envs = vector.PotentialShaping(make_envs(tiny, mode), squares, beta=2.0)
@@ -72,8 +99,8 @@ def test_attention_shaping_is_potential_shaping_with_a_default(tiny):
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda env: PotentialShaping(env, PrefixScore(), beta=0.5, gamma=0.9),
-        lambda env: AttentionShaping(env, 0.5, PrefixScore(), 0.9),
+        lambda env: PotentialShaping(env, PrefixScore(), beta=0.5, gamma=0.9, start="prompt"),
+        lambda env: AttentionShaping(env, 0.5, PrefixScore(), 0.9, start="prompt"),
     ],
     ids=["PotentialShaping", "AttentionShaping"],
 )
@@ -82,6 +109,7 @@ def test_the_wrapper_can_be_made_again_from_its_spec(tiny, wrap):
     again = gym.make(env.spec)
     assert type(again) is type(env)
     assert (again.beta, again.gamma, repr(again.potential)) == (0.5, 0.9, "PrefixScore()")
+    assert again.start == "prompt"
 
 
 def test_a_second_potential_is_refused_in_either_order(tiny):
@@ -100,6 +128,7 @@ def test_a_second_potential_is_refused_in_either_order(tiny):
         ({"potential": "guess"}, "potential='guess'"),
         ({"potential": squares, "beta": float("nan")}, "beta=nan"),
         ({"potential": squares, "gamma": 0.0}, "gamma=0.0"),
+        ({"potential": squares, "start": "score"}, "start='score'"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(tiny, arguments, message):
@@ -112,10 +141,13 @@ def test_bad_arguments_are_refused_at_construction(tiny, arguments, message):
 @pytest.mark.parametrize("gamma", [1.0, 0.9, 0.5])
 @pytest.mark.parametrize("potential", POTENTIALS, ids=lambda p: p.name)
 @pytest.mark.parametrize("end_early", [False, True])
-def test_shaping_step_by_step_equals_shaping_from_one_forward(tiny, gamma, potential, end_early):
-    assigner = ShapingCredit(potential, beta=0.7, gamma=gamma)
+@pytest.mark.parametrize("start", ["zero", "prompt"])
+def test_shaping_step_by_step_equals_shaping_from_one_forward(
+    tiny, gamma, potential, end_early, start
+):
+    assigner = ShapingCredit(potential, beta=0.7, gamma=gamma, start=start)
     credited = CreditAssignment(make_env(tiny), assigner)
-    shaped = AttentionShaping(make_env(tiny), 0.7, potential, gamma)
+    shaped = AttentionShaping(make_env(tiny), 0.7, potential, gamma, start=start)
     for seed in range(4):
         _, infos = run_episode(credited, seed, end_early=end_early)
         rewards, _ = run_episode(shaped, seed, end_early=end_early)
@@ -163,11 +195,12 @@ def test_truncation_pays_the_potential_of_the_state_it_stops_in(tiny):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-def test_batched_shaping_equals_batched_shaping_credit(tiny, mode, gamma):
+@pytest.mark.parametrize("start", ["zero", "prompt"])
+def test_batched_shaping_equals_batched_shaping_credit(tiny, mode, gamma, start):
     """Step-wise shaping of every row, over many resets, against one forward per episode."""
     envs = make_envs(tiny, mode)
-    envs = vector.CreditAssignment(envs, ShapingCredit(gamma=gamma))
-    envs = vector.AttentionShaping(envs, gamma=gamma)
+    envs = vector.CreditAssignment(envs, ShapingCredit(gamma=gamma, start=start))
+    envs = vector.AttentionShaping(envs, gamma=gamma, start=start)
     count = 0
     for _, rewards, final in finished_episodes(envs, seed=2):
         np.testing.assert_allclose(rewards, final["credit"][: len(rewards)], atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich import box
@@ -39,6 +39,8 @@ class CreditCommand:
     """How credit is assigned: a name from `textgym credit --list`, or your own as module:name."""
     beta: float | None = None
     """Share of the score that is redistributed, or factor on the potential. None: the default."""
+    start: Literal["zero", "prompt"] | None = None
+    """What credit is measured from: 0, or what the prompt alone is worth. None: the default."""
     reward_model: str = "embedded"
     """Reward model: "embedded", a folder or a hub id."""
     policy: str = "embedded"
@@ -56,7 +58,7 @@ class CreditCommand:
     def _show_credit(self) -> None:
         from textgym.models import Completions, load_reward_model
 
-        assigner = make_credit(self.credit, self.beta, self.policy)
+        assigner = make_credit(self.credit, self.beta, self.policy, start=self.start)
         reward_model = load_reward_model(self.reward_model, device=self.device)
         if assigner.needs_causal_reward_model and not reward_model.is_causal:
             raise InvalidArgumentError(
@@ -87,7 +89,8 @@ class CreditCommand:
             table.add_row(credit_text("", [visible(piece, newlines=True)]), f"{value:+.4f}")
         console.print(table)
         console.print(f"score  {scored.score[0].item():+.4f}")
-        console.print(f"sum    {math.fsum(credit):+.4f}")
+        what = "" if assigner.total == "score" else f"  ({assigner.total})"
+        console.print(f"sum    {math.fsum(credit):+.4f}{what}")
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """Token ids of the prompt and of the text."""

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -48,6 +48,8 @@ class EvaluateCommand:
     credit: str | None = None
     """Credit of the shown completions. None: as in training; without a checkpoint, abc."""
     beta: float | None = None
+    """See `textgym train --help`. None: as in training if the credit is, else the default."""
+    start: Literal["zero", "prompt"] | None = None
     """See `textgym train --help`. None: as in training if the credit is, else the default."""
     device: str = "cpu"
     """Where the models run, as torch names it."""
@@ -105,7 +107,7 @@ class EvaluateCommand:
             dtype = agent.config.dtype
             if isinstance(agent.config, PPOConfig):  # the other agents do not discount
                 gamma = agent.config.gamma
-        credit = make_credit(settings.credit, settings.beta, settings.policy, gamma)
+        credit = make_credit(settings.credit, settings.beta, settings.policy, gamma, settings.start)
         envs = settings.environment.make(settings.policy, num_envs, credit, self.device, dtype)
         if agent is None:
             agent = PPO(
@@ -142,16 +144,17 @@ class EvaluateCommand:
         trained = RunSettings(policy=self.policy)
         if checkpoint is not None and checkpoint.with_name(SETTINGS).is_file():
             trained = RunSettings.read(checkpoint.parent)
-        credit, beta = trained.credit, trained.beta
+        credit, beta, start = trained.credit, trained.beta, trained.start
         if self.credit is not None:
             credit = self.credit
             if find_credit_assigner(credit) is not find_credit_assigner(trained.credit):
-                beta = None  # another assigner's beta means nothing to this one
+                beta = start = None  # what another assigner was given means nothing to this one
         return dataclasses.replace(
             trained,
             environment=self.environment.applied_to(trained.environment),
             credit=credit,
             beta=beta if self.beta is None else self.beta,
+            start=start if self.start is None else self.start,
         )
 
 

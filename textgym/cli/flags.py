@@ -7,7 +7,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from textgym.errors import InvalidArgumentError
 
@@ -90,7 +90,13 @@ class EnvironmentOverrides:
         return dataclasses.replace(flags, **given)
 
 
-def make_credit(name: str, beta: float | None, policy: str, gamma: float = 1.0) -> CreditAssigner:
+def make_credit(
+    name: str,
+    beta: float | None,
+    policy: str,
+    gamma: float = 1.0,
+    start: Literal["zero", "prompt"] | None = None,
+) -> CreditAssigner:
     """Make a credit assigner, and pass it those arguments that it takes.
 
     Args:
@@ -98,18 +104,21 @@ def make_credit(name: str, beta: float | None, policy: str, gamma: float = 1.0) 
         beta: None for the assigner's default.
         policy: The language model, for credit that reads the policy's attention.
         gamma: Discount factor of the agent.
+        start: What the credit is measured from. None for the assigner's default.
 
     Raises:
-        InvalidArgumentError: If the name is unknown, or beta is given to credit without one.
+        InvalidArgumentError: If the name is unknown, or the credit does not take beta or start.
     """
     from textgym.credit import find_credit_assigner, get_credit_assigner
 
     if str(Path.cwd()) not in sys.path:  # "module:name" may be a file in the current folder
         sys.path.insert(0, str(Path.cwd()))
     takes = inspect.signature(find_credit_assigner(name)).parameters
-    if beta is not None and "beta" not in takes:
-        raise InvalidArgumentError("beta", beta, f"{name} credit has no beta; leave it out")
-    arguments: dict[str, Any] = {"beta": beta, "gamma": gamma, "policy": policy}
+    given: dict[str, Any] = {"beta": beta, "start": start}
+    for flag, value in given.items():
+        if value is not None and flag not in takes:
+            raise InvalidArgumentError(flag, value, f"{name} credit has no {flag}; leave it out")
+    arguments = given | {"gamma": gamma, "policy": policy}
     return get_credit_assigner(
         name, **{k: x for k, x in arguments.items() if x is not None and k in takes}
     )

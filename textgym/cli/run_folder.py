@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from textgym.cli.flags import EnvironmentFlags
 from textgym.errors import InvalidArgumentError
@@ -43,6 +44,7 @@ class RunSettings:
     policy: str = "embedded"
     credit: str = "abc"
     beta: float | None = None
+    start: Literal["zero", "prompt"] | None = None
 
     def write(self, folder: Path) -> None:
         """Write them into a folder, as one flat JSON object."""

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -48,6 +48,8 @@ class TrainCommand:
     """How credit is assigned: a name from `textgym credit --list`, or your own as module:name."""
     beta: float | None = None
     """Share of the score that is redistributed, or factor on the potential. None: the default."""
+    start: Literal["zero", "prompt"] | None = None
+    """What credit is measured from: 0, or what the prompt alone is worth. None: the default."""
     policy: str = "embedded"
     """Language model to train: "embedded", a folder or a hub id."""
     total_timesteps: int = 20_000
@@ -94,7 +96,7 @@ class TrainCommand:
         if config.device == "cpu":
             keep_freed_memory()
         check_policy(self.policy)
-        credit = make_credit(self.credit, self.beta, self.policy, config.gamma)
+        credit = make_credit(self.credit, self.beta, self.policy, config.gamma, self.start)
         envs = self.environment.make(
             self.policy, self.num_envs, credit, config.device, config.dtype
         )
@@ -111,6 +113,7 @@ class TrainCommand:
             policy=self.policy,
             credit=self.credit,
             beta=self.beta,
+            start=self.start,
         )
         settings.write(agent.log_dir)
         return agent

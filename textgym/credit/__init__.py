@@ -29,6 +29,7 @@ from textgym.credit.potentials import (
     get_potential,
     register_potential,
 )
+from textgym.credit.reference_value import ReferenceValue
 from textgym.credit.registry import (
     CREDIT_ASSIGNERS,
     find_credit_assigner,
@@ -59,6 +60,7 @@ __all__ = [
     "PrefixScore",
     "PrefixScoreCredit",
     "RandomCredit",
+    "ReferenceValue",
     "ShapingCredit",
     "ShapleyCredit",
     "ShuffledAttentionCredit",

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from textgym.credit.base import WeightedCredit
 from textgym.credit.registry import register_credit_assigner
+from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     AttentionRecorder,
@@ -55,6 +56,7 @@ class AttentionCredit(WeightedCredit):
         layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
             is taken.
         heads: How the heads are reduced: "mean", "max", or the number of one head.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -77,12 +79,18 @@ class AttentionCredit(WeightedCredit):
     readouts = frozenset({AttentionRow()})
 
     def __init__(
-        self, beta: float = 0.8, gamma: float = 1.0, *, layers: Layers = -1, heads: Heads = "mean"
+        self,
+        beta: float = 0.8,
+        gamma: float = 1.0,
+        *,
+        layers: Layers = -1,
+        heads: Heads = "mean",
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
         self.layers, self.heads = layers, heads
         self._row = AttentionRow(layers, heads)
         self.readouts = frozenset({self._row})
+        super().__init__(beta, gamma, start=start)
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
         """The attention row, shape (batch, num_tokens)."""
@@ -126,6 +134,7 @@ class AttentionRolloutCredit(WeightedCredit):
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -224,8 +233,9 @@ class _PolicyCredit(WeightedCredit):
         *,
         layers: Layers = -1,
         heads: Heads = "mean",
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
+        super().__init__(beta, gamma, start=start)
         row = AttentionRow(layers, heads)  # checks its arguments
         self.policy, self.layers, self.heads = policy, row.layers, row.heads
         self._model = load_language_model(policy)
@@ -285,6 +295,7 @@ class PolicyAttentionCredit(_PolicyCredit):
         layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
             is taken.
         heads: How the heads are reduced: "mean", "max", or the number of one head.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range, or the policy cannot be loaded.
@@ -327,6 +338,7 @@ class PolicyLastAttentionCredit(_PolicyCredit):
         layers: The layer whose attention counts (-1 is the last), or a tuple of layers, whose mean
             is taken.
         heads: How the heads are reduced: "mean", "max", or the number of one head.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range, or the policy cannot be loaded.

@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 from textgym.credit.checks import check_beta, check_gamma
+from textgym.credit.start import (
+    Start,
+    check_start,
+    less_start_values,
+    prompt_scores,
+    start_readouts,
+)
 from textgym.errors import InvalidArgumentError
 from textgym.models import Readout, RewardModel, ScoredCompletions
 
@@ -28,7 +35,8 @@ class CreditAssigner(ABC):
     """Splits the score of finished completions among their tokens.
 
     At gamma = 1 the credits of a completion sum to its score, so every trajectory keeps its
-    return. At gamma < 1 their discounted sum equals the discounted score.
+    return. At gamma < 1 their discounted sum equals the discounted score. With
+    ``start="prompt"`` either sum is lower by the start value, a constant per prompt.
 
     Attributes:
         name: Its id, for the registry and the command line.
@@ -41,9 +49,12 @@ class CreditAssigner(ABC):
             gradient.
         signed: Whether the credits within one completion may differ in sign.
         sums_to: What the method's own numbers sum to, before the last token receives whatever is
-            missing for the score.
+            missing.
         cost: Extra work for a completion of T tokens, on top of the forward pass that scores it.
         readouts: What the reward model must read out; see :mod:`textgym.models.readouts`.
+        start: What returns are measured from. "zero": the score is shared out whole. "prompt": what
+            the prompt alone is worth is taken off first; see :meth:`start_values`.
+        total: What the credits sum to at gamma = 1, in words.
     """
 
     name: ClassVar[str]
@@ -54,6 +65,7 @@ class CreditAssigner(ABC):
     sums_to: ClassVar[str] = "score"
     cost: ClassVar[str] = "none"
     readouts: frozenset[Readout] = frozenset()
+    start: Start = "zero"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,6 +77,28 @@ class CreditAssigner(ABC):
     def needs_causal_reward_model(self) -> bool:
         """Whether the reward model must not look ahead of a token."""
         return False
+
+    @property
+    def total(self) -> str:
+        """What the credits of a completion sum to at gamma = 1, in words."""
+        return "score" if self.start == "zero" else "score - prompt score"
+
+    def start_values(self, scored: ScoredCompletions) -> Tensor:
+        """What the return of each completion begins at.
+
+        The discounted sum of the credits, Σ_t γ^(t-1) credit_t, is γ^(T-1)·R minus this value, for
+        a completion of T tokens with score R.
+
+        Args:
+            scored: Completions with the read-outs that the assigner needs.
+
+        Returns:
+            float32, shape (batch,): 0 with ``start="zero"``, and with ``start="prompt"`` the score
+            of each prompt alone.
+        """
+        if self.start == "zero":
+            return torch.zeros_like(scored.score)
+        return prompt_scores(scored)
 
     def check_reward_model(self, reward_model: RewardModel) -> None:
         """Check that the reward model provides what this assigner needs.
@@ -107,9 +141,14 @@ class HindsightCredit(CreditAssigner):
     γ^(T-t), a token contributes β·a_t·γ^T to the discounted return wherever it stands: discounting
     favours neither early nor late credit.
 
+    A subclass with a constructor of its own sets ``readouts`` before it calls this one, which adds
+    what ``start`` needs.
+
     Args:
         beta: Share of the attributions that is paid, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
+        start: "zero" shares out the score; "prompt" shares out the score minus that of the prompt
+            alone, which no token earned. It needs the prefix scores.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -117,19 +156,24 @@ class HindsightCredit(CreditAssigner):
 
     causal = False
 
-    def __init__(self, beta: float = 0.8, gamma: float = 1.0) -> None:
+    def __init__(self, beta: float = 0.8, gamma: float = 1.0, *, start: Start = "zero") -> None:
         self.beta = check_beta(beta)
         self.gamma = check_gamma(gamma)
+        self.start = check_start(start)
+        self.readouts |= start_readouts(start)
 
     @abstractmethod
     def attributions(self, scored: ScoredCompletions) -> Tensor:
         """How much each token contributed to the score, shape (batch, num_tokens).
 
-        Values outside the completion are ignored.
+        Values outside the completion are ignored. ``scored.score`` is what is to be shared out:
+        with ``start="prompt"`` it is the score minus the start value.
         """
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
         """Compute the credit of every token; see :class:`CreditAssigner`."""
+        if self.start != "zero":
+            scored = less_start_values(scored, self.start_values(scored), self.gamma)
         attributions = self.attributions(scored)
         return redistribute(
             attributions, scored.score, scored.completion_mask, self.beta, self.gamma
@@ -142,6 +186,7 @@ class WeightedCredit(HindsightCredit):
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
+        start: See :class:`HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from textgym.credit.attention import AttentionCredit
 from textgym.credit.base import CreditAssigner, WeightedCredit, close_residual
-from textgym.credit.checks import check_whole_number
+from textgym.credit.checks import check_gamma, check_whole_number
 from textgym.credit.registry import register_credit_assigner
+from textgym.credit.start import Start, check_start, less_start_values, start_readouts
 from textgym.errors import InvalidArgumentError
 from textgym.models import RewardModel, ScoredCompletions
 from textgym.models.profile import stretch_profile
@@ -37,6 +38,13 @@ class SparseCredit(CreditAssigner):
 
     Cost: none. Guarantee: this is the reward that all other methods are compared with.
 
+    Args:
+        gamma: Discount factor of the agent, in (0, 1]. It matters only with ``start="prompt"``.
+        start: See :class:`textgym.credit.HindsightCredit`.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of its range.
+
     Example:
         >>> from textgym.credit import SparseCredit
         >>> from textgym.models import Completions
@@ -50,8 +58,15 @@ class SparseCredit(CreditAssigner):
     causal = True
     signed = False
 
+    def __init__(self, *, gamma: float = 1.0, start: Start = "zero") -> None:
+        self.gamma = check_gamma(gamma)
+        self.start = check_start(start)
+        self.readouts = start_readouts(start)
+
     def __call__(self, scored: ScoredCompletions) -> Tensor:
         """Compute the credit of every token; see :class:`CreditAssigner`."""
+        if self.start != "zero":
+            scored = less_start_values(scored, self.start_values(scored), self.gamma)
         nothing = torch.zeros_like(scored.completion_mask, dtype=torch.float32)
         return close_residual(nothing, scored.score, scored.completion_mask)
 
@@ -67,6 +82,7 @@ class UniformCredit(WeightedCredit):
     Args:
         beta: Share of the score that is redistributed, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -102,6 +118,7 @@ class RandomCredit(WeightedCredit):
         concentration: Parameter of the Dirichlet distribution. At 1 all ways to split the score are
             equally likely; larger numbers make the shares more even.
         seed: A different seed gives different shares.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -119,9 +136,15 @@ class RandomCredit(WeightedCredit):
     label = "random credit"
 
     def __init__(
-        self, beta: float = 0.8, gamma: float = 1.0, *, concentration: float = 1.0, seed: int = 0
+        self,
+        beta: float = 0.8,
+        gamma: float = 1.0,
+        *,
+        concentration: float = 1.0,
+        seed: int = 0,
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
+        super().__init__(beta, gamma, start=start)
         if not 0.0 < concentration < float("inf"):
             raise InvalidArgumentError("concentration", concentration, "must be positive")
         self.concentration = float(concentration)
@@ -152,6 +175,7 @@ class ShuffledAttentionCredit(AttentionCredit):
             is taken.
         heads: How the heads are reduced: "mean", "max", or the number of one head.
         seed: A different seed gives different permutations.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -179,8 +203,9 @@ class ShuffledAttentionCredit(AttentionCredit):
         layers: Layers = -1,
         heads: Heads = "mean",
         seed: int = 0,
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma, layers=layers, heads=heads)
+        super().__init__(beta, gamma, layers=layers, heads=heads, start=start)
         self.seed = check_whole_number("seed", seed, 0)
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
@@ -230,6 +255,7 @@ class PositionCredit(WeightedCredit):
         gamma: Discount factor of the agent, in (0, 1].
         profile: Non-negative shares of equal parts of a completion, first to last. None uses the
             profile that comes with the reward model (``attention_profile`` in its config).
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -248,9 +274,14 @@ class PositionCredit(WeightedCredit):
     label = "position credit"
 
     def __init__(
-        self, beta: float = 0.8, gamma: float = 1.0, *, profile: Sequence[float] | None = None
+        self,
+        beta: float = 0.8,
+        gamma: float = 1.0,
+        *,
+        profile: Sequence[float] | None = None,
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
+        super().__init__(beta, gamma, start=start)
         if profile is not None and (len(profile) == 0 or min(profile) < 0 or sum(profile) <= 0):
             raise InvalidArgumentError(
                 "profile", profile, "must be non-negative numbers with a positive sum"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from torch import Tensor
 
 from textgym.credit.base import HindsightCredit
+from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
 from textgym.models import Readout, ScoredCompletions
 
@@ -31,6 +32,8 @@ class FunctionCredit(HindsightCredit):
         beta: Share of the attributions that is paid, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
         readouts: The read-outs that the function needs.
+        start: See :class:`textgym.credit.HindsightCredit`. With "prompt" the function sees scores
+            from which the prompt's own is taken off already.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range, or ``function`` is not callable.
@@ -60,12 +63,13 @@ class FunctionCredit(HindsightCredit):
         gamma: float = 1.0,
         *,
         readouts: Collection[Readout] = (),
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
+        self.readouts = frozenset(readouts)
+        super().__init__(beta, gamma, start=start)
         if not callable(function):
             raise InvalidArgumentError("function", function, "pass a function")
         self.function = function
-        self.readouts = frozenset(readouts)
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
         """Call the function.

@@ -12,6 +12,7 @@ from textgym.credit.base import HindsightCredit
 from textgym.credit.checks import check_whole_number
 from textgym.credit.perturbation import reward_model_of
 from textgym.credit.registry import register_credit_assigner
+from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 from textgym.models import GradientTimesInput, LeftAligned, ScoredCompletions, Scorer
 
@@ -36,6 +37,7 @@ class GradientTimesInputCredit(HindsightCredit):
     Args:
         beta: Share of the attributions that is paid, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -107,6 +109,7 @@ class IntegratedGradientsCredit(HindsightCredit):
         baseline: Where the line begins: "mean" is the mean embedding over the vocabulary, "zero" is
             the zero vector.
         internal_batch_size: Largest number of texts in one forward pass.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -141,8 +144,9 @@ class IntegratedGradientsCredit(HindsightCredit):
         num_steps: int = 32,
         baseline: Literal["mean", "zero"] = "mean",
         internal_batch_size: int = 256,
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
+        super().__init__(beta, gamma, start=start)
         self.num_steps = check_whole_number("num_steps", num_steps, 1)
         if baseline not in ("mean", "zero"):
             raise InvalidArgumentError("baseline", baseline, 'pass "mean" or "zero"')

@@ -8,6 +8,7 @@ from torch import Tensor
 from textgym.credit.base import HindsightCredit
 from textgym.credit.checks import check_whole_number
 from textgym.credit.registry import register_credit_assigner
+from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, ScoredCompletions, Scorer
 
@@ -108,6 +109,7 @@ class OcclusionCredit(HindsightCredit):
         beta: Share of the attributions that is paid, in [0, 1].
         gamma: Discount factor of the agent, in (0, 1].
         max_rows: Largest number of texts in one forward pass.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.
@@ -135,8 +137,15 @@ class OcclusionCredit(HindsightCredit):
     sums_to = "no fixed sum"
     cost = "T + 1 forward passes"
 
-    def __init__(self, beta: float = 0.8, gamma: float = 1.0, *, max_rows: int = 512) -> None:
-        super().__init__(beta, gamma)
+    def __init__(
+        self,
+        beta: float = 0.8,
+        gamma: float = 1.0,
+        *,
+        max_rows: int = 512,
+        start: Start = "zero",
+    ) -> None:
+        super().__init__(beta, gamma, start=start)
         self.max_rows = check_whole_number("max_rows", max_rows, 1)
 
     def forward_passes(self, num_tokens: int) -> int:

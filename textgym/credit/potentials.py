@@ -2,9 +2,8 @@
 
 Paying the difference γΦ(s') - Φ(s) at every step leaves the optimal policies unchanged (Ng, Harada
 & Russell, 1999), provided that Φ depends on the state alone and is 0 at the end of an episode
-(Grześ, 2017). The potentials here are measured relative to the prompt alone, so they are 0 at the
-start too. The first token is then not paid for the prompt's mood, and at γ = 1 the rewards of an
-episode still sum to its score.
+(Grześ, 2017). It need not be 0 at the start. What uses a potential decides that: see ``start`` in
+:class:`textgym.credit.ShapingCredit`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from textgym.credit.start import prompt_scores
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, PrefixScores, Readout, ScoredCompletions
 from textgym.models.readouts import Heads, Layers
@@ -72,20 +72,31 @@ class Potential(ABC):
             there; the caller replaces it with 0 at the end of an episode.
         """
 
+    def start_values(self, scored: ScoredCompletions) -> Tensor:
+        """Compute the potential of the start states, the prompts alone.
+
+        Args:
+            scored: Completions with the read-outs that the potential needs.
+
+        Returns:
+            float32, shape (batch,); 0 unless a subclass says otherwise.
+        """
+        return torch.zeros(len(scored), device=scored.input_ids.device)
+
     def newest(self, scored: ScoredCompletions) -> Tensor:
         """Compute the potential of the current states only, the ones the texts end in.
 
         Args:
-            scored: Completions with the read-outs that the potential needs. Rows without any
-                generated token are allowed.
+            scored: Completions with the read-outs that the potential needs.
 
         Returns:
-            float32, shape (batch,): the value of :meth:`__call__` at each last token, 0 for rows
-            without any generated token.
+            float32, shape (batch,): the value of :meth:`__call__` at each last token, that of
+            :meth:`start_values` for rows without any generated token.
         """
         index = torch.arange(scored.input_ids.shape[1], device=scored.input_ids.device)
         last = torch.where(scored.attention_mask, index, 0).max(dim=1, keepdim=True).values
-        return self(scored).gather(1, last)[:, 0]
+        is_start = ~scored.completion_mask.any(dim=1)
+        return torch.where(is_start, self.start_values(scored), self(scored).gather(1, last)[:, 0])
 
     def __repr__(self) -> str:
         names = inspect.signature(type(self)).parameters
@@ -148,18 +159,9 @@ def get_potential(potential: str | Potential | StateFunction | None) -> Potentia
     )
 
 
-def _start_score(scored: ScoredCompletions) -> Tensor:
-    """Score of each prompt alone, shape (batch, 1), 0 for an empty prompt."""
-    num_tokens = scored.input_ids.shape[1]
-    index = torch.arange(num_tokens, device=scored.input_ids.device)
-    last = torch.where(scored.prompt_mask, index, -1).max(dim=1, keepdim=True).values
-    start = scored[PrefixScores()].gather(1, last.clamp(min=0))
-    return start.masked_fill(last < 0, 0.0)
-
-
 @register_potential
 class PrefixScore(Potential):
-    """The reward model's score of the text so far: Φ_t = s_t - s_0.
+    """The reward model's score of the text so far: Φ_t = s_t.
 
     For a finished completion the differences of this potential are the credit of RED (Li et al.,
     2024, arXiv 2411.08302), s_t - s_{t-1}.
@@ -174,7 +176,9 @@ class PrefixScore(Potential):
         >>> completions = Completions.from_lists([[1, 2]], [[3, 4, 5, 6, 7]])
         >>> scored = completions.with_score([2.0], {PrefixScores(): [prefix_scores]})
         >>> PrefixScore()(scored)[0, 2:]
-        tensor([0.0000, 1.0000, 0.5000, 0.5000, 1.5000])
+        tensor([0.5000, 1.5000, 1.0000, 1.0000, 2.0000])
+        >>> PrefixScore().start_values(scored)
+        tensor([0.5000])
     """
 
     name = "prefix-score"
@@ -183,18 +187,22 @@ class PrefixScore(Potential):
 
     def __call__(self, scored: ScoredCompletions) -> Tensor:
         """Compute the potential after each token; see :class:`Potential`."""
-        potential = scored[PrefixScores()] - _start_score(scored)
-        return potential.masked_fill(~scored.completion_mask, 0.0)
+        return scored[PrefixScores()].masked_fill(~scored.completion_mask, 0.0)
+
+    def start_values(self, scored: ScoredCompletions) -> Tensor:
+        """The score of each prompt alone, shape (batch,)."""
+        return prompt_scores(scored)
 
 
 @register_potential
 class AttentionWeightedPrefixScore(Potential):
-    """The attention-weighted mean of the prefix scores: Φ_t = Σ_{i≤t} α_i^(t) s_i - s_0.
+    """The attention-weighted mean of the prefix scores: Φ_t = Σ_{i≤t} α_i^(t) s_i.
 
     α^(t) is the attention row of token t, restricted to the completion and normalised. s_i is the
     score of the text that ends with token i. This is the causal form of Attention-Based Credit
     (Chan et al., 2024, arXiv 2402.00782). If a token pays all its attention to the prompt, there is
-    nothing to normalise, and Φ uses the token's own prefix score.
+    nothing to normalise, and Φ uses the token's own prefix score. So the prompt alone has its score
+    s_0.
 
     Cost: no extra pass, but the attention map of the layer is computed besides the fused kernel.
     Guarantee: Φ depends only on the text so far, if the reward model does not look ahead.
@@ -219,7 +227,7 @@ class AttentionWeightedPrefixScore(Potential):
         >>> readouts = {PrefixScores(): [prefix_scores], AttentionMap(): [rows]}
         >>> scored = completions.with_score([2.0], readouts)
         >>> AttentionWeightedPrefixScore()(scored)[0, 2:]
-        tensor([0.0000, 0.5000, 0.7500, 0.5000, 1.0000])
+        tensor([0.5000, 1.0000, 1.2500, 1.0000, 1.5000])
     """
 
     name = "attention-weighted-prefix-score"
@@ -240,14 +248,18 @@ class AttentionWeightedPrefixScore(Potential):
         mean = (weights * scores[:, None, :]).sum(dim=2)
         on_prompt = total <= torch.finfo(total.dtype).tiny
         mean = torch.where(on_prompt, scores, mean / total.masked_fill(on_prompt, 1))
-        return (mean - _start_score(scored)).masked_fill(~scored.completion_mask, 0.0)
+        return mean.masked_fill(~scored.completion_mask, 0.0)
+
+    def start_values(self, scored: ScoredCompletions) -> Tensor:
+        """The score of each prompt alone, shape (batch,)."""
+        return prompt_scores(scored)
 
 
 class FunctionPotential(Potential):
-    """Any function of the state: Φ_t = f(prompt, completion up to t) - f(prompt, nothing).
+    """Any function of the state: Φ_t = f(prompt, completion up to t).
 
-    Cost: one call of the function per token, and no call of the reward model. Guarantee: Φ depends
-    on the state alone if the function does.
+    Cost: one call of the function per token and one per prompt, and no call of the reward model.
+    Guarantee: Φ depends on the state alone if the function does.
 
     Args:
         function: Takes the token ids of the prompt and of the completion so far (two int64 tensors
@@ -280,20 +292,25 @@ class FunctionPotential(Potential):
         for row, ids in enumerate(scored.input_ids):
             prompt = ids[scored.prompt_mask[row]]
             columns = scored.completion_mask[row].nonzero()[:, 0]
-            start = self._start(prompt)
             for count, column in enumerate(columns, start=1):
-                value = float(self.function(prompt, ids[columns[:count]]))
-                potential[row, column] = value - start
+                potential[row, column] = float(self.function(prompt, ids[columns[:count]]))
         return potential
 
+    def start_values(self, scored: ScoredCompletions) -> Tensor:
+        """The function of each prompt and nothing, shape (batch,)."""
+        prompts = zip(scored.input_ids, scored.prompt_mask, strict=True)
+        values = [self._start(ids[mask]) for ids, mask in prompts]
+        return torch.tensor(values, device=scored.input_ids.device)
+
     def newest(self, scored: ScoredCompletions) -> Tensor:
-        """Compute the potential of the current states: one call each, one more for a new prompt."""
+        """Compute the potential of the current states, with one call each."""
         values = []
         for row, ids in enumerate(scored.input_ids):
             prompt, completion = ids[scored.prompt_mask[row]], ids[scored.completion_mask[row]]
-            start = self._start(prompt)
             is_start = len(completion) == 0
-            values.append(0.0 if is_start else float(self.function(prompt, completion)) - start)
+            values.append(
+                self._start(prompt) if is_start else float(self.function(prompt, completion))
+            )
         return torch.tensor(values, device=scored.input_ids.device)
 
     def _start(self, prompt: Tensor) -> float:

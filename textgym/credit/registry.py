@@ -10,6 +10,7 @@ from typing import Any
 
 from textgym.credit.base import CreditAssigner
 from textgym.credit.function import AttributionFunction, FunctionCredit
+from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
 from textgym.models import Readout
 
@@ -64,7 +65,7 @@ def register_credit_assigner(
         ...     late = scored.completion_mask & (position > position[:, -1:] / 2)
         ...     return late * scored.score[:, None] / late.sum(1, keepdim=True)
         >>> get_credit_assigner("second-half", beta=1.0)
-        second_half(beta=1.0, gamma=1.0)
+        second_half(beta=1.0, gamma=1.0, start='zero')
     """
     if assigner is None:
 
@@ -89,8 +90,10 @@ def _class_of(
 ) -> type[FunctionCredit]:
     """Wrap a function in a class, because the registry holds classes."""
 
-    def init(self: FunctionCredit, beta: float = 0.8, gamma: float = 1.0) -> None:
-        FunctionCredit.__init__(self, function, beta, gamma, readouts=readouts)
+    def init(
+        self: FunctionCredit, beta: float = 0.8, gamma: float = 1.0, *, start: Start = "zero"
+    ) -> None:
+        FunctionCredit.__init__(self, function, beta, gamma, readouts=readouts, start=start)
 
     body = {"name": name, "paper": paper, "__doc__": function.__doc__, "__init__": init}
     return type(getattr(function, "__name__", name), (FunctionCredit,), body)
@@ -154,7 +157,7 @@ def get_credit_assigner(
     Example:
         >>> from textgym.credit import get_credit_assigner
         >>> get_credit_assigner("abc", beta=0.5)
-        AttentionCredit(beta=0.5, gamma=1.0, layers=-1, heads='mean')
+        AttentionCredit(beta=0.5, gamma=1.0, layers=-1, heads='mean', start='zero')
     """
     if isinstance(credit, CreditAssigner):
         return credit

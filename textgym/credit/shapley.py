@@ -14,6 +14,7 @@ from textgym.credit.base import HindsightCredit, steps_to_go
 from textgym.credit.checks import check_whole_number
 from textgym.credit.perturbation import score_subsets
 from textgym.credit.registry import register_credit_assigner
+from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
 
@@ -180,6 +181,7 @@ class ShapleyCredit(HindsightCredit):
             number are one player. The tokens of a span share its value equally.
         seed: Seed of the sampled orders, a whole number of at least 0.
         max_rows: Largest number of texts in one forward pass.
+        start: See :class:`textgym.credit.HindsightCredit`.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range, or ``spans`` does not return one
@@ -222,8 +224,9 @@ class ShapleyCredit(HindsightCredit):
         spans: Spans | None = None,
         seed: int = 0,
         max_rows: int = 512,
+        start: Start = "zero",
     ) -> None:
-        super().__init__(beta, gamma)
+        super().__init__(beta, gamma, start=start)
         self.num_permutations = check_whole_number("num_permutations", num_permutations, 2)
         if num_permutations % 2:
             raise InvalidArgumentError(

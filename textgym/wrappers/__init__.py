@@ -3,6 +3,7 @@
 from textgym.wrappers.action_mask import ActionMask
 from textgym.wrappers.attention_shaping import AttentionShaping
 from textgym.wrappers.credit_assignment import CreditAssignment
+from textgym.wrappers.illegal_token import IllegalToken
 from textgym.wrappers.language_model_features import LanguageModelFeatures
 from textgym.wrappers.potential_shaping import PotentialShaping
 from textgym.wrappers.reference_logprob import ReferenceLogProb
@@ -12,6 +13,7 @@ __all__ = [
     "ActionMask",
     "AttentionShaping",
     "CreditAssignment",
+    "IllegalToken",
     "LanguageModelFeatures",
     "PotentialShaping",
     "ReferenceLogProb",

@@ -7,6 +7,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
 from textgym.credit.potentials import AttentionWeightedPrefixScore, Potential, StateFunction
+from textgym.credit.start import Start
 from textgym.wrappers.potential_shaping import PotentialShaping, VectorPotentialShaping
 
 __all__ = ["AttentionShaping", "VectorAttentionShaping"]
@@ -16,10 +17,9 @@ class AttentionShaping(PotentialShaping):
     """Adds β(γΦ(s') - Φ(s)) to every reward, with Φ from the reward model's attention.
 
     Φ is the attention-weighted mean of the reward model's prefix scores, the causal form of
-    Attention-Based Credit; see :class:`textgym.credit.AttentionWeightedPrefixScore`. It is 0 at the
-    start and at the end of an episode, so the optimal policies stay the same, and at γ = 1 the
-    rewards of an episode still sum to its score. :class:`textgym.wrappers.PotentialShaping`
-    describes the info and the cost.
+    Attention-Based Credit; see :class:`textgym.credit.AttentionWeightedPrefixScore`. The optimal
+    policies stay the same. See :class:`textgym.wrappers.PotentialShaping` for what the rewards sum
+    to, for the info and for the cost.
 
     The vector form is :class:`textgym.wrappers.vector.AttentionShaping`.
 
@@ -29,6 +29,8 @@ class AttentionShaping(PotentialShaping):
         potential: Another potential; see :func:`textgym.credit.get_potential`. None for the
             attention-weighted prefix score.
         gamma: Discount factor of the agent that will learn from the rewards.
+        start: "zero" measures Φ from its value at the prompt alone; "prompt" takes it as it is. See
+            :class:`textgym.wrappers.PotentialShaping`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -53,10 +55,14 @@ class AttentionShaping(PotentialShaping):
         beta: float = 1.0,
         potential: str | Potential | StateFunction | None = None,
         gamma: float = 1.0,
+        *,
+        start: Start = "zero",
     ) -> None:
-        RecordConstructorArgs.__init__(self, beta=beta, potential=potential, gamma=gamma)
+        RecordConstructorArgs.__init__(
+            self, beta=beta, potential=potential, gamma=gamma, start=start
+        )
         potential = AttentionWeightedPrefixScore() if potential is None else potential
-        super().__init__(env, potential, beta=beta, gamma=gamma)
+        super().__init__(env, potential, beta=beta, gamma=gamma, start=start)
 
 
 class VectorAttentionShaping(VectorPotentialShaping):
@@ -70,6 +76,8 @@ class VectorAttentionShaping(VectorPotentialShaping):
         potential: Another potential; see :func:`textgym.credit.get_potential`. None for the
             attention-weighted prefix score.
         gamma: Discount factor of the agent that will learn from the rewards.
+        start: "zero" measures Φ from its value at the prompt alone; "prompt" takes it as it is. See
+            :class:`textgym.wrappers.PotentialShaping`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -91,6 +99,8 @@ class VectorAttentionShaping(VectorPotentialShaping):
         beta: float = 1.0,
         potential: str | Potential | StateFunction | None = None,
         gamma: float = 1.0,
+        *,
+        start: Start = "zero",
     ) -> None:
         potential = AttentionWeightedPrefixScore() if potential is None else potential
-        super().__init__(env, potential, beta=beta, gamma=gamma)
+        super().__init__(env, potential, beta=beta, gamma=gamma, start=start)

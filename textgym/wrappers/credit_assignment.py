@@ -34,7 +34,8 @@ def redistributed_rewards(
         assigner: Shares out the score.
 
     Returns:
-        float32, shape (batch, columns), 0 after the last step. A row sums to what was paid in it.
+        float32, shape (batch, columns), 0 after the last step. A row sums to what was paid in it,
+        minus the assigner's start value.
 
     Raises:
         InvalidArgumentError: If an episode has another number of steps than of tokens.
@@ -73,9 +74,10 @@ class CreditAssignment(
     """Adds ``info["credit"]`` at the end of an episode; changes nothing else.
 
     Hindsight credit exists only when the completion does, so ``step`` cannot pay it in time. The
-    array has one number per step of the episode and sums to what ``step`` paid in it. An agent that
-    collects whole episodes can learn from it instead of the rewards. An episode cut short by a
-    limit from outside has no score, so its credit is what its steps paid.
+    array has one number per step of the episode. It sums to what ``step`` paid in it; with an
+    assigner of ``start="prompt"``, to that minus the prompt's score. An agent that collects whole
+    episodes can learn from it instead of the rewards. An episode cut short by a limit from outside
+    has no score, so its credit is what its steps paid.
 
     | key in ``info`` | when | type                  | meaning                                     |
     |-----------------|------|-----------------------|---------------------------------------------|

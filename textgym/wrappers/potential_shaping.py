@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from textgym.credit.checks import check_gamma
 from textgym.credit.potentials import Potential, StateFunction, get_potential
+from textgym.credit.start import Start, check_start
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
 from textgym.models import RewardModel, ScoredCompletions
@@ -32,6 +33,7 @@ class ShapingReader:
         potential: The potential Φ.
         beta: Factor on the potential.
         gamma: Discount factor.
+        start: "zero" measures Φ from its value at the prompt alone; "prompt" takes it as it is.
 
     Raises:
         InvalidArgumentError: If a number is out of its range, or the reward model cannot give what
@@ -39,11 +41,17 @@ class ShapingReader:
     """
 
     def __init__(
-        self, env: TextEnvironment, potential: Potential, beta: float, gamma: float
+        self,
+        env: TextEnvironment,
+        potential: Potential,
+        beta: float,
+        gamma: float,
+        start: Start = "zero",
     ) -> None:
         if not abs(beta) < float("inf"):
             raise InvalidArgumentError("beta", beta, "must be a finite number")
         self.beta, self.gamma = float(beta), check_gamma(gamma)
+        self.start = check_start(start)
         self._env, self._potential = env, potential
         self._phi = np.zeros(len(env.ended))
         self._reader: IncrementalRewardModel | None = None
@@ -65,23 +73,37 @@ class ShapingReader:
         """The terms of the step just taken.
 
         Args:
-            going_on: Rows whose episode goes on, bool, shape (num_envs,). Φ is 0 in the other rows:
-                their episode has ended, or has only just begun.
+            going_on: Rows whose episode goes on, bool, shape (num_envs,). In the others Φ(s') is 0:
+                their episode has ended.
 
         Returns:
             float64, shape (num_envs,).
         """
-        phi = np.zeros(len(going_on))
-        if going_on.any():
-            newest = self._potential.newest(self._read(torch.from_numpy(going_on)))
-            phi[going_on] = self.beta * newest.cpu().numpy().astype(np.float64)
-        terms = self.gamma * phi - self._phi
+        phi = self._values(going_on | self._at_start())  # some rows may have restarted already
+        terms = self.gamma * np.where(going_on, phi, 0.0) - self._phi
         self._phi = phi
         return terms
 
-    def clear(self, rows: np.ndarray) -> None:
-        """Set Φ to 0 in rows that start a new episode, bool, shape (num_envs,)."""
-        self._phi[rows] = 0.0
+    def begin(self, rows: np.ndarray) -> None:
+        """Set Φ to its start value in rows that were just reset, bool, shape (num_envs,)."""
+        self._phi[rows] = self._values(rows & self._at_start())[rows]
+
+    def _at_start(self) -> np.ndarray:
+        """Rows in a start state where Φ is not 0 by definition, bool, shape (num_envs,)."""
+        if self.start == "zero":
+            return np.zeros(len(self._phi), dtype=np.bool_)
+        return ~self._env.completions.completion_mask.any(dim=1).cpu().numpy()
+
+    def _values(self, rows: np.ndarray) -> np.ndarray:
+        """β·Φ of the current states of some rows, 0 elsewhere, float64, shape (num_envs,)."""
+        values = np.zeros(len(rows))
+        if rows.any():
+            scored = self._read(torch.from_numpy(rows))
+            newest = self._potential.newest(scored)
+            if self.start == "zero":
+                newest = newest - self._potential.start_values(scored)
+            values[rows] = self.beta * newest.cpu().numpy().astype(np.float64)
+        return values
 
     def _read(self, rows: torch.Tensor) -> ScoredCompletions:
         completions = self._env.completions
@@ -101,18 +123,21 @@ class ShapingReader:
 class PotentialShaping(RewardTerm):
     """Adds β(γΦ(s') - Φ(s)) to every reward, for a potential Φ of your choice.
 
-    Φ is a function of the text so far. The potentials of textgym are 0 at the start of an episode,
-    and the wrapper takes Φ as 0 at its end. So the optimal policies are those of the sparse reward
-    for every γ (Ng, Harada & Russell, 1999; Grześ, 2017), and at γ = 1 the rewards of an episode
-    still sum to its score. Where a limit from outside truncates an episode, the return is not
-    complete, and Φ(s') is paid as it is.
+    Φ is a function of the text so far, and the wrapper takes Φ as 0 at the end of an episode. So
+    the optimal policies are those of the sparse reward for every γ (Ng, Harada & Russell, 1999;
+    Grześ, 2017). With ``start="zero"``, Φ is measured from its value at the prompt alone, and at
+    γ = 1 the rewards of an episode still sum to its score. With ``start="prompt"`` they sum to the
+    score minus β·Φ(prompt). For every γ, the discounted return is lower by that constant per
+    prompt. Where a limit from outside truncates an episode, the return is not complete, and Φ(s')
+    is paid as it is.
 
     Cost: one token of the reward model per step, about one more forward pass per episode. The text
     so far stays in a key-value cache. This needs a potential whose read-outs are ``PrefixScores``
     and ``AttentionMap``, as those of the shipped potentials are, and a decoder with keys and values
     in every layer as the reward model. Otherwise every step is a forward pass over the whole text
     so far: with other read-outs, with an encoder, and with a reward model that has its own
-    ``read``. A function as the potential needs no forward pass.
+    ``read``. A function as the potential needs no forward pass. ``start="prompt"`` reads each
+    prompt when the episode begins instead of at its first step.
 
     Spaces are those of the wrapped environment.
 
@@ -133,6 +158,9 @@ class PotentialShaping(RewardTerm):
             token ids; see :func:`textgym.credit.get_potential`.
         beta: Factor on the potential.
         gamma: Discount factor of the agent that will learn from the rewards.
+        start: "zero" measures Φ from its value at the prompt alone, so that what the prompt is
+            worth arrives with the score, at the last token. "prompt" takes Φ as it is, and the
+            first token is paid β(γΦ(s') - Φ(prompt)).
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -159,23 +187,28 @@ class PotentialShaping(RewardTerm):
         *,
         beta: float = 1.0,
         gamma: float = 1.0,
+        start: Start = "zero",
     ) -> None:
-        RecordConstructorArgs.__init__(self, potential=potential, beta=beta, gamma=gamma)
+        RecordConstructorArgs.__init__(
+            self, potential=potential, beta=beta, gamma=gamma, start=start
+        )
         self.potential = get_potential(potential)
         self._text_env = find_text_env(
             env, TextGenerationEnv, self.potential.needs_causal_reward_model
         )
         refuse_inside(env, PotentialShaping, _ONE_POTENTIAL)
         super().__init__(env)
-        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma)
+        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma, start)
         self.beta, self.gamma = self._shaping.beta, self._shaping.gamma
+        self.start = self._shaping.start
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; the potential is 0 there."""
-        self._shaping.clear(np.array([True]))
-        return super().reset(seed=seed, options=options)
+        """Start an episode."""
+        result = super().reset(seed=seed, options=options)
+        self._shaping.begin(np.array([True]))
+        return result
 
     def _term(self, terminated: bool) -> float:
         return float(self._shaping.terms(np.array([not terminated]))[0])
@@ -195,6 +228,9 @@ class VectorPotentialShaping(VectorRewardTerm):
             token ids; see :func:`textgym.credit.get_potential`.
         beta: Factor on the potential.
         gamma: Discount factor of the agent that will learn from the rewards.
+        start: "zero" measures Φ from its value at the prompt alone, so that what the prompt is
+            worth arrives with the score, at the last token. "prompt" takes Φ as it is, and the
+            first token is paid β(γΦ(s') - Φ(prompt)).
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -220,17 +256,25 @@ class VectorPotentialShaping(VectorRewardTerm):
         *,
         beta: float = 1.0,
         gamma: float = 1.0,
+        start: Start = "zero",
     ) -> None:
         self.potential = get_potential(potential)
         super().__init__(env, self.potential.needs_causal_reward_model)
         refuse_inside(env, VectorPotentialShaping, _ONE_POTENTIAL)
-        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma)
+        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma, start)
         self.beta, self.gamma = self._shaping.beta, self._shaping.gamma
+        self.start = self._shaping.start
 
     def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
-        # A row that has restarted is in a start state, where the potential is 0.
         return self._shaping.terms(acted & ~finished)
 
-    def _clear(self, rows: np.ndarray) -> None:
-        super()._clear(rows)
-        self._shaping.clear(rows)
+    def reset(
+        self,
+        *,
+        seed: Any = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start new episodes."""
+        result = super().reset(seed=seed, options=options)
+        self._shaping.begin(self._rows_to_reset(options))
+        return result

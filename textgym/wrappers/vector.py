@@ -3,6 +3,7 @@
 from textgym.wrappers.action_mask import VectorActionMask as ActionMask
 from textgym.wrappers.attention_shaping import VectorAttentionShaping as AttentionShaping
 from textgym.wrappers.credit_assignment import VectorCreditAssignment as CreditAssignment
+from textgym.wrappers.illegal_token import VectorIllegalToken as IllegalToken
 from textgym.wrappers.language_model_features import (
     VectorLanguageModelFeatures as LanguageModelFeatures,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "ActionMask",
     "AttentionShaping",
     "CreditAssignment",
+    "IllegalToken",
     "LanguageModelFeatures",
     "PotentialShaping",
     "ReferenceLogProb",

@@ -1,7 +1,8 @@
 """A language model as the policy of Stable-Baselines3's PPO, learning from hindsight credit.
 
-PPO is SB3's own. One call of the reward model scores all texts that end in a step. The callback
-replaces the rewards of the rollout, where the score comes last, by the credit of each token.
+PPO is SB3's own. One call of the reward model scores all texts that end in a step. One callback
+replaces the rewards of the rollout, where the score comes last, by the credit of each token. The
+other adds a penalty for leaving the model that training started from.
 
 python examples/sb3_language_model.py --iterations 20
 """
@@ -17,15 +18,21 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 import textgym  # noqa: F401  (registers the environments)
-from textgym.agents.sb3 import HindsightCreditCallback, LanguageModelPolicy, TextVecEnv
-from textgym.wrappers.vector import CreditAssignment
+from textgym.agents.sb3 import (
+    HindsightCreditCallback,
+    KLPenaltyCallback,
+    LanguageModelPolicy,
+    TextVecEnv,
+)
+from textgym.wrappers import IllegalToken, vector
 
 NUM_ENVS, NUM_STEPS = 16, 48  # a rollout holds about four texts of each row
 
 
 def main(iterations: int, seed: int = 0) -> None:
     envs = gym.make_vec("ABC-RLHF-v0", NUM_ENVS, autoreset_mode=AutoresetMode.DISABLED)
-    env = VecMonitor(TextVecEnv(CreditAssignment(envs, "abc")))
+    envs = vector.IllegalToken(envs)  # so that the policy knows when EOS has to wait
+    env = VecMonitor(TextVecEnv(vector.CreditAssignment(envs, "abc")))
     agent = PPO(
         LanguageModelPolicy,
         env,
@@ -40,12 +47,13 @@ def main(iterations: int, seed: int = 0) -> None:
     )
     before, _ = evaluate_policy(agent, env, n_eval_episodes=64, deterministic=False)
     agent.learn(
-        total_timesteps=iterations * NUM_ENVS * NUM_STEPS, callback=HindsightCreditCallback()
+        total_timesteps=iterations * NUM_ENVS * NUM_STEPS,
+        callback=[HindsightCreditCallback(), KLPenaltyCallback(coef=0.05)],
     )
     after, _ = evaluate_policy(agent, env, n_eval_episodes=64, deterministic=False)
     print(f"mean score {before:+.2f} -> {after:+.2f}")
 
-    single = gym.make("ABC-RLHF-v0")
+    single = IllegalToken(gym.make("ABC-RLHF-v0"))
     observation, _ = single.reset(seed=seed)
     terminated = False
     while not terminated:

@@ -1,10 +1,11 @@
-"""Stable-Baselines3 on text: a language model as the policy, credit in the buffers, batches.
+"""Stable-Baselines3 on text: language models as policies, KL penalty, credit in buffers, batches.
 
 Each part can be used alone, and none changes the algorithms of Stable-Baselines3. The policy for
 action masks is in :mod:`textgym.agents.sb3.maskable`, because it needs ``sb3-contrib``.
 """
 
 from .callback import HindsightCreditCallback
+from .kl_penalty import KLPenaltyCallback
 from .policy import LanguageModelPolicy
 from .replay import HindsightDictReplayBuffer, HindsightReplayBuffer
 from .vec_env import TextVecEnv
@@ -13,6 +14,7 @@ __all__ = [
     "HindsightCreditCallback",
     "HindsightDictReplayBuffer",
     "HindsightReplayBuffer",
+    "KLPenaltyCallback",
     "LanguageModelPolicy",
     "TextVecEnv",
 ]

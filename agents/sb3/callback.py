@@ -4,9 +4,7 @@ Credit exists only once an episode has ended. So the hook must come after the ro
 update, and it must see the infos. A custom rollout buffer would come at the right time, but never
 sees the infos. A callback sees both: the infos in ``on_step``, and the full buffer in
 ``on_rollout_end``, which runs after ``compute_returns_and_advantage`` and right before ``train``.
-There the rewards are replaced, and advantages and returns are changed with them. To compute these
-from scratch, the buffer would need the values after its last step. PPO and A2C show them to a
-callback, but MaskablePPO does not. Computing only the change needs no values.
+There the rewards are replaced, and advantages and returns are changed with them.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from textgym.errors import InvalidArgumentError
 
-from .credit import change_of_advantages, credit_of, rewards_of_the_rest
+from .credit import credit_of, rewards_of_the_rest
+from .rollout_buffer import add_to_rewards, check_has_rollouts
 
 __all__ = ["HindsightCreditCallback"]
 
@@ -59,13 +58,9 @@ class HindsightCreditCallback(BaseCallback):
         self._ends: list[tuple[int, int, NDArray[np.float32]]] = []
 
     def _init_callback(self) -> None:
-        if not isinstance(getattr(self.model, "rollout_buffer", None), RolloutBuffer):
-            raise InvalidArgumentError(
-                "callback",
-                type(self.model).__name__,
-                "this algorithm has no rollout buffer; off-policy ones take "
-                "replay_buffer_class=HindsightReplayBuffer",
-            )
+        check_has_rollouts(
+            self.model, "off-policy ones take replay_buffer_class=HindsightReplayBuffer"
+        )
         normalizer = self.model.get_vec_normalize_env()
         if normalizer is not None and normalizer.norm_reward:
             raise InvalidArgumentError(
@@ -90,7 +85,7 @@ class HindsightCreditCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         buffer: RolloutBuffer = self.model.rollout_buffer  # type: ignore[attr-defined]
         paid = np.stack(self._paid)  # (num_steps, num_envs), like all arrays of the buffer
-        before = buffer.rewards.copy()
+        change = np.zeros_like(paid)
         for end, row, credit in self._ends:
             starts = np.flatnonzero(buffer.episode_starts[: end + 1, row])
             began_here = len(starts) > 0
@@ -103,11 +98,7 @@ class HindsightCreditCallback(BaseCallback):
                     f"the episode had {num_left if began_here else f'more than {num_left}'} "
                     "steps: provide one number per step",
                 )
-            bootstrapped = buffer.rewards[steps, row] - paid[steps, row]  # 0 except at a truncation
+            # Bootstrapped values and other terms that the buffer has on top of ``paid`` are kept.
             rewards = rewards_of_the_rest(paid[steps, row], credit, buffer.gamma)
-            buffer.rewards[steps, row] = rewards + bootstrapped
-        change = change_of_advantages(
-            buffer.rewards - before, buffer.episode_starts, buffer.gamma * buffer.gae_lambda
-        )
-        buffer.advantages += change
-        buffer.returns += change
+            change[steps, row] = rewards - paid[steps, row]
+        add_to_rewards(buffer, change)

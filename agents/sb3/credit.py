@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["change_of_advantages", "credit_of", "rewards_of_the_rest"]
+__all__ = ["credit_of", "rewards_of_the_rest"]
 
 
 def credit_of(info: dict[str, Any]) -> NDArray[np.float32] | None:
@@ -75,26 +75,3 @@ def rewards_of_the_rest(
         discounts = gamma ** np.arange(num_left)
         rewards[0] += (discounts * (paid - rewards)).sum()
     return rewards
-
-
-def change_of_advantages(
-    change: NDArray[np.float32], episode_starts: NDArray[np.float32], decay: float
-) -> NDArray[np.float32]:
-    """How the advantages of a rollout change with its rewards.
-
-    Generalised advantage estimation (arXiv 1506.02438, equation 16) is linear in the rewards, so no
-    values are needed: ΔA_t = Δr_t + γλ ΔA_{t+1} within an episode.
-
-    Args:
-        change: New rewards minus old ones, shape (num_steps, num_envs).
-        episode_starts: 1 at the first step of an episode, shape (num_steps, num_envs).
-        decay: γλ.
-
-    Returns:
-        Shape (num_steps, num_envs). Returns change by the same amount, since they are advantages
-        plus values.
-    """
-    result = change.copy()
-    for step in reversed(range(len(change) - 1)):
-        result[step] += decay * (1 - episode_starts[step + 1]) * result[step + 1]
-    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from gymnasium import spaces
@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from textgym.agents.distribution import ActionRules
+from textgym.agents.distribution import ActionRules, masked_entropy
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
@@ -106,6 +106,7 @@ class LanguageModelPolicyMethods:
         if lora is not False:
             add_lora(language_model, lora)
         self._num_actions = int(action_space.n)
+        self._knows_illegal_token = "illegal_token" in observation_space.spaces
         rules = ActionRules(self._num_actions)
         self.network = LanguageModelNetwork(language_model, rules, temperature)
         trained = [one for one in self.network.parameters() if one.requires_grad]
@@ -125,6 +126,15 @@ class LanguageModelPolicyMethods:
             **self._language_model_arguments,
         }
 
+    def reference(self) -> Self:
+        """A frozen policy with the model that this one was made of, as it was before training.
+
+        Temperature and legal tokens are the same. There are no adapters, since these start at zero.
+        """
+        arguments = {**self._get_constructor_parameters(), "lora": False}
+        reference: Any = type(self)(**arguments)
+        return reference.to(self.device).requires_grad_(False)  # type: ignore[attr-defined]
+
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode, in which the tokens are sampled.
 
@@ -141,6 +151,11 @@ class LanguageModelPolicyMethods:
         logits, values = self.network(ids, mask, num_logits=1)  # (batch, 1, vocab), (batch, 1)
         # Logits beyond the action space belong to padding rows of the embedding matrix.
         legal = logits[:, -1, : self._num_actions] / self.network.temperature
+        if self._knows_illegal_token:
+            tokens = torch.arange(self._num_actions, device=legal.device)
+            # (batch, num_actions); stored observations are float32, and -1 is no token.
+            is_illegal = tokens == obs["illegal_token"].long().view(-1, 1)
+            legal = legal.masked_fill(is_illegal, -torch.inf)
         distribution = self.action_dist.proba_distribution(action_logits=legal)  # type: ignore[attr-defined]
         if action_masks is not None:
             distribution.apply_masking(action_masks)
@@ -155,7 +170,7 @@ class LanguageModelPolicyMethods:
         """Choose the next tokens.
 
         Args:
-            obs: ``input_ids`` and ``attention_mask``, both (batch, max_length).
+            obs: The batched observations; see the class.
             deterministic: Take the most probable tokens instead of sampling.
             action_masks: 1 at legal tokens, (batch, num_actions), for a base policy with masks.
 
@@ -172,7 +187,7 @@ class LanguageModelPolicyMethods:
         """Evaluate given tokens, in one forward pass over the minibatch.
 
         Args:
-            obs: ``input_ids`` and ``attention_mask``, both (batch, max_length).
+            obs: The batched observations; see the class.
             actions: Token ids, int64 (batch,).
             action_masks: 1 at legal tokens, (batch, num_actions), for a base policy with masks.
 
@@ -180,7 +195,9 @@ class LanguageModelPolicyMethods:
             Values (batch, 1), log-probabilities (batch,) and entropies in nats (batch,).
         """
         distribution, values = self._read(obs, action_masks)
-        return values, distribution.log_prob(actions), distribution.entropy()
+        # SB3's own entropy multiplies 0 by the lowest float: its gradient can overflow to NaN.
+        entropy = masked_entropy(distribution.distribution.logits)
+        return values, distribution.log_prob(actions), entropy
 
     def get_distribution(self, obs: PyTorchObs, action_masks: NDArray[Any] | None = None) -> Any:
         """The distributions over the next token."""
@@ -197,21 +214,24 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
     The logits are the model's own, so training starts at the pre-trained model. The value head on
     the last hidden state starts at zero. The model is copied, never changed.
 
-    The policy can choose every token at any time, EOS included. An observation does not say where
-    the prompt ends, so the policy cannot know whether ``min_new_tokens`` is reached. The
-    environment accepts an early EOS: it ends the text, which is scored as it is. If EOS must wait,
-    use ``textgym.wrappers.ActionMask`` with
-    :class:`textgym.agents.sb3.maskable.MaskableLanguageModelPolicy`.
+    Without further help the policy can choose every token at any time, EOS included: the tokens do
+    not say where the prompt ends, so it cannot know whether ``min_new_tokens`` is reached. The
+    environment accepts an early EOS: it ends the text, which is scored as it is. To make EOS wait,
+    wrap the environment in ``textgym.wrappers.IllegalToken`` (or its vector form). Then samples,
+    log-probabilities, entropies and predictions all come from the distribution over the legal
+    tokens.
 
     The defaults of SB3's algorithms are made for networks that start at random. A pre-trained model
     needs a learning rate of 1e-5 to 1e-4 (ten times that with adapters), and ``gamma=1``.
 
     Args:
-        observation_space: Dict with ``input_ids`` and ``attention_mask``, both (max_length,).
+        observation_space: Dict with ``input_ids`` and ``attention_mask``, both (max_length,), and
+            optionally ``illegal_token``, (1,), a token that must not be chosen now, or -1.
         action_space: Discrete, no larger than the model's vocabulary.
         lr_schedule: Learning rate as a function of the remaining progress, from SB3.
         model: See :func:`textgym.models.load_language_model`. An algorithm's ``save`` stores this
-            argument beside the trained weights, and a name is smaller than a loaded model.
+            argument beside the trained weights. A name is smaller than a loaded model, which cannot
+            be stored at all once a wrapper has read text with it (Transformers adds hooks then).
         temperature: Divides the logits, in sampling and in training.
         lora: Freeze the model and train low-rank adapters (and the value head): True, or a
             ``peft.LoraConfig``; needs the extra ``textgym[lora]``.
@@ -228,7 +248,8 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
         >>> import gymnasium as gym
         >>> import textgym
         >>> from stable_baselines3 import PPO
-        >>> env = gym.make("ABC-RLHF-v0")
+        >>> from textgym.wrappers import IllegalToken
+        >>> env = IllegalToken(gym.make("ABC-RLHF-v0"))
         >>> agent = PPO(LanguageModelPolicy, env, policy_kwargs={"model": "embedded"}, seed=0)
         >>> observation, info = env.reset(seed=0)
         >>> token, _ = agent.predict(observation)

@@ -1,4 +1,4 @@
-"""A toy environment with credit, for the buffers, and a tiny text environment."""
+"""A toy environment with credit, for the buffers, a tiny text environment, and its model."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ class CreditEnv(gym.Env):
     def share(length):
         shares = [float(k + 1) for k in range(length - 1)]
         return [*shares, 10.0 - sum(shares)]
+
+
+@pytest.fixture
+def language_model(language_model):
+    """A fresh model: one that was asked for hidden states has hooks that cannot be pickled."""
+    fresh = type(language_model)(language_model.config).eval()
+    fresh.load_state_dict(language_model.state_dict())
+    return fresh
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
 
-from textgym.agents.sb3.credit import change_of_advantages, credit_of, rewards_of_the_rest
+from textgym.agents.sb3.credit import credit_of, rewards_of_the_rest
 from textgym.errors import InvalidArgumentError
 
 CREDIT = np.array([0.1, 0.2, 0.3, 0.2, 0.2], dtype=np.float32)
@@ -43,26 +40,6 @@ def test_the_credit_handed_over_is_left_as_it_was():
     before = CREDIT.copy()
     rewards_of_the_rest(np.zeros(2, dtype=np.float32), CREDIT, gamma=1.0)
     np.testing.assert_array_equal(CREDIT, before)
-
-
-def test_advantages_change_as_the_buffer_would_compute_them():
-    rng = np.random.default_rng(0)
-    num_steps, num_envs = 12, 3
-    buffer = RolloutBuffer(
-        num_steps, spaces.Box(-1, 1, (1,)), spaces.Discrete(2),
-        gamma=0.9, gae_lambda=0.7, n_envs=num_envs,
-    )  # fmt: skip
-    buffer.values[:] = rng.normal(size=(num_steps, num_envs))
-    buffer.episode_starts[:] = rng.random((num_steps, num_envs)) < 0.3
-    last_values, dones = torch.randn(num_envs), np.array([True, False, False])
-    rewards = rng.normal(size=(2, num_steps, num_envs)).astype(np.float32)
-    advantages = []
-    for one in rewards:
-        buffer.rewards[:] = one
-        buffer.compute_returns_and_advantage(last_values, dones)
-        advantages.append(buffer.advantages.copy())
-    change = change_of_advantages(rewards[1] - rewards[0], buffer.episode_starts, 0.9 * 0.7)
-    np.testing.assert_allclose(change, advantages[1] - advantages[0], atol=1e-5)
 
 
 def test_an_episode_cut_short_may_come_without_credit():

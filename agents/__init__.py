@@ -2,8 +2,10 @@
 
 from .agent import Agent
 from .config import AgentConfig
+from .critics import Critic
 from .distribution import ActionRules
 from .grpo import GRPO, GRPOConfig
+from .kl_control import KLController
 from .policy import LanguageModelPolicy
 from .ppo import PPO, PPOConfig
 from .registry import AGENTS, load_agent
@@ -18,7 +20,9 @@ __all__ = [
     "ActionRules",
     "Agent",
     "AgentConfig",
+    "Critic",
     "GRPOConfig",
+    "KLController",
     "LanguageModelPolicy",
     "PPOConfig",
     "RLOOConfig",

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from textgym.errors import InvalidArgumentError
 
+from .alarm import sound_alarm
 from .checkpoint import describe_model, model_from_description, read_checkpoint, write_checkpoint
 from .config import AgentConfig
 from .distribution import ActionRules, sample
@@ -30,9 +32,10 @@ from .environment import (
     check_vocabulary,
     left_padded,
 )
-from .kl import AdaptiveKLController
+from .kl_control import KLController, make_kl_controller
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
-from .policy import LanguageModelPolicy
+from .parts import own_part, split_own_parts
+from .policy import LanguageModelPolicy, in_float32
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -62,11 +65,13 @@ class Agent(ABC):
             model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
             finished rows wait. It must have the policy's vocabulary.
-        **hyperparameters: The fields of the class's ``config_class``.
+        **hyperparameters: The fields of the class's ``config_class``. Those in ``parts`` also take
+            an object, such as ``kl_controller=MyController()``.
 
     Attributes:
         name: The agent's name in progress bars, log folders and checkpoints.
         config_class: The class of its hyperparameters.
+        parts: The hyperparameters that name a part of the algorithm, and also take an object.
         config: Their values.
         policy: The policy that is trained.
         ref_policy: The frozen reference policy.
@@ -80,6 +85,7 @@ class Agent(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[AgentConfig]]
+    parts: ClassVar[tuple[str, ...]] = ("kl_controller",)
     config: AgentConfig
 
     def __init__(
@@ -90,15 +96,16 @@ class Agent(ABC):
     ) -> None:
         from textgym.models.loading import load_language_model  # Imported here: slow.
 
-        config = self.config_class.from_keywords(**hyperparameters)
+        plain, own_parts = split_own_parts(hyperparameters, self.parts)
+        config = self.config_class.from_keywords(**plain)
         vector_env = as_vector_env(env)
         try:
             model = load_language_model(policy)
         except InvalidArgumentError as error:
             raise InvalidArgumentError("policy", policy, error.remedy) from None
         check_vocabulary(policy, model, vector_env)
-        model = _in_float32(copy.deepcopy(model))
-        self._set_up(model, action_rules(vector_env), vector_env, config)
+        model = in_float32(copy.deepcopy(model), "policy")
+        self._set_up(model, action_rules(vector_env), vector_env, config, own_parts)
 
     def _set_up(
         self,
@@ -106,6 +113,8 @@ class Agent(ABC):
         rules: ActionRules,
         env: VectorEnv | None,
         config: AgentConfig,
+        own_parts: dict[str, Any],
+        checkpoint: dict[str, Any] | None = None,
     ) -> None:
         if env is not None:
             check_num_episodes(
@@ -126,26 +135,35 @@ class Agent(ABC):
         # No weight decay: it would pull the weights towards zero, while the KL penalty already
         # pulls the policy to where it belongs, the reference policy.
         self.optimizer = torch.optim.AdamW(
-            self.trained_parameters.values(), lr=config.learning_rate, weight_decay=0.0, fused=True
+            self.trained_parameters.values(),
+            lr=config.learning_rate,
+            eps=config.adam_eps,
+            weight_decay=0.0,
+            fused=True,
         )
-        self.kl_controller = AdaptiveKLController(
-            config.kl_coef, config.kl_target, config.kl_horizon
-        )
-        names = ("episodes", "tokens", "minibatches", "predict")
+        names = ("episodes", "tokens", "minibatches", "predict", "critic")
         seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
         self._generators = {
             name: torch.Generator().manual_seed(int(seed))
             for name, seed in zip(names, seeds, strict=True)
         }
-        if config.log_dir is None:
-            self.log_dir = fresh_log_dir(prefix=self.name.lower())
-        else:
-            self.log_dir = Path(config.log_dir)
+        self.log_dir = Path(config.log_dir or fresh_log_dir(prefix=self.name.lower()))
         self.num_timesteps = 0
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
         self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)
         self._is_iterating = False
+        self._set_up_parts(own_parts, checkpoint)
+
+    def _set_up_parts(self, own_parts: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
+        """Make the parts that are the user's own objects, or chosen by name; restore them."""
+        config = self.config
+        own_controller = own_part("kl_controller", config.kl_controller, own_parts)
+        self.kl_controller: KLController = own_controller or make_kl_controller(
+            config.kl_controller, config.kl_coef, config.kl_target, config.kl_horizon
+        )
+        if checkpoint is not None:
+            self.kl_controller.load_state_dict(checkpoint["kl_controller"])
 
     # --- Training
 
@@ -205,11 +223,12 @@ class Agent(ABC):
             num_iterations=len(self.history),
             num_timesteps=self.num_timesteps,
             seconds=self._seconds,
-            kl_coef=self.kl_controller.coef,
+            kl_controller=self.kl_controller.state_dict(),
         )
         self._is_iterating = True
         try:
             started = time.perf_counter()
+            self._set_learning_rates()
             scalars = self._iterate(env)
             self._seconds += time.perf_counter() - started
             row = {
@@ -218,6 +237,8 @@ class Agent(ABC):
                 "time/seconds": self._seconds,
                 **scalars,
             }
+            num_actions = self.policy.rules.num_actions
+            row["train/alarm"] = float(sound_alarm([*self.history, row], num_actions))
             self.history.append(row)
             self._is_iterating = False
         except BaseException:
@@ -225,14 +246,26 @@ class Agent(ABC):
             raise
         return row
 
+    def _train_too(self, name: str, network: nn.Module, learning_rate: float | None) -> None:
+        """Let the optimizer train another network; None stands for the policy's learning rate."""
+        parameters = {f"{name}.{n}": p for n, p in network.named_parameters()}
+        self.trained_parameters.update(parameters)  # The snapshot sees them, too.
+        full_lr = self.config.learning_rate if learning_rate is None else learning_rate
+        self.optimizer.add_param_group({"params": [*parameters.values()], "full_lr": full_lr})
+
+    def _set_learning_rates(self) -> None:
+        factor = self.config.learning_rate_factor(len(self.history) + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.get("full_lr", self.config.learning_rate) * factor
+
     def _undo_unfinished_iteration(self) -> None:
         # Training and saving call this once more: a second Ctrl-C may have stopped the first call.
         if self._is_iterating:
-            numbers = self._snapshot.restore()
-            del self.history[int(numbers["num_iterations"]) :]
-            self.num_timesteps = int(numbers["num_timesteps"])
-            self._seconds = numbers["seconds"]
-            self.kl_controller.coef = numbers["kl_coef"]
+            before = self._snapshot.restore()
+            del self.history[before["num_iterations"] :]
+            self.num_timesteps = before["num_timesteps"]
+            self._seconds = before["seconds"]
+            self.kl_controller.load_state_dict(before["kl_controller"])
             self._is_iterating = False
 
     # --- Prediction
@@ -288,26 +321,25 @@ class Agent(ABC):
         If an iteration was interrupted, the file holds the state after the last finished one.
         """
         self._undo_unfinished_iteration()
-        write_checkpoint(
-            path,
-            self.name,
-            {
-                "hyperparameters": dataclasses.asdict(self.config),
-                "rules": dataclasses.asdict(self.policy.rules),
-                "model": describe_model(self.policy.model),
-                "policy": self.policy.state_dict(),
-                "ref_policy": self.ref_policy.state_dict(),
-                "trained": list(self.trained_parameters),
-                "optimizer": self.optimizer.state_dict(),
-                "kl_coef": self.kl_controller.coef,
-                "generators": {
-                    name: generator.get_state() for name, generator in self._generators.items()
-                },
-                "num_timesteps": self.num_timesteps,
-                "seconds": self._seconds,
-                "history": self.history,
+        write_checkpoint(path, self.name, self._checkpoint())
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return {
+            "hyperparameters": dataclasses.asdict(self.config),
+            "rules": dataclasses.asdict(self.policy.rules),
+            "model": describe_model(self.policy.model),
+            "policy": self.policy.state_dict(),
+            "ref_policy": self.ref_policy.state_dict(),
+            "trained": list(self.trained_parameters),
+            "optimizer": self.optimizer.state_dict(),
+            "kl_controller": self.kl_controller.state_dict(),
+            "generators": {
+                name: generator.get_state() for name, generator in self._generators.items()
             },
-        )
+            "num_timesteps": self.num_timesteps,
+            "seconds": self._seconds,
+            "history": self.history,
+        }
 
     @classmethod
     def load(
@@ -316,6 +348,7 @@ class Agent(ABC):
         env: gym.Env | VectorEnv | None = None,
         device: str | None = None,
         log_dir: str | Path | None = None,
+        **own_parts: Any,
     ) -> Self:
         """Restore an agent from a file that :meth:`save` wrote.
 
@@ -328,18 +361,17 @@ class Agent(ABC):
             env: The environment to train in; without one the agent can only predict.
             device: Replaces the device that the agent was trained on.
             log_dir: Replaces the folder that the agent logged to.
+            **own_parts: The objects that the agent was made with; they get their state back.
 
         Raises:
             InvalidArgumentError: If the file or the environment cannot be used.
         """
         contents = read_checkpoint(path, cls.name)
         vector_env = None if env is None else as_vector_env(env)
-        changes = {
-            name: value
-            for name, value in (("device", device), ("log_dir", log_dir))
-            if value is not None
-        }
-        config = cls.config_class.from_keywords(**(contents["hyperparameters"] | changes))
+        given = {"device": device, "log_dir": log_dir}
+        changes = {name: value for name, value in given.items() if value is not None} | own_parts
+        plain, own_parts = split_own_parts(contents["hyperparameters"] | changes, cls.parts)
+        config = cls.config_class.from_keywords(**plain)
         rules = ActionRules(**contents["rules"])
         if vector_env is not None:
             trained, rules = rules, action_rules(vector_env)
@@ -355,29 +387,13 @@ class Agent(ABC):
         if "trained" in contents:  # Older files lack it: they come from training all parameters.
             for name, parameter in model.named_parameters(prefix="model"):
                 parameter.requires_grad_(name in contents["trained"])
-        agent._set_up(model, rules, vector_env, config)
+        agent._set_up(model, rules, vector_env, config, own_parts, contents)
         agent.policy.load_state_dict(contents["policy"])
         agent.ref_policy.load_state_dict(contents["ref_policy"])
         agent.optimizer.load_state_dict(contents["optimizer"])
-        agent.kl_controller.coef = contents["kl_coef"]
-        for name, generator in agent._generators.items():
-            generator.set_state(contents["generators"][name])
+        for name, state in contents["generators"].items():
+            agent._generators[name].set_state(state)
         agent.num_timesteps = contents["num_timesteps"]
         agent.history = contents["history"]
         agent._seconds = contents["seconds"]
         return agent
-
-
-def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
-    """Cast weights to float32 where needed: in bfloat16, small steps would be lost in rounding."""
-    tensors = [*model.parameters(), *model.buffers()]
-    if all(t.dtype == torch.float32 for t in tensors if t.is_floating_point()):
-        return model  # Even such a cast is forbidden for models loaded from a GGUF file.
-    try:
-        return model.float()
-    except ValueError as error:
-        raise InvalidArgumentError(
-            "policy",
-            type(model).__name__,
-            f"its weights cannot be cast to float32: load it with dtype=torch.float32 ({error}).",
-        ) from None

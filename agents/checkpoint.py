@@ -95,7 +95,7 @@ def _read(path: str | Path, agent: str) -> Any:
 
 
 def describe_model(model: PreTrainedModel) -> dict[str, str]:
-    """A language model's architecture, in plain values."""
+    """A model's architecture, in plain values."""
     config = model.config
     return {
         "config": json.dumps(json.loads(config.to_json_string(use_diff=False))),
@@ -103,15 +103,20 @@ def describe_model(model: PreTrainedModel) -> dict[str, str]:
     }
 
 
-def model_from_description(description: dict[str, str]) -> PreTrainedModel:
-    """A language model of this architecture in float32, with weights that are yet to be loaded."""
+def model_from_description(description: dict[str, str], auto_class: Any = None) -> PreTrainedModel:
+    """A model of this architecture in float32, with weights that are yet to be loaded.
+
+    Args:
+        description: What :func:`describe_model` returned.
+        auto_class: Transformers' class for models of its kind; by default that of language models.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = json.loads(description["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     # Initialisation draws from the global generator; leave its state as it was.
     with torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = (auto_class or AutoModelForCausalLM).from_config(
             config,
             dtype=torch.float32,
             attn_implementation=description["attn_implementation"],

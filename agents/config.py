@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
@@ -12,6 +13,9 @@ from typing import Any, Self
 import torch
 
 from textgym.errors import InvalidArgumentError
+
+from .kl_control import KL_CONTROLLERS
+from .parts import CUSTOM
 
 __all__ = ["AgentConfig"]
 
@@ -27,7 +31,14 @@ class AgentConfig:
     episodes_per_iteration: int = 16
     """Episodes sampled per iteration; a multiple of the environment's ``num_envs``."""
     learning_rate: float = 5e-5
-    """Learning rate of AdamW, constant."""
+    """Learning rate of AdamW, after the warm-up."""
+    warmup_iterations: int = 0
+    """Iterations in which the learning rate rises in equal steps to its full value."""
+    anneal_iterations: int | None = None
+    """Iterations in which the learning rate falls linearly to 0 and stays there; None keeps it."""
+    adam_eps: float = 1e-8
+    """Epsilon of AdamW. 1e-5 is usual for PPO: see Huang et al. 2022, "The 37 Implementation
+    Details of Proximal Policy Optimization", detail 3."""
     num_epochs: int = 4
     """Passes over the episodes of an iteration."""
     minibatch_size: int | None = 4
@@ -40,6 +51,8 @@ class AgentConfig:
     """KL per episode, in nats, that the penalty is steered towards; None keeps ``kl_coef``."""
     kl_horizon: float = 160.0
     """Number of episodes in which the weight can rise or fall by at most about a fifth."""
+    kl_controller: str = "ziegler"
+    """How the penalty is steered to ``kl_target``: "ziegler", or "pi", which hardly overshoots."""
     max_grad_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
     temperature: float = 1.0
@@ -56,15 +69,16 @@ class AgentConfig:
     def __post_init__(self) -> None:
         for name in ("episodes_per_iteration", "num_epochs"):
             self._check(name, Integral, "a whole number of at least 1", minimum=1)
-        if self.minibatch_size is not None:
-            self._check("minibatch_size", Integral, "a whole number of at least 1", minimum=1)
+        for name in ("minibatch_size", "anneal_iterations"):
+            self._check_optional(name, Integral, "a whole number of at least 1", minimum=1)
         self._check("seed", Integral, "a whole number of at least 0", minimum=0)
-        for name in ("learning_rate", "kl_horizon", "max_grad_norm", "temperature"):
+        self._check("warmup_iterations", Integral, "a whole number of at least 0", minimum=0)
+        for name in ("learning_rate", "adam_eps", "kl_horizon", "max_grad_norm", "temperature"):
             self._check(name, Real, "a finite number above 0", above=0)
         for name in ("ent_coef", "kl_coef"):
             self._check(name, Real, "a finite number of at least 0", minimum=0)
-        if self.kl_target is not None:
-            self._check("kl_target", Real, "a finite number above 0, or None", above=0)
+        self._check_optional("kl_target", Real, "a finite number above 0", above=0)
+        self._check_choice("kl_controller", (*KL_CONTROLLERS, CUSTOM))
         if (self.minibatch_size or 1) > self.episodes_per_iteration:
             raise InvalidArgumentError(
                 "minibatch_size",
@@ -97,9 +111,43 @@ class AgentConfig:
         if value <= above:
             raise InvalidArgumentError(name, value, f"must be {remedy}.")
 
+    def _check_optional(self, name: str, kind: type, remedy: str, **limits: float) -> None:
+        if getattr(self, name) is not None:
+            self._check(name, kind, f"{remedy}, or None", **limits)
+
     def _check_flag(self, name: str) -> None:
         if not isinstance(getattr(self, name), bool):
             raise InvalidArgumentError(name, getattr(self, name), "must be True or False.")
+
+    def _check_choice(self, name: str, choices: Sequence[str]) -> None:
+        if getattr(self, name) not in choices:
+            listed = ", ".join(f'"{choice}"' for choice in choices if choice != CUSTOM)
+            raise InvalidArgumentError(name, getattr(self, name), f"must be one of {listed}.")
+
+    def _check_group_size(self, group_size: int, smallest: int) -> None:
+        remedy = f"a whole number of at least {smallest}"
+        self._check("group_size", Integral, remedy, minimum=smallest)
+        if self.episodes_per_iteration % group_size:
+            raise InvalidArgumentError(
+                "group_size",
+                group_size,
+                f"must divide episodes_per_iteration={self.episodes_per_iteration}.",
+            )
+
+    def learning_rate_factor(self, iteration: int) -> float:
+        """What the learning rates are multiplied with in an iteration, counted from 1.
+
+        With a warm-up of 4 iterations and annealing over 10, the factors are those of::
+
+            warm-up    1/4 2/4 3/4  1   1   1   1    1    1    1     1   …
+            annealing   1  .9  .8  .7  .6  .5  .4   .3   .2   .1     0   …
+        """
+        factor = 1.0
+        if iteration < self.warmup_iterations:
+            factor *= iteration / self.warmup_iterations
+        if self.anneal_iterations is not None:
+            factor *= max(0.0, 1 - (iteration - 1) / self.anneal_iterations)
+        return factor
 
     @classmethod
     def from_keywords(cls, **hyperparameters: Any) -> Self:

@@ -22,6 +22,7 @@ __all__ = [
     "masked_entropy",
     "masked_logprobs",
     "sample",
+    "state_kl",
 ]
 
 _CHUNK = 2**19
@@ -110,6 +111,37 @@ def action_logprobs(
         logits.flatten(0, -2), actions.reshape(-1), num_generated, rules, temperature
     )
     return logprobs.view(actions.shape), entropy.view(actions.shape)
+
+
+def state_kl(
+    logits: Tensor,
+    ref_logits: Tensor,
+    num_generated: Tensor,
+    rules: ActionRules,
+    temperature: float = 1.0,
+) -> Tensor:
+    """The KL divergence from the reference policy in each state, a sum over the legal tokens.
+
+    Like :func:`action_logprobs`, it goes through the logits in pieces, and stores no
+    log-probabilities of whole vocabularies.
+
+    Args:
+        logits: The policy's output, in any floating dtype, (..., vocab).
+        ref_logits: The reference policy's output in the same states, (..., vocab).
+        num_generated: Number of tokens of the completion so far, integer, broadcastable to (...).
+        rules: Which actions are legal.
+        temperature: Divides the logits of both.
+
+    Returns:
+        Σ_a π(a) · (log π(a) − log π_ref(a)) in nats, float32 (...), differentiable once with
+        respect to ``logits``. The reference policy gets no gradient.
+    """
+    shape = logits.shape[:-1]
+    num_generated = num_generated.expand(shape).reshape(-1)
+    kl: Tensor = _StateKL.apply(
+        logits.flatten(0, -2), ref_logits.flatten(0, -2), num_generated, rules, temperature
+    )
+    return kl.view(shape)
 
 
 def sample(logprobs: Tensor, generator: torch.Generator) -> Tensor:
@@ -205,6 +237,60 @@ class _ActionLogprobs(torch.autograd.Function):
                 of_rows /= ctx.temperature
             grad[rows] = of_rows
         return grad, None, None, None, None
+
+
+class _StateKL(torch.autograd.Function):
+    """The work of :func:`state_kl`, on (num_tokens, vocab).
+
+    With p the probabilities, d = log p − log p_ref and τ the temperature,
+
+        ∂ KL / ∂ logit_k = p_k · (d_k − KL) / τ
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        ref_logits: Tensor,
+        num_generated: Tensor,
+        rules: ActionRules,
+        temperature: float,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, ref_logits, num_generated)
+        ctx.rules, ctx.temperature = rules, temperature
+        kl = logits.new_empty(len(logits), dtype=torch.float32)
+        for rows in _chunks(logits):
+            p, difference = _kl_terms(
+                logits[rows], ref_logits[rows], num_generated[rows], rules, temperature
+            )
+            kl[rows] = p.mul_(difference).sum(dim=1)
+        return kl
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, kl_grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, ref_logits, num_generated = ctx.saved_tensors
+        grad = torch.empty_like(logits)
+        for rows in _chunks(logits):
+            p, difference = _kl_terms(
+                logits[rows], ref_logits[rows], num_generated[rows], ctx.rules, ctx.temperature
+            )
+            difference -= (p * difference).sum(dim=1, keepdim=True)
+            grad[rows] = p.mul_(difference).mul_(kl_grad[rows, None] / ctx.temperature)
+        return grad, None, None, None, None
+
+
+def _kl_terms(
+    logits: Tensor,
+    ref_logits: Tensor,
+    num_generated: Tensor,
+    rules: ActionRules,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Probabilities p, and log p − log p_ref, both (num_tokens, vocab) and 0 at illegal tokens."""
+    logprobs = masked_logprobs(logits, num_generated, rules, temperature)
+    ref_logprobs = masked_logprobs(ref_logits, num_generated, rules, temperature)
+    return logprobs.exp(), _made_finite(logprobs).sub_(_made_finite(ref_logprobs))
 
 
 def _made_finite(logprobs: Tensor) -> Tensor:

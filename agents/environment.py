@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "action_rules",
     "as_vector_env",
+    "base_attribute",
     "check_num_episodes",
     "check_vocabulary",
     "left_padded",
@@ -84,12 +85,12 @@ def action_rules(env: VectorEnv) -> ActionRules:
     Args:
         env: What :func:`as_vector_env` returned.
     """
-    tokenizer = _attribute(env, "tokenizer")
+    tokenizer = base_attribute(env, "tokenizer")
     pad_token_id = getattr(tokenizer, "pad_token_id", None)
     return ActionRules(
         num_actions=int(env.single_action_space.n),  # type: ignore[attr-defined]
         eos_token_id=getattr(tokenizer, "eos_token_id", None),
-        min_new_tokens=_attribute(env, "min_new_tokens") or 0,
+        min_new_tokens=base_attribute(env, "min_new_tokens") or 0,
         pad_token_id=0 if pad_token_id is None else pad_token_id,
     )
 
@@ -126,7 +127,7 @@ def check_vocabulary(
     """
     num_rows = model.get_output_embeddings().weight.shape[0]
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
-    ours, theirs = _tokenizer_of(policy), _attribute(env, "tokenizer")
+    ours, theirs = _tokenizer_of(policy), base_attribute(env, "tokenizer")
     difference = None
     if ours is not None and hasattr(theirs, "get_vocab"):
         if _share_vocabulary(ours, theirs):
@@ -177,7 +178,7 @@ def _share_vocabulary(ours: Any, theirs: Any) -> bool:
     return known_to_one <= added and all(our_ids[t] == their_ids[t] for t in known_to_both)
 
 
-def _attribute(env: VectorEnv, name: str) -> Any:
+def base_attribute(env: gym.Env | VectorEnv, name: str) -> Any:
     """An attribute of the unwrapped environment, or of the single one in a vector; else None."""
     base: Any = env.unwrapped
     if isinstance(base, SyncVectorEnv):

@@ -8,8 +8,8 @@ tokens earned it; :func:`credit_weights` can.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,11 @@ from textgym.errors import InvalidArgumentError
 
 from .agent import Agent
 from .config import AgentConfig
-from .distribution import ActionRules
 from .losses import Batch
 from .rollout import Rollout, collect_episodes
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
-    from transformers import PreTrainedModel
 
 __all__ = ["GroupAgent", "GroupBatch", "GroupConfig", "credit_weights"]
 
@@ -50,20 +48,26 @@ class GroupConfig(AgentConfig):
     """Completions per prompt; divides episodes_per_iteration."""
     clip_coef: float = 0.2
     """The probability ratio is clipped to 1 ± this; in an iteration's first step it is 1."""
+    clip_coef_high: float | None = None
+    """Clips to 1 + this from above instead (arXiv 2503.14476); None for clip_coef."""
+    advantages: str = "sequence"
+    """"sequence": one per completion. "token": from the credit still to come at each token."""
     credit_weights: float = 0.0
     """0 weighs all tokens of a completion alike, 1 weighs them by their credit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("group_size", Integral, "a whole number of at least 2", minimum=2)
-        if self.episodes_per_iteration % self.group_size:
-            raise InvalidArgumentError(
-                "group_size",
-                self.group_size,
-                f"must divide episodes_per_iteration={self.episodes_per_iteration}.",
-            )
+        self._check_group_size(self.group_size, smallest=2)
         self._check("clip_coef", Real, "a finite number above 0", above=0)
+        self._check_optional("clip_coef_high", Real, "a finite number above 0", above=0)
         self._check("credit_weights", Real, "a number from 0 to 1", minimum=0, maximum=1)
+        self._check_choice("advantages", ("sequence", "token"))
+        if self.advantages == "token" and self.credit_weights:
+            raise InvalidArgumentError(
+                "credit_weights",
+                self.credit_weights,
+                'must be 0 with advantages="token", which take the credit itself.',
+            )
 
 
 def credit_weights(credit: Tensor, completion_mask: Tensor, strength: float = 1.0) -> Tensor:
@@ -117,7 +121,7 @@ class GroupBatch(Batch):
 
     logprobs: Tensor  # (num_episodes, num_steps) of the chosen tokens
     ref_logprobs: Tensor  # (num_episodes, num_steps) under the reference policy
-    advantages: Tensor  # (num_episodes,)
+    advantages: Tensor  # (num_episodes,) of completions, or (num_episodes, num_steps) of tokens
     weights: Tensor  # (num_episodes, num_steps), see credit_weights
 
 
@@ -125,8 +129,16 @@ class GroupAgent(Agent):
     """An agent that judges a completion by the others of the same prompt; it has no critic.
 
     The return of an episode is the undiscounted sum of what ``step`` paid. Spreading it over the
-    tokens as credit does not change it, so credit only enters through the weights of the tokens:
-    see :func:`credit_weights` and the hyperparameter of that name, which is 0 by default.
+    tokens as credit does not change it. Credit enters in one of two other ways.
+
+    - ``advantages="token"``: a token is judged by the credit from itself to the end, minus the mean
+      of the others of its group at the same step
+      (:func:`textgym.agents.returns.mean_of_others`). If the credit is causal, a function of the
+      text up to its token, the expected gradient is that of the sequence advantage: credit that was
+      paid before a token does not depend on it, and is only noise to it. So prefix-score credit
+      gives the same gradient with less variance. Hindsight credit, such as ABC, biases it.
+    - ``credit_weights``: the size of the credit weighs the tokens of a completion, without any such
+      guarantee (:func:`credit_weights`).
 
     The episodes of a group have the same prompt and the same token budget, because they are reset
     with the same seed (:func:`textgym.agents.collect_episodes`). The environment needs no other
@@ -148,6 +160,7 @@ class GroupAgent(Agent):
                               0 there is nothing to learn.
     rollout/kl                Mean log-probability ratio of policy and reference policy, summed over
                               an episode, in nats.
+    rollout/kl_exact          The same, with the exact KL divergence of each state; never negative.
     train/policy_loss         Clipped surrogate; mean over all minibatches, as for the next five.
     train/kl_loss             GRPO only: the KL penalty of the loss, before its weight.
     train/entropy             Mean entropy of the policy over the legal tokens, in nats.
@@ -156,18 +169,15 @@ class GroupAgent(Agent):
     train/grad_norm           Norm of the gradient before it is scaled down.
     train/kl_coef             Weight of the KL penalty in this iteration.
     train/learning_rate       Learning rate.
+    train/alarm               1 if KL or entropy runs away, else 0; the first time in a run there is
+                              a warning. The rule is in :mod:`textgym.agents.alarm`.
     ========================  ======================================================================
     """
 
     config: GroupConfig
 
-    def _set_up(
-        self,
-        model: PreTrainedModel,
-        rules: ActionRules,
-        env: VectorEnv | None,
-        config: AgentConfig,
-    ) -> None:
+    def _set_up_parts(self, own_parts: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
+        model = self.policy.model
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise InvalidArgumentError(
                 "policy",
@@ -175,7 +185,7 @@ class GroupAgent(Agent):
                 f"all of its parameters are frozen, and {self.name} has no critic to train instead:"
                 " set requires_grad on those that are to be trained.",
             )
-        super()._set_up(model, rules, env, config)
+        super()._set_up_parts(own_parts, checkpoint)
 
     def _collect_groups(self, env: VectorEnv) -> Rollout:
         """Sample the episodes of an iteration, the members of a group one after the other."""

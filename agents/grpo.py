@@ -23,13 +23,20 @@ from torch import Tensor
 
 from .groups import GroupAgent, GroupBatch, GroupConfig, credit_weights
 from .kl import kl_estimate
-from .losses import clip_gradients, clipped_surrogate, masked_mean
+from .losses import clip_gradients, clipped_surrogate, completion_mean, is_clipped, masked_mean
 from .metrics import ScalarMeans
+from .returns import mean_of_others, returns_to_go
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-__all__ = ["GRPO", "GRPOConfig", "completion_mean", "group_relative_advantages", "grpo_loss"]
+__all__ = [
+    "GRPO",
+    "GRPOConfig",
+    "group_relative_advantages",
+    "group_relative_token_advantages",
+    "grpo_loss",
+]
 
 
 # --- Hyperparameters ------------------------------------------------------------------------------
@@ -83,26 +90,41 @@ def group_relative_advantages(
     groups = returns.view(-1, group_size)
     advantages = groups - groups.mean(dim=1, keepdim=True)
     if normalize_std:
-        advantages = advantages / (groups.std(dim=1, correction=0, keepdim=True) + 1e-4)
+        advantages = advantages / _group_std(groups)
     return advantages.flatten()
 
 
-def completion_mean(x: Tensor, mask: Tensor, normalize_length: bool = True) -> Tensor:
-    """Average over the tokens of each completion, or sum over them; then average over completions.
+def group_relative_token_advantages(
+    credit: Tensor, mask: Tensor, group_size: int, normalize_std: bool = True
+) -> Tensor:
+    """The credit from each token to the end minus the mean of its group at the same step.
 
-    With sums, every token counts the same, in long completions as in short ones. Liu et al. 2025
-    also divide by a constant, which here is 1.
+    A completion that has ended before that step counts with the credit of its last token. The unit
+    is the standard deviation of the whole returns, as for completions. So credit that is all on the
+    last token gives every token the advantage of its completion.
 
     Args:
-        x: (batch, num_steps).
-        mask: bool (batch, num_steps), at least one True in each row.
-        normalize_length: Average over the tokens instead of summing.
+        credit: (num_groups · group_size, num_steps), the members of a group one after the other.
+        mask: bool, same shape.
+        group_size: At least 2.
+        normalize_std: False skips the division.
 
     Returns:
-        A scalar.
+        Same shape, 0 outside the mask.
     """
-    total = x.masked_fill(~mask, 0.0).sum(dim=1)  # (batch,)
-    return (total / mask.sum(dim=1) if normalize_length else total).mean()
+    to_go = returns_to_go(credit, mask)
+    # The group's mean includes the completion itself: x − mean = (x − mean of others) · (k − 1)/k.
+    others = mean_of_others(to_go, mask, group_size)
+    advantages = (to_go - others) * (group_size - 1) / group_size
+    if normalize_std:
+        std = _group_std(to_go[:, 0].view(-1, group_size))  # (num_groups, 1)
+        advantages = advantages / std.repeat_interleave(group_size, dim=0)
+    return advantages
+
+
+def _group_std(groups: Tensor) -> Tensor:
+    """Standard deviation of each row, a little larger so that it is never 0; (num_groups, 1)."""
+    return groups.std(dim=1, correction=0, keepdim=True) + 1e-4
 
 
 def grpo_loss(
@@ -113,6 +135,7 @@ def grpo_loss(
     mask: Tensor,
     clip_coef: float,
     normalize_length: bool = True,
+    clip_coef_high: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The clipped surrogate and the KL penalty of GRPO (Shao et al. 2024, arXiv 2402.03300).
 
@@ -130,12 +153,13 @@ def grpo_loss(
         advantages: (batch, num_steps).
         mask: bool (batch, num_steps).
         clip_coef: ε.
-        normalize_length: See :func:`completion_mean`.
+        normalize_length: See :func:`textgym.agents.losses.completion_mean`.
+        clip_coef_high: ε above 1; None for the same.
 
     Returns:
         Two scalars: the negative surrogate, and the penalty without its weight.
     """
-    surrogate = clipped_surrogate(logprobs - old_logprobs, advantages, clip_coef)
+    surrogate = clipped_surrogate(logprobs - old_logprobs, advantages, clip_coef, clip_coef_high)
     penalty = kl_estimate(ref_logprobs - logprobs)
     return (
         completion_mean(-surrogate, mask, normalize_length),
@@ -151,7 +175,8 @@ class GRPO(GroupAgent):
 
     The advantage of a completion is what ``step`` paid for it minus the mean of its group, divided
     by the standard deviation of the group. All of its tokens get the same advantage, or weigh it by
-    their credit (``credit_weights``). The KL penalty is a term of the loss, per token, and not part
+    their credit (``credit_weights``). With ``advantages="token"`` each token gets its own, from the
+    credit from itself to the end. The KL penalty is a term of the loss, per token, and not part
     of the reward; so ``kl_coef`` has another scale than in PPO and RLOO.
 
     The scalars are those of :class:`~textgym.agents.groups.GroupAgent`.
@@ -184,62 +209,69 @@ class GRPO(GroupAgent):
         # Log-probabilities, not those of the rollout: in bfloat16 the forward with a cache rounds
         # differently from the one that is trained, and the first probability ratio must be 1.
         with torch.no_grad():
-            old = self.policy.evaluate(*rollout.texts)
-            ref = self.ref_policy.evaluate(*rollout.texts)
+            ref_logits = self.ref_policy.completion_logits(*rollout.texts)
+            old = self.policy.compare(*rollout.texts, ref_logits)
+        del ref_logits  # They may take more memory than a minibatch.
 
-        # Advantages, (num_episodes,); weights of tokens, (num_episodes, num_steps).
-        advantages = group_relative_advantages(
-            rollout.env_returns, config.group_size, config.normalize_std
-        )
+        # Advantages, and weights of tokens, (num_episodes, num_steps).
+        if config.advantages == "token":
+            advantages = group_relative_token_advantages(
+                rollout.credit, mask, config.group_size, config.normalize_std
+            )
+        else:
+            advantages = group_relative_advantages(
+                rollout.env_returns, config.group_size, config.normalize_std
+            )[:, None].expand_as(mask)
         weights = credit_weights(rollout.credit, mask, config.credit_weights)
 
         # Update: epochs of minibatches of whole episodes.
-        batch = GroupBatch(*rollout.texts, old.logprobs, ref.logprobs, advantages, weights)
+        batch = GroupBatch(*rollout.texts, old.logprobs, old.ref_logprobs, advantages, weights)
         means = ScalarMeans()
-        for _ in range(config.num_epochs):
-            order = torch.randperm(num_episodes, generator=self._generators["minibatches"])
-            for indices in order.split(config.minibatch_size or num_episodes):
-                mb = batch.minibatch(indices)
-                new = self.policy.evaluate(*mb.texts)
-                pg_loss, kl_loss = grpo_loss(
-                    new.logprobs,
-                    mb.logprobs,
-                    mb.ref_logprobs,
-                    mb.advantages[:, None] * mb.weights,
-                    mb.completion_mask,
-                    config.clip_coef,
-                    config.normalize_length,
-                )
-                entropy = masked_mean(new.entropy, mb.completion_mask)
-                loss = pg_loss + kl_coef * kl_loss
-                if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
-                    loss = loss - config.ent_coef * entropy
+        for mb in batch.minibatches(
+            config.num_epochs, config.minibatch_size, self._generators["minibatches"]
+        ):
+            new = self.policy.evaluate(*mb.texts)
+            pg_loss, kl_loss = grpo_loss(
+                new.logprobs,
+                mb.logprobs,
+                mb.ref_logprobs,
+                mb.advantages * mb.weights,
+                mb.completion_mask,
+                config.clip_coef,
+                config.normalize_length,
+                config.clip_coef_high,
+            )
+            entropy = masked_mean(new.entropy, mb.completion_mask)
+            loss = pg_loss + kl_coef * kl_loss
+            if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
+                loss = loss - config.ent_coef * entropy
 
-                self.optimizer.zero_grad()
-                loss.backward()
-                grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
-                self.optimizer.step()
+            self.optimizer.zero_grad()
+            loss.backward()
+            grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
+            self.optimizer.step()
 
-                log_ratio = (new.logprobs - mb.logprobs).detach()
-                is_clipped = (log_ratio.exp() - 1).abs() > config.clip_coef
-                means.add(
-                    {
-                        "train/policy_loss": pg_loss,
-                        "train/kl_loss": kl_loss,
-                        "train/entropy": entropy,
-                        "train/approx_kl": masked_mean(kl_estimate(log_ratio), mb.completion_mask),
-                        "train/clip_fraction": masked_mean(is_clipped.float(), mb.completion_mask),
-                        "train/grad_norm": grad_norm,
-                    }
-                )
+            log_ratio = (new.logprobs - mb.logprobs).detach()
+            clipped = is_clipped(log_ratio, config.clip_coef, config.clip_coef_high)
+            means.add(
+                {
+                    "train/policy_loss": pg_loss,
+                    "train/kl_loss": kl_loss,
+                    "train/entropy": entropy,
+                    "train/approx_kl": masked_mean(kl_estimate(log_ratio), mb.completion_mask),
+                    "train/clip_fraction": masked_mean(clipped.float(), mb.completion_mask),
+                    "train/grad_norm": grad_norm,
+                }
+            )
 
-        kl_per_episode = (old.logprobs - ref.logprobs).sum(dim=1).mean().item()
+        kl_per_episode = (old.logprobs - old.ref_logprobs).sum(dim=1).mean().item()
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(),
             "rollout/group_std": self._group_std(rollout.env_returns),
             "rollout/kl": kl_per_episode,
+            "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
             **means.means(),
             "train/kl_coef": kl_coef,
-            "train/learning_rate": config.learning_rate,
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["MetricsLog", "ScalarMeans", "TrainingProgress", "fresh_log_dir"]
+__all__ = [
+    "MetricsLog",
+    "ScalarMeans",
+    "TrainingProgress",
+    "explained_variance",
+    "fresh_log_dir",
+]
 
 
 class ScalarMeans:
@@ -31,6 +37,12 @@ class ScalarMeans:
     def means(self) -> dict[str, float]:
         """The mean of each scalar."""
         return {name: float(np.mean(values)) for name, values in self._values.items()}
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 − Var(return − value) / Var(return); 0 if the returns do not vary."""
+    variance = returns.var(correction=0).item()
+    return 0.0 if variance == 0 else 1 - (returns - values).var(correction=0).item() / variance
 
 
 def fresh_log_dir(prefix: str, root: str | Path = "runs") -> Path:

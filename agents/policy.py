@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from textgym.errors import InvalidArgumentError
 
-from .distribution import ActionRules, action_logprobs, masked_logprobs
+from .distribution import ActionRules, action_logprobs, masked_logprobs, state_kl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,21 +21,32 @@ if TYPE_CHECKING:
     from textgym.models.incremental import IncrementalLanguageModel
 
 __all__ = [
+    "Comparison",
     "Evaluation",
     "LanguageModelPolicy",
+    "in_float32",
     "position_ids_from_mask",
 ]
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
     """A policy's numbers for given completions, one per completion token.
 
     Each tensor is float32 of shape (batch, num_steps), and zero where no token was generated.
     """
 
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor
+    logprobs: Tensor  # of the chosen tokens
+    entropy: Tensor  # of the distributions that they were chosen from, in nats
+    values: Tensor  # of the states in which they were chosen, according to the value head
+
+
+@dataclass(frozen=True)
+class Comparison(Evaluation):
+    """The same, and how far the policy is from its reference policy."""
+
+    ref_logprobs: Tensor  # of the chosen tokens, under the reference policy
+    kl: Tensor  # the KL divergence from the reference policy in each state, exact, in nats
 
 
 def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
@@ -147,22 +159,59 @@ class LanguageModelPolicy(nn.Module):
             completion_mask: True at generated tokens, bool (batch, num_steps).
 
         Returns:
-            Three float32 tensors of shape (batch, num_steps), zero outside the mask.
+            See :class:`Evaluation`.
+        """
+        evaluation, _ = self._evaluate(input_ids, attention_mask, completion_mask)
+        return evaluation
+
+    def compare(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        ref_logits: Tensor,
+    ) -> Comparison:
+        """Evaluate completions, and compare the policy with its reference policy in every state.
+
+        It costs no forward pass beyond that of :meth:`evaluate`.
+
+        Args:
+            input_ids: int64 (batch, num_tokens), laid out as in :meth:`evaluate`.
+            attention_mask: True at tokens, (batch, num_tokens).
+            completion_mask: True at generated tokens, bool (batch, num_steps).
+            ref_logits: What :meth:`completion_logits` of the reference policy returned for these
+                completions, (batch, num_steps, vocab).
+        """
+        evaluation, logits = self._evaluate(input_ids, attention_mask, completion_mask)
+        num_generated = torch.arange(completion_mask.shape[1], device=logits.device)
+        actions = input_ids[:, -completion_mask.shape[1] :]
+        about_states = num_generated, self.rules, self.temperature
+        ref_logprobs, _ = action_logprobs(ref_logits, actions, *about_states)
+        kl = state_kl(logits, ref_logits, *about_states)
+        outside = ~completion_mask
+        return Comparison(
+            evaluation.logprobs,
+            evaluation.entropy,
+            evaluation.values,
+            ref_logprobs.masked_fill(outside, 0.0),
+            kl.masked_fill(outside, 0.0),
+        )
+
+    def completion_logits(
+        self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+    ) -> Tensor:
+        """The logits that the tokens of given completions are chosen from.
+
+        Args:
+            input_ids: int64 (batch, num_tokens), laid out as in :meth:`evaluate`.
+            attention_mask: True at tokens, (batch, num_tokens).
+            completion_mask: True at generated tokens, bool (batch, num_steps).
+
+        Returns:
+            (batch, num_steps, vocab), in the dtype that the model computes in.
         """
         num_steps = completion_mask.shape[1]
-        logits, values = self._read_out(input_ids[:, :-1], attention_mask[:, :-1], num_steps)
-        num_generated = torch.arange(num_steps, device=logits.device)
-        logprobs, entropy = action_logprobs(
-            logits, input_ids[:, -num_steps:], num_generated, self.rules, self.temperature
-        )
-        # The padding token may be illegal, with log-probability -inf. masked_fill keeps it out of
-        # sums and gradients; a product with the mask would not.
-        outside = ~completion_mask
-        return Evaluation(
-            logprobs.masked_fill(outside, 0.0),
-            entropy.masked_fill(outside, 0.0),
-            values.masked_fill(outside, 0.0),
-        )
+        return self._run(input_ids[:, :-1], attention_mask[:, :-1], num_steps).logits
 
     @torch.no_grad()
     def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -213,6 +262,26 @@ class LanguageModelPolicy(nn.Module):
                 # the caller has an autocast of its own around both.
                 torch.clear_autocast_cache()
 
+    def _evaluate(
+        self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+    ) -> tuple[Evaluation, Tensor]:
+        """The evaluation, and the logits that it was computed from."""
+        num_steps = completion_mask.shape[1]
+        logits, values = self._read_out(input_ids[:, :-1], attention_mask[:, :-1], num_steps)
+        num_generated = torch.arange(num_steps, device=logits.device)
+        logprobs, entropy = action_logprobs(
+            logits, input_ids[:, -num_steps:], num_generated, self.rules, self.temperature
+        )
+        # The padding token may be illegal, with log-probability -inf. masked_fill keeps it out of
+        # sums and gradients; a product with the mask would not.
+        outside = ~completion_mask
+        evaluation = Evaluation(
+            logprobs.masked_fill(outside, 0.0),
+            entropy.masked_fill(outside, 0.0),
+            values.masked_fill(outside, 0.0),
+        )
+        return evaluation, logits
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
             self.model.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
@@ -245,3 +314,22 @@ class LanguageModelPolicy(nn.Module):
             )
         output.logits = output.logits[:, -num_logits:]
         return output
+
+
+def in_float32(model: PreTrainedModel, argument: str) -> PreTrainedModel:
+    """Cast weights to float32 where needed: in bfloat16, small steps would be lost in rounding.
+
+    Raises:
+        InvalidArgumentError: If they cannot be cast; it names ``argument``.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.dtype == torch.float32 for t in tensors if t.is_floating_point()):
+        return model  # Even such a cast is forbidden for models loaded from a GGUF file.
+    try:
+        return model.float()
+    except ValueError as error:
+        raise InvalidArgumentError(
+            argument,
+            type(model).__name__,
+            f"its weights cannot be cast to float32: load it with dtype=torch.float32 ({error}).",
+        ) from None

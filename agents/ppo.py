@@ -2,8 +2,8 @@
 
 Hyperparameters, the mathematics as pure functions, then ``PPO._iterate``: one iteration, from the
 rollout to the last optimizer step. Other files hold the sampling of episodes (rollout.py), the
-language model with its value head (policy.py), the mathematics shared with RLOO and GRPO
-(losses.py, kl.py), and the loop of iterations with logs and checkpoints (agent.py).
+language model with its value head (policy.py), the critics (critics.py), the mathematics shared
+with RLOO and GRPO (losses.py, kl.py), and the training loop with checkpoints (agent.py).
 
 The form is CleanRL's (https://github.com/vwxyzjn/cleanrl); the algorithm is Schulman et al. 2017,
 "Proximal Policy Optimization Algorithms", arXiv 1707.06347, with the per-token KL penalty of
@@ -13,18 +13,31 @@ Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", arXiv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import TYPE_CHECKING
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from textgym.errors import InvalidArgumentError
+
 from .agent import Agent
 from .config import AgentConfig
-from .kl import kl_estimate
-from .losses import Batch, clip_gradients, clipped_surrogate, masked_mean, masked_whiten
-from .metrics import ScalarMeans
-from .rollout import Rollout, collect_episodes
+from .critics import CRITICS, Critic
+from .kl import KL_PENALTIES, kl_estimate, penalty_per_token
+from .losses import (
+    Batch,
+    clip_gradients,
+    clipped_surrogate,
+    is_clipped,
+    masked_mean,
+    masked_whiten,
+    whitening_scale,
+)
+from .metrics import ScalarMeans, explained_variance
+from .parts import CUSTOM, own_part
+from .policy import Comparison
+from .rollout import collect_episodes
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -47,8 +60,24 @@ class PPOConfig(AgentConfig):
     """Discount per token."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled return."""
+    critic_lambda: float | None = None
+    """Lambda of the critic's targets (arXiv 2503.01491, decoupled GAE); None for gae_lambda."""
+    critic: str = "head"
+    """Where values come from: "head", "reward-model", "separate" or "none"; see critics.py."""
+    critic_learning_rate: float | None = None
+    """Learning rate of a critic with a network of its own; None for learning_rate."""
+    critic_warmup: int = 0
+    """Iterations in which only the critic is trained."""
+    group_size: int = 1
+    """Episodes that start from the same prompt, for critics that compare them."""
+    kl_penalty: str = "k1"
+    """What a token pays for leaving the reference policy: k1, k2, k3 or exact; see kl.py."""
     clip_coef: float = 0.2
     """The probability ratio is clipped to 1 ± this."""
+    clip_coef_high: float | None = None
+    """Clips to 1 + this from above instead (arXiv 2503.14476); None for clip_coef."""
+    max_approx_kl: float | None = None
+    """An update ends early where approx_kl is above this (SB3's and CleanRL's target_kl)."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
     vf_clip_coef: float | None = 0.2
@@ -62,9 +91,14 @@ class PPOConfig(AgentConfig):
         self._check("vf_coef", Real, "a finite number of at least 0", minimum=0)
         for name in ("gamma", "gae_lambda"):
             self._check(name, Real, "a number from 0 to 1", minimum=0, maximum=1)
-        if self.vf_clip_coef is not None:
-            self._check("vf_clip_coef", Real, "a finite number above 0, or None", above=0)
+        for name in ("vf_clip_coef", "critic_learning_rate", "clip_coef_high", "max_approx_kl"):
+            self._check_optional(name, Real, "a finite number above 0", above=0)
+        self._check_optional("critic_lambda", Real, "a number from 0 to 1", minimum=0, maximum=1)
         self._check_flag("whiten_advantages")
+        self._check_choice("critic", (*CRITICS, CUSTOM))
+        self._check_choice("kl_penalty", KL_PENALTIES)
+        self._check("critic_warmup", Integral, "a whole number of at least 0", minimum=0)
+        self._check_group_size(self.group_size, smallest=1)
 
 
 # --- Mathematics ----------------------------------------------------------------------------------
@@ -110,7 +144,12 @@ def gae(
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_coef: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_coef: float,
+    clip_coef_high: float | None = None,
 ) -> Tensor:
     """The negative clipped surrogate, averaged over tokens.
 
@@ -121,11 +160,13 @@ def policy_loss(
         advantages: (batch, num_steps).
         mask: bool (batch, num_steps).
         clip_coef: ε.
+        clip_coef_high: ε above 1; None for the same.
 
     Returns:
         A scalar.
     """
-    return masked_mean(-clipped_surrogate(logprobs - old_logprobs, advantages, clip_coef), mask)
+    log_ratio = logprobs - old_logprobs
+    return masked_mean(-clipped_surrogate(log_ratio, advantages, clip_coef, clip_coef_high), mask)
 
 
 def value_loss(
@@ -164,6 +205,8 @@ class _Batch(Batch):
     values: Tensor  # (num_episodes, num_steps)
     advantages: Tensor  # (num_episodes, num_steps)
     returns: Tensor  # (num_episodes, num_steps)
+    known_values: Tensor  # (num_episodes, num_steps), the part of the values that is not trained
+    ref_logits: Tensor | None  # (num_episodes, num_steps, vocab), for the exact KL penalty
 
 
 class PPO(Agent):
@@ -174,6 +217,11 @@ class PPO(Agent):
     clipped gradient steps over whole sequences. The reference policy is a frozen copy of the policy
     at the start. The penalty of a token is ``kl_coef * (logprob - ref_logprob)``. Its sum over an
     episode is an unbiased estimate of the KL divergence, and may be negative for one episode.
+    ``kl_penalty="exact"`` takes the noise of the chosen token out of it
+    (:func:`textgym.agents.kl.penalty_per_token`).
+
+    Values come from a linear head on the policy, or from another critic
+    (:mod:`textgym.agents.critics`).
 
     Where the environment provides ``info["credit"]`` at the end of an episode, the agent learns
     from it instead of from the rewards that ``step`` paid.
@@ -195,6 +243,7 @@ class PPO(Agent):
     rollout/return_mean       Mean undiscounted sum of what ``step`` paid, shaping included.
     rollout/kl                Mean log-probability ratio of policy and reference policy, summed over
                               an episode, in nats.
+    rollout/kl_exact          The same, with the exact KL divergence of each state; never negative.
     train/policy_loss         Clipped surrogate; mean over all minibatches, as for the next five.
     train/value_loss          Half the squared error of the critic, clipped.
     train/entropy             Mean entropy of the policy over the legal tokens, in nats.
@@ -204,6 +253,8 @@ class PPO(Agent):
     train/explained_variance  1 − Var(return − value) / Var(return), before the update.
     train/kl_coef             Weight of the KL penalty in this iteration.
     train/learning_rate       Learning rate.
+    train/alarm               1 if KL or entropy runs away, else 0; the first time in a run there is
+                              a warning. The rule is in :mod:`textgym.agents.alarm`.
     ========================  ======================================================================
 
     Args:
@@ -211,7 +262,9 @@ class PPO(Agent):
             model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
             finished rows wait. It must have the policy's vocabulary.
-        **hyperparameters: The fields of :class:`PPOConfig`.
+        **hyperparameters: The fields of :class:`PPOConfig`. ``critic`` may be an object, a
+            :class:`~textgym.agents.critics.Critic`, and ``kl_controller`` a
+            :class:`~textgym.agents.kl_control.KLController`.
 
     Raises:
         InvalidArgumentError: If an argument cannot be used.
@@ -219,6 +272,7 @@ class PPO(Agent):
 
     name = "PPO"
     config_class = PPOConfig
+    parts = ("kl_controller", "critic")
     config: PPOConfig
 
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
@@ -233,89 +287,113 @@ class PPO(Agent):
             num_episodes,
             generator=self._generators["tokens"],
             seed_generator=self._generators["episodes"],
+            group_size=config.group_size,
         ).to(config.device)
         mask = rollout.completion_mask  # (num_episodes, num_steps)
         self.num_timesteps += int(mask.sum())
 
-        # Log-probabilities and values, (num_episodes, num_steps). The rollout has log-probabilities
-        # already, but in bfloat16 the forward with a cache rounds differently from the one that is
-        # trained, and the first probability ratio must be 1.
+        # Log-probabilities and values, (num_episodes, num_steps). In bfloat16, those of the rollout
+        # are rounded differently (its forward has a cache), and the first ratio must be 1.
         with torch.no_grad():
-            old = self.policy.evaluate(*rollout.texts)
-            ref = self.ref_policy.evaluate(*rollout.texts)
+            ref_logits = self.ref_policy.completion_logits(*rollout.texts)
+            old = self.policy.compare(*rollout.texts, ref_logits)
 
-        # Rewards and advantages, (num_episodes, num_steps).
-        kl = old.logprobs - ref.logprobs
-        rewards = rollout.credit - kl_coef * kl
+        # Rewards, values and advantages, (num_episodes, num_steps).
+        penalty = penalty_per_token(
+            config.kl_penalty, old.logprobs, old.ref_logprobs, old.kl, mask, config.gamma
+        )
+        rewards = rollout.credit - kl_coef * penalty
         if rollout.truncated.any():
-            rewards = rewards + config.gamma * self._values_after_truncation(rollout)
-        advantages, returns = gae(rewards, old.values, mask, config.gamma, config.gae_lambda)
+            rewards = rewards + config.gamma * self.critic.after_truncation(rollout)
+        with torch.no_grad():
+            known_values = self.critic.known(rollout, rewards)
+            values = known_values + self.critic.learned(rollout.texts, old)
+        gae_lambda = config.gae_lambda if self.critic.uses_lambda else 1.0
+        advantages, returns = gae(rewards, values, mask, config.gamma, gae_lambda)
+        if config.critic_lambda is not None:
+            _, returns = gae(rewards, values, mask, config.gamma, config.critic_lambda)
+        scale = torch.ones(())
         if config.whiten_advantages:
+            scale = whitening_scale(advantages, mask)
             advantages = masked_whiten(advantages, mask)
 
         # Update: epochs of minibatches of whole episodes.
-        batch = _Batch(*rollout.texts, old.logprobs, old.values, advantages, returns)
+        kept_logits = ref_logits if config.kl_penalty == "exact" else None
+        del ref_logits  # They may take more memory than a minibatch.
+        batch = _Batch(
+            *rollout.texts, old.logprobs, values, advantages, returns, known_values, kept_logits
+        )
+        is_warming_up = len(self.history) < config.critic_warmup
+        clip_coefs = config.clip_coef, config.clip_coef_high
         means = ScalarMeans()
-        for _ in range(config.num_epochs):
-            order = torch.randperm(num_episodes, generator=self._generators["minibatches"])
-            for indices in order.split(config.minibatch_size or num_episodes):
-                mb = batch.minibatch(indices)
-                new = self.policy.evaluate(*mb.texts)
-                pg_loss = policy_loss(
-                    new.logprobs, mb.logprobs, mb.advantages, mb.completion_mask, config.clip_coef
-                )
-                v_loss = value_loss(
-                    new.values, mb.values, mb.returns, mb.completion_mask, config.vf_clip_coef
-                )
-                entropy = masked_mean(new.entropy, mb.completion_mask)
-                loss = pg_loss + config.vf_coef * v_loss
-                if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
-                    loss = loss - config.ent_coef * entropy
+        for mb in batch.minibatches(
+            config.num_epochs, config.minibatch_size, self._generators["minibatches"]
+        ):
+            new = (
+                self.policy.evaluate(*mb.texts)
+                if mb.ref_logits is None
+                else self.policy.compare(*mb.texts, mb.ref_logits)
+            )
+            mb_mask = mb.completion_mask
+            log_ratio = (new.logprobs - mb.logprobs).detach()
+            approx_kl = masked_mean(kl_estimate(log_ratio), mb_mask)
+            if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
+                break
+            pg_loss = policy_loss(new.logprobs, mb.logprobs, mb.advantages, mb_mask, *clip_coefs)
+            new_values = mb.known_values + self.critic.learned(mb.texts, new)
+            v_loss = value_loss(new_values, mb.values, mb.returns, mb_mask, config.vf_clip_coef)
+            entropy = masked_mean(new.entropy, mb_mask)
+            loss = pg_loss + config.vf_coef * v_loss
+            if isinstance(new, Comparison):  # The direct part, in the unit of the advantages.
+                loss = loss + kl_coef * scale * masked_mean(new.kl, mb_mask)
+            if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
+                loss = loss - config.ent_coef * entropy
 
-                self.optimizer.zero_grad()
-                loss.backward()
-                grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
-                self.optimizer.step()
+            self.optimizer.zero_grad()
+            loss.backward(inputs=self.critic.parameters() if is_warming_up else None)
+            grad_norm, *_ = [
+                clip_gradients(group["params"], config.max_grad_norm)
+                for group in self.optimizer.param_groups
+            ]
+            self.optimizer.step()
 
-                log_ratio = (new.logprobs - mb.logprobs).detach()
-                is_clipped = (log_ratio.exp() - 1).abs() > config.clip_coef
-                means.add(
-                    {
-                        "train/policy_loss": pg_loss,
-                        "train/value_loss": v_loss,
-                        "train/entropy": entropy,
-                        "train/approx_kl": masked_mean(kl_estimate(log_ratio), mb.completion_mask),
-                        "train/clip_fraction": masked_mean(is_clipped.float(), mb.completion_mask),
-                        "train/grad_norm": grad_norm,
-                    }
-                )
+            clipped = is_clipped(log_ratio, *clip_coefs).float()
+            means.add(
+                {
+                    "train/policy_loss": pg_loss,
+                    "train/value_loss": v_loss,
+                    "train/entropy": entropy,
+                    "train/approx_kl": approx_kl,
+                    "train/clip_fraction": masked_mean(clipped, mb_mask),
+                    "train/grad_norm": grad_norm,
+                }
+            )
 
-        kl_per_episode = kl.sum(dim=1).mean().item()
+        kl_per_episode = (old.logprobs - old.ref_logprobs).sum(dim=1).mean().item()
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(),
             "rollout/kl": kl_per_episode,
+            "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
             **means.means(),
-            "train/explained_variance": _explained_variance(old.values[mask], returns[mask]),
+            "train/explained_variance": explained_variance(values[mask], returns[mask]),
             "train/kl_coef": kl_coef,
-            "train/learning_rate": config.learning_rate,
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    @torch.no_grad()
-    def _values_after_truncation(self, rollout: Rollout) -> Tensor:
-        """V of the last state of each truncated episode, at its last step; zero elsewhere.
+    def _set_up_parts(self, own_parts: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
+        super()._set_up_parts(own_parts, checkpoint)
+        own_critic = own_part("critic", self.config.critic, own_parts)
+        self.critic: Critic = own_critic or CRITICS[self.config.critic]()
+        self.critic.set_up(self)
+        if checkpoint is not None:
+            self.critic.load_state_dict(checkpoint["critic"])
+        learning_rate = self.config.critic_learning_rate
+        if self.critic.network is not None:
+            self._train_too("critic", self.critic.network, learning_rate)
+        elif learning_rate is not None:
+            remedy = "must be None: this critic has no network of its own."
+            raise InvalidArgumentError("critic_learning_rate", learning_rate, remedy)
 
-        Returns:
-            (num_episodes, num_steps)
-        """
-        num_steps = rollout.completion_mask.shape[1]
-        _, values = self.policy(rollout.input_ids, rollout.attention_mask, num_logits=num_steps)
-        columns = torch.arange(num_steps, device=values.device)
-        is_last = columns == rollout.episode_lengths[:, None] - 1  # (num_episodes, num_steps)
-        return values * (is_last & rollout.truncated[:, None])
-
-
-def _explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 − Var(return − value) / Var(return); 0 if the returns do not vary."""
-    variance = returns.var(correction=0).item()
-    return 0.0 if variance == 0 else 1 - (returns - values).var(correction=0).item() / variance
+    def _checkpoint(self) -> dict[str, Any]:
+        return {**super()._checkpoint(), "critic": self.critic.state_dict()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .agent import Agent
 from .checkpoint import agent_of_checkpoint
@@ -26,10 +26,11 @@ def load_agent(
     env: gym.Env | VectorEnv | None = None,
     device: str | None = None,
     log_dir: str | Path | None = None,
+    **own_parts: Any,
 ) -> Agent:
     """Restore the agent that wrote a checkpoint; the arguments are those of :meth:`Agent.load`.
 
     Raises:
         InvalidArgumentError: If the file or the environment cannot be used.
     """
-    return AGENTS[agent_of_checkpoint(path)].load(path, env, device, log_dir)
+    return AGENTS[agent_of_checkpoint(path)].load(path, env, device, log_dir, **own_parts)

@@ -18,14 +18,23 @@ import torch
 from torch import Tensor
 
 from .groups import GroupAgent, GroupBatch, GroupConfig, credit_weights
-from .kl import kl_estimate
-from .losses import clip_gradients, clipped_surrogate, masked_mean
+from .kl import KL_PENALTIES, kl_estimate, penalty_per_token
+from .losses import clip_gradients, clipped_surrogate, completion_mean, is_clipped, masked_mean
 from .metrics import ScalarMeans
+from .policy import Comparison
+from .returns import mean_of_others, returns_to_go
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-__all__ = ["RLOO", "RLOOConfig", "leave_one_out_advantages", "rloo_loss", "sequence_log_ratio"]
+__all__ = [
+    "RLOO",
+    "RLOOConfig",
+    "leave_one_out_advantages",
+    "rloo_loss",
+    "rloo_token_loss",
+    "sequence_log_ratio",
+]
 
 
 # --- Hyperparameters ------------------------------------------------------------------------------
@@ -33,7 +42,18 @@ __all__ = ["RLOO", "RLOOConfig", "leave_one_out_advantages", "rloo_loss", "seque
 
 @dataclass(frozen=True, kw_only=True)
 class RLOOConfig(GroupConfig):
-    """Hyperparameters of :class:`RLOO`, with the defaults of all agents with groups."""
+    """Hyperparameters of :class:`RLOO`, in addition to those of all agents with groups.
+
+    Raises:
+        InvalidArgumentError: If a value is out of range.
+    """
+
+    kl_penalty: str = "k1"
+    """What a token pays for leaving the reference policy: k1, k2, k3 or exact; see kl.py."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("kl_penalty", KL_PENALTIES)
 
 
 # --- Mathematics ----------------------------------------------------------------------------------
@@ -80,7 +100,9 @@ def sequence_log_ratio(
     return (weights * (logprobs - old_logprobs)).masked_fill(~mask, 0.0).sum(dim=1)
 
 
-def rloo_loss(log_ratio: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
+def rloo_loss(
+    log_ratio: Tensor, advantages: Tensor, clip_coef: float, clip_coef_high: float | None = None
+) -> Tensor:
     """The negative clipped surrogate of whole completions, averaged over completions.
 
     At the policy that sampled them, its gradient is that of REINFORCE, −A·Σ_t w_t·∇ log π(y_t),
@@ -91,14 +113,49 @@ def rloo_loss(log_ratio: Tensor, advantages: Tensor, clip_coef: float) -> Tensor
         log_ratio: See :func:`sequence_log_ratio`, (batch,).
         advantages: (batch,).
         clip_coef: ε.
+        clip_coef_high: ε above 1; None for the same.
 
     Returns:
         A scalar.
     """
-    return -clipped_surrogate(log_ratio, advantages, clip_coef).mean()
+    return -clipped_surrogate(log_ratio, advantages, clip_coef, clip_coef_high).mean()
+
+
+def rloo_token_loss(
+    log_ratio: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_coef: float,
+    clip_coef_high: float | None = None,
+) -> Tensor:
+    """The same with an advantage for each token: summed over tokens, averaged over completions.
+
+    At the policy that sampled them, its gradient is −Σ_t A_t·∇ log π(y_t). Each token has a ratio
+    of its own here, and a clip of its own.
+
+    Args:
+        log_ratio: Log-probabilities of the chosen tokens under the updated policy minus those under
+            the policy that sampled them, (batch, num_steps).
+        advantages: (batch, num_steps).
+        mask: bool (batch, num_steps).
+        clip_coef: ε.
+        clip_coef_high: ε above 1; None for the same.
+
+    Returns:
+        A scalar.
+    """
+    surrogate = clipped_surrogate(log_ratio, advantages, clip_coef, clip_coef_high)
+    return completion_mean(-surrogate, mask, normalize_length=False)
 
 
 # --- Agent ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Batch(GroupBatch):
+    """The storage of an update; everything in it is from before the update."""
+
+    ref_logits: Tensor | None  # (num_episodes, num_steps, vocab), for the exact KL penalty
 
 
 class RLOO(GroupAgent):
@@ -108,7 +165,8 @@ class RLOO(GroupAgent):
     of policy and reference policy over the whole completion. So the KL penalty is part of the
     reward, as in PPO, but as one number per completion. The advantage is this return minus the mean
     return of the others in the group. All tokens of a completion get the same advantage, or weigh
-    it by their credit (``credit_weights``), KL penalty included.
+    it by their credit (``credit_weights``), KL penalty included. With ``advantages="token"`` each
+    token gets its own, from the credit and the penalty from itself to the end.
 
     By default every iteration is one step along the unbiased gradient of the paper. With more
     epochs or smaller minibatches, the clipped ratio of the whole completion keeps further steps
@@ -144,56 +202,79 @@ class RLOO(GroupAgent):
         # Log-probabilities, not those of the rollout: in bfloat16 the forward with a cache rounds
         # differently from the one that is trained, and the first probability ratio must be 1.
         with torch.no_grad():
-            old = self.policy.evaluate(*rollout.texts)
-            ref = self.ref_policy.evaluate(*rollout.texts)
+            ref_logits = self.ref_policy.completion_logits(*rollout.texts)
+            old = self.policy.compare(*rollout.texts, ref_logits)
 
-        # Returns and advantages, (num_episodes,); weights of tokens, (num_episodes, num_steps).
-        kl = (old.logprobs - ref.logprobs).sum(dim=1)
-        returns = rollout.env_returns - kl_coef * kl
-        advantages = leave_one_out_advantages(returns, config.group_size)
+        # Advantages, (num_episodes,) or (num_episodes, num_steps); weights of tokens,
+        # (num_episodes, num_steps).
+        penalty = penalty_per_token(config.kl_penalty, old.logprobs, old.ref_logprobs, old.kl, mask)
+        if config.advantages == "token":
+            to_go = returns_to_go(rollout.credit - kl_coef * penalty, mask)
+            advantages = to_go - mean_of_others(to_go, mask, config.group_size)
+        else:
+            returns = rollout.env_returns - kl_coef * penalty.sum(dim=1)
+            advantages = leave_one_out_advantages(returns, config.group_size)
         weights = credit_weights(rollout.credit, mask, config.credit_weights)
 
         # Update: epochs of minibatches of whole episodes.
-        batch = GroupBatch(*rollout.texts, old.logprobs, ref.logprobs, advantages, weights)
+        kept_logits = ref_logits if config.kl_penalty == "exact" else None
+        del ref_logits  # They may take more memory than a minibatch.
+        batch = _Batch(
+            *rollout.texts, old.logprobs, old.ref_logprobs, advantages, weights, kept_logits
+        )
         means = ScalarMeans()
-        for _ in range(config.num_epochs):
-            order = torch.randperm(num_episodes, generator=self._generators["minibatches"])
-            for indices in order.split(config.minibatch_size or num_episodes):
-                mb = batch.minibatch(indices)
-                new = self.policy.evaluate(*mb.texts)
+        for mb in batch.minibatches(
+            config.num_epochs, config.minibatch_size, self._generators["minibatches"]
+        ):
+            new = (
+                self.policy.evaluate(*mb.texts)
+                if mb.ref_logits is None
+                else self.policy.compare(*mb.texts, mb.ref_logits)
+            )
+            clip_coefs = config.clip_coef, config.clip_coef_high
+            token_log_ratio = new.logprobs - mb.logprobs
+            if config.advantages == "token":
+                log_ratio = token_log_ratio
+                pg_loss = rloo_token_loss(log_ratio, mb.advantages, mb.completion_mask, *clip_coefs)
+                clipped = is_clipped(log_ratio.detach(), *clip_coefs)[mb.completion_mask]
+            else:
                 log_ratio = sequence_log_ratio(
                     new.logprobs, mb.logprobs, mb.weights, mb.completion_mask
                 )
-                pg_loss = rloo_loss(log_ratio, mb.advantages, config.clip_coef)
-                entropy = masked_mean(new.entropy, mb.completion_mask)
-                loss = pg_loss
-                if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
-                    loss = loss - config.ent_coef * entropy
+                pg_loss = rloo_loss(log_ratio, mb.advantages, *clip_coefs)
+                clipped = is_clipped(log_ratio.detach(), *clip_coefs)
+            entropy = masked_mean(new.entropy, mb.completion_mask)
+            loss = pg_loss
+            if isinstance(new, Comparison):
+                kl_of_states = completion_mean(new.kl, mb.completion_mask, normalize_length=False)
+                loss = loss + kl_coef * kl_of_states
+            if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
+                loss = loss - config.ent_coef * entropy
 
-                self.optimizer.zero_grad()
-                loss.backward()
-                grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
-                self.optimizer.step()
+            self.optimizer.zero_grad()
+            loss.backward()
+            grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
+            self.optimizer.step()
 
-                is_clipped = (log_ratio.detach().exp() - 1).abs() > config.clip_coef
-                approx_kl = kl_estimate((new.logprobs - mb.logprobs).detach())
-                means.add(
-                    {
-                        "train/policy_loss": pg_loss,
-                        "train/entropy": entropy,
-                        "train/approx_kl": masked_mean(approx_kl, mb.completion_mask),
-                        "train/clip_fraction": is_clipped.float().mean(),
-                        "train/grad_norm": grad_norm,
-                    }
-                )
+            approx_kl = kl_estimate(token_log_ratio.detach())
+            means.add(
+                {
+                    "train/policy_loss": pg_loss,
+                    "train/entropy": entropy,
+                    "train/approx_kl": masked_mean(approx_kl, mb.completion_mask),
+                    "train/clip_fraction": clipped.float().mean(),
+                    "train/grad_norm": grad_norm,
+                }
+            )
 
-        kl_per_episode = kl.mean().item()
+        kl_per_episode = (old.logprobs - old.ref_logprobs).sum(dim=1).mean().item()
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(),
             "rollout/group_std": self._group_std(rollout.env_returns),
             "rollout/kl": kl_per_episode,
+            "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
             **means.means(),
             "train/kl_coef": kl_coef,
-            "train/learning_rate": config.learning_rate,
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }

@@ -48,6 +48,7 @@ class Rollout:
     logprobs: Tensor  # (num_episodes, num_steps) float32, of the chosen tokens, when sampled
     scores: Tensor  # (num_episodes,) float32, info["score"], or else the unshaped return
     truncated: Tensor  # (num_episodes,) bool, cut off from outside: the last state has a value
+    token_budgets: Tensor  # (num_episodes,) int64, info["token_budget"], 0 if reset does not tell
     prompts: list[str]  # (num_episodes,) text, empty if the environment does not give it
     completions: list[str]  # (num_episodes,) text, empty if the environment does not give it
 
@@ -141,11 +142,11 @@ def _play(
 ) -> _Storage:
     """Play one episode per seed; episode i starts from ``seeds[i]``."""
     num_envs = env.num_envs
-    observations, _ = env.reset(seed=seeds[:num_envs])  # type: ignore[arg-type]
+    observations, infos = env.reset(seed=seeds[:num_envs])  # type: ignore[arg-type]
     storage = _Storage(len(seeds), max_length=observations["input_ids"].shape[1])
     episode_of = np.arange(num_envs)  # (num_envs,) the episode that each row plays; -1 for none
     for row in range(num_envs):
-        storage.start(row, _text_of_row(observations, row))
+        storage.start(row, _text_of_row(observations, row), _info_of_row(infos, row))
     num_started = num_envs
     free: list[int] = []  # rows without an episode, in the order in which theirs ended
     num_lost = 0  # steps that free rows have missed since the last restart
@@ -182,11 +183,12 @@ def _play(
                 restarted, free, num_lost = free[:num_new], free[num_new:], 0
                 new = range(num_started, num_started + num_new)
                 num_started += num_new
-                observations = _reset(
+                observations, infos = _reset(
                     env, {row: seeds[e] for row, e in zip(restarted, new, strict=True)}
                 )
                 for row, episode in zip(restarted, new, strict=True):
-                    storage.start(episode, _text_of_row(observations, row))
+                    text, info = _text_of_row(observations, row), _info_of_row(infos, row)
+                    storage.start(episode, text, info)
                     episode_of[row] = episode
     return storage
 
@@ -204,6 +206,7 @@ class _Storage:
         self.logprobs = np.zeros((num_episodes, max_length), np.float32)
         self.scores = np.zeros(num_episodes, np.float64)
         self.truncated = np.zeros(num_episodes, np.bool_)
+        self.token_budgets = np.zeros(num_episodes, np.int64)
         self.prompts = [""] * num_episodes
         self.completions = [""] * num_episodes
 
@@ -212,8 +215,9 @@ class _Storage:
         """Tokens of each prompt and its completion so far, (num_episodes,)."""
         return self.prompt_lengths + self.num_steps
 
-    def start(self, episode: int, prompt_ids: NDArray[np.int64]) -> None:
-        """Begin an episode with its prompt."""
+    def start(self, episode: int, prompt_ids: NDArray[np.int64], info: dict[str, Any]) -> None:
+        """Begin an episode with its prompt, and with what reset says about it."""
+        self.token_budgets[episode] = info.get("token_budget", 0)
         self.prompt_lengths[episode] = len(prompt_ids)
         self.input_ids[episode, : len(prompt_ids)] = prompt_ids
 
@@ -289,16 +293,17 @@ class _Storage:
             logprobs=torch.from_numpy(self.logprobs[:, :num_steps].copy()),
             scores=torch.from_numpy(self.scores).float(),
             truncated=torch.from_numpy(self.truncated),
+            token_budgets=torch.from_numpy(self.token_budgets),
             prompts=self.prompts,
             completions=self.completions,
         )
 
 
-def _reset(env: VectorEnv, seeds: dict[int, int]) -> dict[str, NDArray[Any]]:
-    """Reset the rows that have a seed; returns the observations of all rows."""
+def _reset(env: VectorEnv, seeds: dict[int, int]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Reset the rows that have a seed; returns the observations of all rows, and the infos."""
     mask = np.isin(np.arange(env.num_envs), list(seeds))
     seed = [seeds.get(row) for row in range(env.num_envs)]
-    return env.reset(seed=seed, options={"reset_mask": mask})[0]  # type: ignore[arg-type]
+    return env.reset(seed=seed, options={"reset_mask": mask})  # type: ignore[arg-type]
 
 
 def _text_of_row(observations: dict[str, NDArray[Any]], row: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """Copies of an agent's trained weights, optimizer state, generators and a few numbers.
+    """Copies of an agent's trained weights, optimizer state, generators and a few other values.
 
     The weights and the optimizer's two moments are copied on their device, which takes three times
     the memory of the trained weights; the next :meth:`take` reuses it. With five million weights, a
@@ -32,22 +33,22 @@ class Snapshot:
         self._parameters, self._optimizer, self._generators = parameters, optimizer, generators
         self._tensors: dict[tuple[str, str], Tensor] = {}
         self._generator_states: dict[str, Tensor] = {}
-        self._numbers: dict[str, float] = {}
+        self._values: dict[str, Any] = {}
 
     @torch.no_grad()
-    def take(self, **numbers: float) -> None:
-        """Copy the state as it is now, and keep some numbers with it."""
+    def take(self, **values: Any) -> None:
+        """Copy the state as it is now, and keep some values with it, which must not change."""
         buffers = self._tensors
         self._tensors = {
             key: buffers[key].copy_(tensor) if key in buffers else tensor.clone()
             for key, tensor in self._changing_tensors().items()
         }
         self._generator_states = {name: g.get_state() for name, g in self._generators.items()}
-        self._numbers = numbers
+        self._values = values
 
     @torch.no_grad()
-    def restore(self) -> dict[str, float]:
-        """Put everything back into the state of the last :meth:`take`; returns its numbers.
+    def restore(self) -> dict[str, Any]:
+        """Put everything back into the state of the last :meth:`take`; returns its values.
 
         If this is interrupted, too, it can be called again.
         """
@@ -58,7 +59,7 @@ class Snapshot:
                 self._optimizer.state.pop(self._parameters[key[0]], None)
         for name, state in self._generator_states.items():
             self._generators[name].set_state(state)
-        return self._numbers
+        return self._values
 
     def _changing_tensors(self) -> dict[tuple[str, str], Tensor]:
         """Weights and optimizer state, by the names of the parameter and of the tensor."""

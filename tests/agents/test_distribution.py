@@ -11,6 +11,7 @@ from textgym.agents.distribution import (
     masked_entropy,
     masked_logprobs,
     sample,
+    state_kl,
 )
 
 RULES = ActionRules(num_actions=20, eos_token_id=2, min_new_tokens=3)
@@ -134,3 +135,52 @@ def test_an_illegal_action_is_impossible() -> None:
     )
     assert logprobs.isneginf().all()
     assert entropy.isfinite().all()
+
+
+# --- The divergence of a state
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [1, 50, 2**20])
+def test_the_divergence_of_a_state_and_its_gradient_are_those_of_the_definition(
+    monkeypatch, chunk: int, temperature: float
+) -> None:
+    monkeypatch.setattr(distribution, "_CHUNK", chunk)
+    logits, ref_logits, weights = torch.randn(4, 6, 23), torch.randn(4, 6, 23), torch.randn(4, 6)
+    ours, theirs = (x.clone().requires_grad_() for x in (logits, logits))
+    kl = state_kl(ours, ref_logits, torch.arange(6), RULES, temperature)
+    (weights * kl).sum().backward()
+
+    logprobs, ref_logprobs = (
+        masked_logprobs(x, torch.arange(6), RULES, temperature) for x in (theirs, ref_logits)
+    )
+    is_legal = ~logprobs.isneginf()
+    terms = logprobs.exp() * (logprobs - ref_logprobs).masked_fill(~is_legal, 0.0)
+    expected = terms.masked_fill(~is_legal, 0.0).sum(-1)
+    torch.testing.assert_close(kl, expected)
+    # Autograd cannot pass infinities: differentiate the definition over the legal tokens alone.
+    for t in range(6):
+        legal = is_legal[0, t]
+        p, q = ((x[:, t, legal] / temperature).log_softmax(-1) for x in (theirs, ref_logits))
+        (weights[:, t] * (p.exp() * (p - q)).sum(-1)).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert (ours.grad[:, :3, 2] == 0).all()
+    assert (ours.grad[..., 20:] == 0).all()
+
+
+def test_the_divergence_from_itself_is_zero_and_pulls_nowhere() -> None:
+    logits = torch.randn(5, 23, requires_grad=True)
+    kl = state_kl(logits, logits.detach(), torch.tensor(0), RULES)
+    kl.sum().backward()
+    assert (kl == 0).all()
+    assert (logits.grad == 0).all()
+
+
+def test_a_token_that_only_the_policy_rules_out_has_a_finite_divergence() -> None:
+    logits, ref_logits = torch.randn(2, 1, 23)
+    logits[0, 7] = -torch.inf
+    logits.requires_grad_()
+    kl = state_kl(logits, ref_logits, torch.tensor([5]), RULES)
+    kl.sum().backward()
+    assert kl.isfinite().all()
+    assert logits.grad.isfinite().all()

@@ -213,6 +213,26 @@ def test_weights_come_from_the_credit_of_the_rollout(
     assert (expected != 1)[rollout.completion_mask].any()
 
 
+# --- Advantages of tokens
+
+
+def test_sparse_credit_gives_tokens_the_advantage_of_their_completion(make_agent) -> None:
+    # One gradient step at the policy that sampled: the ratio of RLOO's completion is not clipped.
+    by_completion, by_token = (
+        train(make_agent(advantages=name, max_grad_norm=1e9), 1) for name in ("sequence", "token")
+    )
+    torch.testing.assert_close(parameters(by_token), parameters(by_completion), atol=1e-4, rtol=0)
+
+
+def test_token_advantages_take_the_credit(make_agent, make_vector_env) -> None:
+    runs = [
+        parameters(train(make_agent(Credit(make_vector_env(4), seed), advantages="token"), 2))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
 # --- Training
 
 
@@ -319,7 +339,8 @@ def test_a_stop_in_between_changes_nothing(make_agent, make_vector_env, tmp_path
     ("name", "value"),
     [
         ("group_size", 1), ("group_size", 2.0), ("group_size", 5), ("clip_coef", 0.0),
-        ("credit_weights", -0.1), ("credit_weights", 1.5), ("credit_weights", True),
+        ("clip_coef_high", 0.0), ("advantages", "word"), ("credit_weights", -0.1),
+        ("credit_weights", 1.5), ("credit_weights", True),
         ("episodes_per_iteration", 0), ("minibatch_size", 17), ("minibatch_size", 0),
         ("learning_rate", 0), ("kl_coef", -0.1), ("temperature", 0), ("device", "abacus"),
     ],
@@ -327,6 +348,11 @@ def test_a_stop_in_between_changes_nothing(make_agent, make_vector_env, tmp_path
 def test_a_hyperparameter_out_of_range_is_named(agent_class, name: str, value: object) -> None:
     with pytest.raises(InvalidArgumentError, match=f"^{name}="):
         agent_class.config_class(**{name: value})
+
+
+def test_weights_and_token_advantages_exclude_each_other(make_agent) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^credit_weights="):
+        make_agent(advantages="token", credit_weights=0.5)
 
 
 def test_hyperparameters_of_a_critic_are_unknown(make_agent) -> None:

@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from textgym.agents import GRPO, GRPOConfig, groups
-from textgym.agents.grpo import completion_mean, group_relative_advantages, grpo_loss
+from textgym.agents.grpo import (
+    group_relative_advantages,
+    group_relative_token_advantages,
+    grpo_loss,
+)
 from textgym.agents.kl import kl_estimate
+from textgym.agents.losses import completion_mean
 from textgym.errors import InvalidArgumentError
 
 LENGTHS = [4, 1, 3]
@@ -33,6 +38,23 @@ def test_advantages_equal_a_plain_loop(normalize_std: bool) -> None:
         for i, r in enumerate(group):
             expected = (r - mean) / (std if normalize_std else 1)
             assert advantages[first + i].item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("normalize_std", [True, False])
+def test_token_advantages_equal_a_plain_loop(normalize_std: bool) -> None:
+    mask = torch.arange(4) < torch.tensor([4, 1, 3, 2])[:, None]
+    credit = numbers(3, 4, 4).masked_fill(~mask, 1e6)
+    advantages = group_relative_token_advantages(credit, mask, 2, normalize_std)
+    for row in range(4):
+        members = [row - row % 2, row - row % 2 + 1]
+        to_go = {i: [credit[i, t : mask[i].sum()].sum().item() for t in range(4)] for i in members}
+        returns = torch.tensor([to_go[i][0] for i in members])
+        std = returns.std(correction=0).item() if normalize_std else 1.0
+        for t in range(int(mask[row].sum())):
+            others = [to_go[i][min(t, int(mask[i].sum()) - 1)] for i in members]
+            expected = (to_go[row][t] - sum(others) / 2) / std
+            assert advantages[row, t].item() == pytest.approx(expected, rel=1e-3)
+    assert (advantages[~mask] == 0).all()
 
 
 def test_advantages_of_a_group_sum_to_zero() -> None:

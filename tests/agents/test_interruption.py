@@ -76,10 +76,10 @@ def in_step(number: int) -> Callable:
 def in_reference(agent) -> None:
     """Between the rollout and the update."""
 
-    def evaluate(*texts):
+    def completion_logits(*texts):
         raise KeyboardInterrupt
 
-    agent.ref_policy.evaluate = evaluate
+    agent.ref_policy.completion_logits = completion_logits
 
 
 def in_gradient_step(number: int, after: bool) -> Callable:
@@ -115,8 +115,10 @@ def in_controller(agent) -> None:
 def disarm(agent) -> None:
     agent.env.num_steps_left = MANY
     for owner, name in (
-        (agent.ref_policy, "evaluate"), (agent.optimizer, "step"), (agent.kl_controller, "update"),
-    ):  # fmt: skip
+        (agent.ref_policy, "completion_logits"),
+        (agent.optimizer, "step"),
+        (agent.kl_controller, "update"),
+    ):
         owner.__dict__.pop(name, None)
 
 

@@ -5,7 +5,14 @@ import torch
 
 from textgym.agents import LanguageModelPolicy, collect_episodes
 from textgym.agents.environment import action_rules
-from textgym.agents.losses import Batch, clip_gradients, masked_mean, masked_whiten
+from textgym.agents.losses import (
+    Batch,
+    clip_gradients,
+    clipped_surrogate,
+    is_clipped,
+    masked_mean,
+    masked_whiten,
+)
 
 MASK = torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
 
@@ -77,9 +84,42 @@ def test_minibatches_lose_their_common_padding_and_nothing_else(
         for indices in torch.arange(16).split(2):
             minibatch = batch.minibatch(indices)
             num_steps = minibatch.completion_mask.shape[1]
-            for part, of_whole in zip(policy.evaluate(*minibatch.texts), whole, strict=True):
-                expected = of_whole[indices]
+            for name, part in vars(policy.evaluate(*minibatch.texts)).items():
+                expected = getattr(whole, name)[indices]
                 torch.testing.assert_close(part, expected[:, :num_steps], atol=1e-5, rtol=1e-5)
                 assert (expected[:, num_steps:] == 0).all()
             shapes.add(tuple(minibatch.input_ids.shape))
     assert len(shapes) > 1
+
+
+def test_each_epoch_sees_every_episode_once_in_an_order_of_its_own(generator) -> None:
+    ids = torch.arange(10)[:, None].expand(10, 4)
+    mask = torch.ones(10, 4, dtype=torch.bool)
+    batch = Batch(ids, mask, mask[:, 1:])
+    minibatches = list(batch.minibatches(2, 4, generator))
+    assert [len(mb.input_ids) for mb in minibatches] == [4, 4, 2, 4, 4, 2]
+    epochs = [torch.cat([mb.input_ids[:, 0] for mb in minibatches[i : i + 3]]) for i in (0, 3)]
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
+    assert not torch.equal(*epochs)
+    assert len(list(batch.minibatches(1, None, generator))) == 1
+
+
+# --- Clipping
+
+
+def test_the_upper_clip_may_be_wider_than_the_lower_one() -> None:
+    # Ratios below, within and above 1 − 0.2 and 1 + 0.28; advantages of both signs.
+    log_ratio = torch.tensor([0.7, 0.79, 0.81, 1.25, 1.27, 1.3]).log().repeat(2, 1)
+    log_ratio.requires_grad_()
+    advantages = torch.tensor([[1.0], [-1.0]]).expand(2, 6)
+    surrogate = clipped_surrogate(log_ratio, advantages, 0.2, 0.28)
+    surrogate.sum().backward()
+    assert (log_ratio.grad != 0).tolist() == [
+        [True, True, True, True, True, False],  # a good token is pushed up until 1.28
+        [False, False, True, True, True, True],  # a bad one is pushed down until 0.8
+    ]
+    assert surrogate[0, -1].item() == pytest.approx(1.28)
+    assert surrogate[1, 0].item() == pytest.approx(-0.8)
+    expected = [True, True, False, False, False, True]
+    assert is_clipped(log_ratio, 0.2, 0.28)[0].tolist() == expected
+    assert is_clipped(log_ratio, 0.2)[0].tolist() == [True, True, False, True, True, True]

@@ -52,7 +52,7 @@ def test_evaluate_reads_the_columns_before_the_completion(make_model, architectu
     attention_mask = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]]).bool()
     completion_mask = attention_mask[:, 2:]
     with torch.no_grad():
-        logprobs, entropy, values = policy.evaluate(input_ids, attention_mask, completion_mask)
+        numbers = policy.evaluate(input_ids, attention_mask, completion_mask)
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             for t, token in enumerate(completion):
                 text = torch.tensor([prompt + completion[:t]])
@@ -61,21 +61,59 @@ def test_evaluate_reads_the_columns_before_the_completion(make_model, architectu
                     output.logits[0, -1], torch.tensor(t), RULES, temperature=0.7
                 )
                 value = policy.value_head(output.hidden_states[-1][0, -1])[0]
-                torch.testing.assert_close(logprobs[row, t], all_logprobs[token])
-                torch.testing.assert_close(entropy[row, t], masked_entropy(all_logprobs))
-                torch.testing.assert_close(values[row, t], value)
-    assert logprobs[0, 2] == entropy[0, 2] == values[0, 2] == 0
+                torch.testing.assert_close(numbers.logprobs[row, t], all_logprobs[token])
+                torch.testing.assert_close(numbers.entropy[row, t], masked_entropy(all_logprobs))
+                torch.testing.assert_close(numbers.values[row, t], value)
+    assert numbers.logprobs[0, 2] == numbers.entropy[0, 2] == numbers.values[0, 2] == 0
 
 
 def test_an_illegal_fill_token_leaves_gradients_finite(make_model) -> None:
     policy = LanguageModelPolicy(make_model(), RULES)
     input_ids = torch.tensor([[5, 6, 7, 2, 2]])  # filled with EOS, illegal before step 3
     mask = torch.tensor([[1, 1, 1, 0, 0]]).bool()
-    logprobs, entropy, values = policy.evaluate(input_ids, mask, mask[:, 2:])
-    (logprobs.sum() + entropy.sum() + values.sum()).backward()
+    with torch.no_grad():
+        ref_logits = 0.5 * policy.completion_logits(input_ids, mask, mask[:, 2:])
+    numbers = policy.compare(input_ids, mask, mask[:, 2:], ref_logits)
+    (numbers.logprobs + numbers.entropy + numbers.values + numbers.kl).sum().backward()
     gradients = [p.grad for p in policy.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any((gradient != 0).any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compare_is_evaluate_of_both_policies_and_their_divergence(
+    make_model, architecture: str
+) -> None:
+    policy, ref_policy = (
+        LanguageModelPolicy(make_model(architecture, seed), RULES, temperature=0.7)
+        for seed in (0, 1)
+    )
+    input_ids = torch.tensor([[5, 6, 7, 8, 0], [0, 9, 4, 3, 6]])
+    attention_mask = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]]).bool()
+    texts = input_ids, attention_mask, attention_mask[:, 2:]
+    with torch.no_grad():
+        compared = policy.compare(*texts, ref_policy.completion_logits(*texts))
+        for name, expected in vars(policy.evaluate(*texts)).items():
+            assert torch.equal(getattr(compared, name), expected)
+        assert torch.equal(compared.ref_logprobs, ref_policy.evaluate(*texts).logprobs)
+        logits, _ = policy(*texts[:2])
+        ref_logits, _ = ref_policy(*texts[:2])
+    for row, length in enumerate((2, 3)):
+        for t in range(length):
+            p, q = (
+                torch.distributions.Categorical(
+                    logits=masked_logprobs(x[row, t + 1], torch.tensor(t), RULES, 0.7)[legal(t)]
+                )
+                for x in (logits, ref_logits)
+            )
+            expected = torch.distributions.kl_divergence(p, q)
+            torch.testing.assert_close(compared.kl[row, t], expected)
+    assert compared.kl[0, 2] == 0
+
+
+def legal(num_generated: int) -> torch.Tensor:
+    tokens = torch.arange(RULES.num_actions)
+    return tokens[(tokens != RULES.eos_token_id) | (num_generated >= RULES.min_new_tokens)]
 
 
 def test_values_start_at_zero(make_model) -> None:

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from textgym.agents import RLOO, groups, rloo
-from textgym.agents.rloo import leave_one_out_advantages, rloo_loss, sequence_log_ratio
+from textgym.agents.returns import mean_of_others
+from textgym.agents.returns import returns_to_go as torch_returns_to_go
+from textgym.agents.rloo import (
+    leave_one_out_advantages,
+    rloo_loss,
+    rloo_token_loss,
+    sequence_log_ratio,
+)
 from textgym.exact import Trajectories, policy_gradient, returns_to_go
 
 LENGTHS = torch.tensor([4, 1, 3])
@@ -105,6 +112,51 @@ def test_in_expectation_the_gradient_is_the_exact_policy_gradient() -> None:
     np.testing.assert_allclose(-logits.grad, exact, atol=1e-12)
 
 
+def test_token_advantages_of_causal_credit_keep_the_gradient_and_lower_its_variance() -> None:
+    # Every pair of texts of a small process, weighted by its probability, is every group of two.
+    texts = [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)] + [[0, 2], [2]]
+    trajectories = Trajectories.of_texts(texts)
+    rng = np.random.default_rng(1)
+    states, actions, mask = (
+        torch.tensor(x) for x in (trajectories.states, trajectories.actions, trajectories.mask)
+    )
+    shape = trajectories.num_states, trajectories.num_actions
+    values = rng.normal(size=shape)
+    values[~trajectories.legal] = -np.inf
+    logits = torch.tensor(values, requires_grad=True)
+    chosen = logits.log_softmax(-1)[states, actions].masked_fill(~mask, 0.0)
+    probs = chosen.sum(1).exp().detach()
+    causal = torch.tensor(rng.normal(size=shape))[states, actions] * mask
+    hindsight = torch.roll(causal, 3, dims=0) * mask  # what other trajectories were paid
+    hindsight[:, 0] += causal.sum(1) - hindsight.sum(1)  # the same returns
+
+    def gradient_and_variance(credit: torch.Tensor | None) -> tuple[torch.Tensor, float]:
+        gradients, weights = [], []
+        for i in range(len(texts)):
+            for j in range(len(texts)):
+                pair = torch.tensor([i, j])
+                log_ratio = chosen[pair] - chosen[pair].detach()
+                if credit is None:
+                    advantages = leave_one_out_advantages(causal.sum(1)[pair], 2)[:, None]
+                    advantages = advantages.expand(2, 3)
+                else:
+                    to_go = torch_returns_to_go(credit[pair], mask[pair])
+                    advantages = to_go - mean_of_others(to_go, mask[pair], 2)
+                loss = rloo_token_loss(log_ratio, advantages, mask[pair], 0.2)
+                gradients.append(torch.autograd.grad(loss, logits, retain_graph=True)[0])
+                weights.append(probs[i] * probs[j])
+        stacked, weight = torch.stack(gradients), torch.stack(weights)
+        mean = (weight[:, None, None] * stacked).sum(0)
+        return mean, (weight * (stacked - mean).square().sum((1, 2))).sum().item()
+
+    of_sequence, variance_of_sequence = gradient_and_variance(None)
+    of_tokens, variance_of_tokens = gradient_and_variance(causal)
+    torch.testing.assert_close(of_tokens, of_sequence, atol=1e-10, rtol=0)
+    assert variance_of_tokens < variance_of_sequence
+    biased, _ = gradient_and_variance(hindsight)
+    assert (biased - of_sequence).norm() > 0.05 * of_sequence.norm()
+
+
 def test_the_ratio_is_that_of_the_whole_completion() -> None:
     logprobs, old = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     log_ratio = sequence_log_ratio(logprobs, old, torch.ones(3, 4), MASK)
@@ -140,7 +192,7 @@ def test_the_penalty_is_part_of_the_return(make_model, make_vector_env, recorded
     rollouts = recorded(groups, "collect_episodes")
     losses = recorded(rloo, "rloo_loss")
     row = agent.learn(1).history[0]
-    rollout, (_, advantages, _) = rollouts[0].result, losses[0].args
+    rollout, (_, advantages, *_) = rollouts[0].result, losses[0].args
     with torch.no_grad():
         ref = agent.ref_policy.evaluate(*rollout.texts)
     log_ratio = (rollout.logprobs - ref.logprobs).sum(1)

@@ -69,6 +69,18 @@ def rows_of(rollout: Rollout) -> list[tuple[list[int], list[int]]]:
     ]
 
 
+def test_a_rollout_carries_the_token_budgets(make_policy, make_vector_env, generator) -> None:
+    policy, env = make_policy(), make_vector_env(3)
+    rollout = collect_episodes(policy, env, 12, generator)  # rows restart
+    budgets, lengths = rollout.token_budgets, rollout.episode_lengths
+    has_eos = (rollout.input_ids[:, -rollout.completion_mask.shape[1] :] == env.envs[0].EOS).any(
+        dim=1
+    )
+    assert torch.equal(budgets[~has_eos], lengths[~has_eos])
+    assert (budgets >= lengths).all()
+    assert len(set(budgets[~has_eos].tolist())) > 1
+
+
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
 def test_cached_sampling_and_whole_forward_agree(
     make_policy, make_vector_env, generator, architecture: str

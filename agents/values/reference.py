@@ -1,0 +1,84 @@
+"""Fits the value of the reference policy to its own completions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from textgym.agents.environment import action_rules, as_vector_env, check_vocabulary
+from textgym.agents.policy import LanguageModelPolicy
+from textgym.agents.rollout import collect_episodes
+from textgym.agents.values.potential import read_rollout
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.vector import VectorEnv
+    from transformers import PreTrainedModel
+
+    from textgym.credit import ReferenceValue
+
+__all__ = ["ReferenceFit", "fit_reference_value"]
+
+
+class ReferenceFit(NamedTuple):
+    """What :func:`fit_reference_value` returns."""
+
+    potential: ReferenceValue
+    """The fitted value, a potential."""
+    explained_variance: Tensor
+    """Share of the score's variance that is known after 0, 1, … tokens, on completions that the fit
+    has not seen; float32 (num_positions,)."""
+    num_tokens: int
+    """Number of tokens generated for it."""
+
+
+def fit_reference_value(
+    policy: LanguageModelPolicy | str | Path | PreTrainedModel,
+    env: gym.Env | VectorEnv,
+    num_episodes: int,
+    ridge: float = 1.0,
+    seed: int = 0,
+) -> ReferenceFit:
+    """Let the reference policy complete prompts, and fit the score to expect from each state.
+
+    Args:
+        policy: The reference policy: an agent's ``ref_policy``, or a language model as agents take
+            it, sampled at temperature 1.
+        env: A text environment, single or in autoreset mode ``DISABLED``; what is learned is its
+            unshaped score, whatever wrappers pay.
+        num_episodes: Number of completions, a multiple of the environment's rows.
+        ridge: See :meth:`textgym.credit.ReferenceValue.fit`.
+        seed: Seeds prompts and tokens.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot be used.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import textgym
+        >>> from textgym.agents.values import fit_reference_value
+        >>> from textgym.wrappers.vector import PotentialShaping
+        >>> envs = gym.make_vec("ABC-RLHF-v0", num_envs=16, autoreset_mode="Disabled")
+        >>> fit = fit_reference_value("embedded", envs, num_episodes=64)
+        >>> envs = PotentialShaping(envs, fit.potential)
+    """
+    from textgym.credit.reference_value import ReferenceValue, leave_one_out_explained_variance
+
+    vector_env = as_vector_env(env)
+    if not isinstance(policy, LanguageModelPolicy):
+        from textgym.models.loading import load_language_model  # Imported here: slow.
+
+        model = load_language_model(policy)
+        check_vocabulary(policy, model, vector_env)
+        policy = LanguageModelPolicy(model, action_rules(vector_env))
+    generator = torch.Generator().manual_seed(seed)
+    rollout = collect_episodes(policy, vector_env, num_episodes, generator)
+    scored = read_rollout(env, rollout, ReferenceValue.readouts)
+    return ReferenceFit(
+        ReferenceValue.fit(scored, ridge),
+        leave_one_out_explained_variance(scored, ridge),
+        int(rollout.episode_lengths.sum()),
+    )

@@ -1,0 +1,263 @@
+"""Tables and figures of tuning.py, made from the rows of its runs alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from harness.curves import first_reached, new_figure, save
+from harness.halving import best_settings, score_at_kl_budget
+from harness.statistics import stratified_bootstrap
+from harness.storage import read_rows
+from harness.tables import markdown_table
+from textgym.plotting import trailing_mean
+from training.plan import METHODS, TASKS, UNTRAINED, WINDOW
+
+from .comparison import NOTE, compare
+
+__all__ = ["ENDS", "KEYS", "chosen", "describe_run", "finalists", "value_of", "write"]
+
+KEYS = ("method", "setting", "iterations", "seed")
+ENDS = 10
+"""Iterations at the end of a run that tables average over."""
+T = TypeVar("T")
+_FRESH = {
+    "fresh_score": "score",
+    "fresh_outside": "outside scorer",
+    "fresh_kl": "KL",
+    "fresh_distinct_2": "distinct-2",
+    "fresh_length": "tokens",
+}
+
+
+def value_of(task: str, run: pd.DataFrame) -> float:
+    """The criterion of the search."""
+    return score_at_kl_budget(run, TASKS[task].kl_budget, WINDOW)
+
+
+def describe_run(task: str, run: pd.DataFrame) -> str:
+    """What is printed of a run that has finished."""
+    if "score" not in run:
+        return f"score {run['fresh_score'].iloc[-1]:+.2f}"
+    last = run.tail(ENDS)
+    return (
+        f"criterion {value_of(task, run):+.2f}, at the end score {last['score'].mean():+.2f}, "
+        f"KL {last['kl'].mean():.0f}"
+    )
+
+
+def finalists(output: Path, task: str) -> dict[str, list[str]]:
+    """By method, the settings that the search kept, the best first.
+
+    Args:
+        output: Folder of the results.
+        task: One of the plan's.
+    """
+    rungs = TASKS[task].rungs
+    if not rungs:
+        assert TASKS[task].settings_from is not None
+        return finalists(output, TASKS[task].settings_from)
+    runs = read_rows(output / task / "search" / "runs.parquet", KEYS)
+    full = runs[(runs["iterations"] == rungs[-1].iterations)]
+    last_seeds = full[full["seed"].isin(rungs[-1].seeds)]
+    # Of the settings that came to the last rung, all runs of its length count.
+    full = full.merge(last_seeds[["method", "setting"]].drop_duplicates())
+    return best_settings(full, lambda run: value_of(task, run), rungs[-1].keep)
+
+
+def chosen(output: Path, task: str) -> dict[str, str]:
+    """By method, the setting that the search found best."""
+    return {method: settings[0] for method, settings in finalists(output, task).items()}
+
+
+def write(output: Path) -> str:
+    """Write the tables and figures of all tasks that have runs; returns the tables."""
+    texts = []
+    for task in TASKS:
+        searched, tested = (output / task / stage for stage in ("search", "test"))
+        if (searched / "runs.parquet").exists():
+            text = make_search_table(output, task)
+            (searched / "table.md").write_text(text, encoding="utf-8")
+            texts.append(f"# {task}: search\n\n{text}")
+        if (tested / "runs.parquet").exists():
+            runs = read_rows(tested / "runs.parquet")
+            text = make_test_tables(task, runs)
+            (tested / "table.md").write_text(text, encoding="utf-8")
+            draw(task, runs, tested / "learning_curves.png")
+            texts.append(f"# {task}: test\n\n{text}")
+    return "\n".join(texts)
+
+
+def make_search_table(output: Path, task: str) -> str:
+    """The settings that were kept, with their values, and how many were tried."""
+    runs = read_rows(output / task / "search" / "runs.parquet")
+    lines = []
+    for method, settings in _in_order(finalists(output, task)).items():
+        of_method = runs[runs["method"] == method]
+        for setting in settings:
+            rows = of_method[of_method["setting"] == setting]
+            full = rows[rows["iterations"] == TASKS[task].iterations]
+            values = [value_of(task, run) for _, run in full.groupby("seed")]
+            cells = [method, _plain(setting), ", ".join(f"{value:+.2f}" for value in values)]
+            ends = full[full["iteration"] > full["iterations"] - ENDS].groupby("seed")
+            for column, form in (("score", "{:+.2f}"), ("kl", "{:.0f}")):
+                cells.append(", ".join(form.format(value) for value in ends[column].mean()))
+            lines.append([*cells, str(of_method["setting"].nunique())])
+    text = [
+        f"Criterion (see tuning.py) of each full run of the settings that were kept, the best "
+        f"first; mean score and KL over its last {ENDS} iterations; number of settings that were "
+        "tried. Each cell lists the seeds in order.",
+        "",
+        *markdown_table(["method", "setting", "criterion", "score", "KL", "tried"], lines),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def make_test_tables(task: str, runs: pd.DataFrame) -> str:
+    """What the chosen settings do on fresh seeds: learning, speed, holding, fresh completions."""
+    trained = runs[runs["method"] != UNTRAINED]
+    by_method = _in_order(dict(list(trained.groupby("method"))))
+    values = {m: _per_seed(rows, lambda run: value_of(task, run)) for m, rows in by_method.items()}
+    ends = {
+        m: _per_seed(rows, lambda run: run["score"].tail(ENDS).mean())
+        for m, rows in by_method.items()
+    }
+    text = [
+        f"Completions of {TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens; "
+        f"{TASKS[task].iterations} iterations of 16 episodes.",
+        "",
+        "## The criterion: mean score over all iterations, at a KL budget of "
+        f"{TASKS[task].kl_budget:.0f} nats",
+        "",
+        *compare(values, "sparse"),
+        "",
+        "## The end of the runs",
+        "",
+        *compare(ends, "sparse"),
+        "",
+        NOTE.format(what=f"{ENDS} iterations (in the first table: the criterion)"),
+        "",
+        "## How fast, and does it hold?",
+        "",
+        *_speed_table(by_method),
+        "",
+        f"sparse's best: the highest mean score over {WINDOW} iterations of sparse reward under "
+        "the same seed. Share: of the iterations that sparse itself needs for it; interquartile "
+        "mean over seeds, 95% bootstrap interval. A run that does not get there counts with all "
+        "of its iterations, so that the share is too low. KL: at that point, median over the seeds "
+        "that get there; for sparse, when it is there itself. Holds: the mean score of the last "
+        f"{ENDS} iterations over the best mean over {WINDOW} iterations, median, and the number of "
+        "seeds with at least .95.",
+        "",
+        "## Fresh completions",
+        "",
+        *_fresh_table(runs),
+        "",
+        "512 completions to the same prompts, mean over seeds. outside scorer: log-odds of a "
+        "positive text, by a logistic regression on words and pairs of words that no policy was "
+        "trained on. distinct-2: share of different pairs of neighbouring words.",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _speed_table(by_method: dict[str, pd.DataFrame]) -> list[str]:
+    if "sparse" not in by_method:
+        return []
+    best = _per_seed(by_method["sparse"], lambda run: trailing_mean(run["score"], WINDOW).max())
+    reached = {method: _reached(rows, best) for method, rows in by_method.items()}
+    lines = []
+    for method, rows in by_method.items():
+        points = reached[method].join(reached["sparse"]["iteration"].rename("sparse"), how="inner")
+        share = points["iteration"].fillna(rows["iteration"].max()) / points["sparse"]
+        estimate = stratified_bootstrap(share)
+        hold = _per_seed(
+            rows,
+            lambda run: run["score"].tail(ENDS).mean() / trailing_mean(run["score"], WINDOW).max(),
+        )
+        lines.append(
+            [
+                method,
+                ", ".join("–" if pd.isna(i) else f"{i:.0f}" for i in points["iteration"]),
+                f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})",
+                f"{points['iteration'].notna().sum()} of {len(points)}",
+                f"{points['kl'].median():.0f}",
+                f"{hold.median():.2f}; {(hold >= 0.95).sum()} of {len(hold)}",
+            ]
+        )
+    header = ["method", "iterations to sparse's best", "share", "get there", "KL there", "holds"]
+    return markdown_table(header, lines)
+
+
+def _end_over_best(run: pd.DataFrame) -> float:
+    return float(run["score"].tail(ENDS).mean() / trailing_mean(run["score"], WINDOW).max())
+
+
+def _reached(rows: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
+    """By seed, when a method reaches sparse's best, and its KL then; NaN if it does not."""
+    points = {}
+    for seed, run in rows.groupby("seed"):
+        if seed in best.index:
+            iteration = first_reached(run["score"].to_numpy(), best[seed], WINDOW)
+            kl = run["kl"].rolling(WINDOW).mean()
+            points[seed] = (
+                (float("nan"), float("nan"))
+                if iteration is None
+                else (float(iteration), kl.iloc[iteration - 1])
+            )
+    return pd.DataFrame.from_dict(points, orient="index", columns=["iteration", "kl"])
+
+
+def _fresh_table(runs: pd.DataFrame) -> list[str]:
+    measured = runs.dropna(subset=["fresh_score"])
+    lines = []
+    for method, rows in _in_order(dict(list(measured.groupby("method"))), (UNTRAINED,)).items():
+        for iteration, means in rows.groupby("iteration")[list(_FRESH)].mean().iterrows():
+            cells = [f"{means[name]:{'.2f' if 'distinct' in name else '+.2f'}}" for name in _FRESH]
+            cells[2], cells[4] = f"{means['fresh_kl']:.1f}", f"{means['fresh_length']:.1f}"
+            lines.append([method, str(iteration), *cells])
+    return markdown_table(["method", "iterations", *_FRESH.values()], lines)
+
+
+def draw(task: str, runs: pd.DataFrame, path: Path) -> None:
+    """Score against iterations, KL against iterations, and score against KL: the frontier."""
+    figure = new_figure(15, 4.8)
+    panels = figure.subplots(1, 3)
+    for method, rows in _in_order(dict(list(runs.groupby("method")))).items():
+        color = METHODS[method].color
+        means = rows.groupby("iteration")[["score", "kl"]].mean().rolling(WINDOW).mean()
+        fresh = rows.dropna(subset=["fresh_score"]).groupby("iteration").mean(numeric_only=True)
+        panels[0].plot(means.index, means["score"], color=color, label=method)
+        panels[1].plot(means.index, means["kl"], color=color)
+        panels[2].plot(means["kl"], means["score"], color=color)
+        panels[2].plot(fresh["fresh_kl"], fresh["fresh_score"], "o", color=color, markersize=4)
+    panels[1].axhline(TASKS[task].kl_budget, color="black", linewidth=0.8, linestyle=":")
+    kl = "KL to the reference policy (nats per completion)"
+    labels = [("iteration", "mean score"), ("iteration", kl), (kl, "mean score")]
+    for axes, (x, y) in zip(panels, labels, strict=True):
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(
+        f"{TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens, "
+        f"{runs['seed'].nunique()} seeds, each method at its best setting. Means over seeds and "
+        f"{WINDOW} iterations; dots: 512 fresh completions; dotted: KL budget",
+        fontsize=10,
+    )
+    save(figure, path)
+
+
+def _per_seed(rows: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> pd.Series:
+    return pd.Series({seed: function(run) for seed, run in rows.groupby("seed")})
+
+
+def _in_order(by_method: dict[str, T], first: tuple[str, ...] = ()) -> dict[str, T]:
+    return {method: by_method[method] for method in (*first, *METHODS) if method in by_method}
+
+
+def _plain(setting: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in json.loads(setting).items())

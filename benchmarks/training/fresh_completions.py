@@ -1,0 +1,121 @@
+"""Policies measured on fresh completions: prompts and seeds of their own, equal for all policies.
+
+The scores of a training batch are noisy, and the policy was trained on that very reward model. So
+the completions are also judged by a classifier of another family, which no policy was trained on,
+and by their variety.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from textgym.agents import Agent, collect_episodes
+from textgym.reviews import Review, load_reviews
+
+__all__ = ["FreshCompletions", "distinct_2", "outside_scorer", "windows"]
+
+NUM_COMPLETIONS = 512
+_SEED = 20_000
+"""Of the prompts, the lengths and the tokens; agents are seeded with small numbers."""
+
+
+class FreshCompletions:
+    """Measures policies on one set of prompts.
+
+    Args:
+        envs: Where the completions are written.
+        number: How many, a multiple of the number of rows.
+    """
+
+    def __init__(self, envs: VectorEnv, number: int = NUM_COMPLETIONS) -> None:
+        self.envs = envs
+        self.number = number
+
+    @torch.no_grad()
+    def measure(self, agent: Agent) -> dict[str, float]:
+        """Let the agent's policy write, and measure what it wrote.
+
+        Returns:
+            ``score``, the mean; ``kl``, the mean divergence from the reference policy, exact in
+            each state, in nats per completion; ``outside``, the mean of the outside scorer's
+            log-odds for "positive"; ``distinct_2``; ``length``, the mean in tokens.
+        """
+        tokens, prompts = (torch.Generator().manual_seed(_SEED + i) for i in range(2))
+        rollout = collect_episodes(agent.policy, self.envs, self.number, tokens, prompts)
+        kl = []
+        for rows in torch.arange(self.number).split(64):
+            texts = tuple(tensor[rows] for tensor in rollout.texts)
+            ref_logits = agent.ref_policy.completion_logits(*texts)
+            kl.append(agent.policy.compare(*texts, ref_logits).kl.sum(dim=1))
+        pairs = zip(rollout.prompts, rollout.completions, strict=True)
+        outside = outside_scorer().decision_function([a + b for a, b in pairs])
+        return {
+            "score": rollout.scores.mean().item(),
+            "kl": torch.cat(kl).mean().item(),
+            "outside": float(np.mean(outside)),
+            "distinct_2": distinct_2(rollout.completions),
+            "length": rollout.episode_lengths.float().mean().item(),
+        }
+
+
+def distinct_2(texts: Iterable[str]) -> float:
+    """Number of different pairs of neighbouring words, over the number of all pairs.
+
+    Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
+    arXiv 1510.03055, but over all texts together. It falls as texts get longer or more, so compare
+    equal numbers of equal length.
+
+    Args:
+        texts: With words between spaces.
+
+    Example:
+        >>> distinct_2(["a good film", "a good day"])  # a good, good film, a good, good day
+        0.75
+    """
+    pairs: Counter[tuple[str, str]] = Counter()
+    for text in texts:
+        words = text.lower().split()
+        pairs.update(pairwise(words))
+    return len(pairs) / max(1, pairs.total())
+
+
+@cache
+def outside_scorer() -> Pipeline:
+    """A logistic regression on words and pairs of words; it has never seen a held-out review.
+
+    Its log-odds are a score: ``decision_function``.
+    """
+    texts, labels = windows(load_reviews("train"), seed=0)
+    scorer = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
+        LogisticRegression(C=4.0, max_iter=1000),
+    )
+    return scorer.fit(texts, labels)
+
+
+def windows(reviews: Sequence[Review], seed: int) -> tuple[list[str], NDArray[np.int64]]:
+    """A piece of 8 to 64 words of each review, and its label: texts as short as completions are.
+
+    Args:
+        reviews: Labelled texts.
+        seed: Of the pieces.
+    """
+    rng = np.random.default_rng(seed)
+    texts = []
+    for review in reviews:
+        words = review.text.split()
+        length = int(rng.integers(8, 65))
+        first = int(rng.integers(max(1, len(words) - length + 1)))
+        texts.append(" ".join(words[first : first + length]))
+    return texts, np.array([review.label for review in reviews])

@@ -1,0 +1,85 @@
+"""What tuning.py compares, and at which lengths: plain data, without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.halving import Rung
+
+__all__ = ["METHODS", "NUM_EPISODES", "TASKS", "UNTRAINED", "WINDOW", "Method", "Task"]
+
+NUM_EPISODES = 16
+"""Episodes per iteration, all in one batch."""
+WINDOW = 5
+"""Iterations of the trailing means."""
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Task:
+    """ABC-RLHF-v0 at one length of completions, and how settings are searched there.
+
+    Attributes:
+        min_new_tokens, max_new_tokens: Tokens of a completion.
+        iterations: Length of a full run.
+        kl_budget: Of the criterion, in nats per completion.
+        settings_from: The task whose best settings the search starts from; None for new ones.
+        rungs: Of the search; none: the best setting is taken over.
+    """
+
+    min_new_tokens: int
+    max_new_tokens: int
+    iterations: int
+    kl_budget: float
+    settings_from: str | None
+    rungs: tuple[Rung, ...]
+
+
+TASKS = {
+    "short": Task(
+        8, 16, 80, 25.0, None, (Rung(32, (100,), 4), Rung(80, (101,), 2), Rung(80, (102,), 2))
+    ),
+    "medium": Task(40, 60, 60, 40.0, "short", (Rung(60, (100,), 2),)),
+    "long": Task(140, 160, 50, 70.0, "medium", ()),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An agent, what it learns from, and the choices that it alone has.
+
+    Attributes:
+        agent: "ppo", "rloo" or "grpo".
+        credit: Id of the credit assigner.
+        color: In figures.
+        choices: Hyperparameters that are searched, and ``start`` of the credit assigner.
+        fixed: Hyperparameters that are not.
+    """
+
+    agent: str
+    credit: str
+    color: str
+    choices: dict[str, Sequence[Any]]
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_START = {"start": ("zero", "prompt")}
+_HINDSIGHT = {"gae_lambda": (0.8, 0.9, 0.95, 1.0), **_START}
+_CAUSAL = {"gae_lambda": (0.0, 0.5, 0.8, 0.95), **_START}
+_GROUPS = {"num_epochs": (1, 2, 4)}
+METHODS = {
+    "sparse": Method("ppo", "sparse", "#0072B2", {"gae_lambda": (0.8, 0.9, 0.95, 0.98), **_START}),
+    "sparse, λ = 1": Method("ppo", "sparse", "#56B4E9", _START, {"gae_lambda": 1.0}),
+    "uniform": Method("ppo", "uniform", "#CC79A7", _HINDSIGHT),
+    "ABC": Method("ppo", "abc", "#E69F00", _HINDSIGHT),
+    "prefix score": Method("ppo", "prefix-score", "#D55E00", _CAUSAL),
+    "attention-weighted": Method("ppo", "shaping", "#009E73", _CAUSAL),
+    "RLOO": Method("rloo", "sparse", "#000000", _GROUPS),
+    "GRPO": Method("grpo", "sparse", "#999999", _GROUPS),
+    "RLOO, prefix score": Method(
+        "rloo", "prefix-score", "#8B5A2B", _GROUPS, {"advantages": "token"}
+    ),
+}

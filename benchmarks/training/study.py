@@ -1,0 +1,164 @@
+"""The runs of tuning.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+from gymnasium.vector import AutoresetMode, VectorEnv
+from scipy.stats import qmc
+
+import textgym  # noqa: F401  (registers the environments)
+from textgym.agents import AGENTS, Agent
+from textgym.credit import get_credit_assigner
+from textgym.wrappers.vector import CreditAssignment
+
+from .fresh_completions import FreshCompletions
+from .plan import METHODS, NUM_EPISODES, TASKS, UNTRAINED, Method, Task
+
+__all__ = ["PACKAGES", "describe", "settings", "train"]
+
+PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
+
+_LEARNING_RATE = (5e-5, 8e-4)
+_KL_COEF = (0.03, 0.2)
+_MINIBATCH_SIZE = (2, 4, 8)
+
+
+def settings(method: str, number: int) -> list[str]:
+    """The settings that are searched, as JSON.
+
+    They are the points of one Latin hypercube, the same for all methods: learning rate and KL
+    coefficient on logarithmic scales, minibatch size, and what the method alone can choose.
+
+    Args:
+        method: One of the plan's.
+        number: How many.
+    """
+    points = qmc.LatinHypercube(d=5, rng=np.random.default_rng(0)).random(number)
+    found = []
+    for learning_rate, kl_coef, minibatch_size, *rest in points:
+        setting = {
+            "learning_rate": _on_log_scale(learning_rate, *_LEARNING_RATE),
+            "kl_coef": _on_log_scale(kl_coef, *_KL_COEF),
+            "minibatch_size": _choice(minibatch_size, _MINIBATCH_SIZE),
+        }
+        for (name, values), point in zip(METHODS[method].choices.items(), rest, strict=False):
+            setting[name] = _choice(point, values)
+        found.append(json.dumps(setting))
+    return found
+
+
+def train(
+    task_name: str, measured: bool, method: str, setting: str, iterations: int, seed: int
+) -> pd.DataFrame:
+    """One run, a row per iteration.
+
+    Args:
+        task_name: One of the plan's.
+        measured: Whether fresh completions are measured after a quarter, a half and all
+            of the iterations: columns that begin with ``fresh_``, empty in other rows.
+        method: One of the plan's, or "untrained" with 0 iterations: a row of fresh completions.
+        setting: Hyperparameters, and ``start``, as JSON.
+        iterations: Length of the run. The learning rate falls as in a run of the task's length.
+        seed: Of the agent.
+    """
+    task = TASKS[task_name]
+    with tempfile.TemporaryDirectory() as log_dir:
+        of_method = METHODS["sparse" if method == UNTRAINED else method]
+        agent = _make_agent(task, of_method, json.loads(setting), seed, log_dir)
+        fresh = FreshCompletions(_make_envs(task, 128, "sparse")) if measured else None
+        if method == UNTRAINED:
+            assert fresh is not None
+            return pd.DataFrame([{"iteration": 0} | _prefixed(fresh.measure(agent))]).round(4)
+        return _run(agent, task, iterations, fresh)
+
+
+def _run(agent: Agent, task: Task, iterations: int, fresh: FreshCompletions | None) -> pd.DataFrame:
+    points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
+    found: dict[int, dict[str, float]] = {}
+
+    def callback(row: dict[str, float]) -> bool:
+        iteration = int(row["time/iteration"])
+        if fresh is not None and iteration in points:
+            found[iteration] = _prefixed(fresh.measure(agent))
+        return iteration < iterations
+
+    # Enough tokens for completions of any length; the callback ends the run.
+    agent.learn(iterations * NUM_EPISODES * task.max_new_tokens, callback=callback)
+    rows = pd.DataFrame(agent.history)[list(_COLUMNS)].rename(columns=_COLUMNS)
+    rows["iteration"] = rows["iteration"].astype(int)
+    return rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
+
+
+_COLUMNS = {
+    "time/iteration": "iteration",
+    "time/total_timesteps": "timesteps",
+    "rollout/score_mean": "score",
+    "rollout/kl_exact": "kl",
+    "rollout/episode_length": "episode_length",
+    "train/entropy": "entropy",
+    "train/alarm": "alarm",
+}
+
+
+def _prefixed(measures: dict[str, float]) -> dict[str, float]:
+    return {f"fresh_{name}": value for name, value in measures.items()}
+
+
+def _make_agent(
+    task: Task, method: Method, setting: dict[str, Any], seed: int, log_dir: str
+) -> Agent:
+    """An agent before its first iteration."""
+    start = setting.pop("start", "zero")
+    return AGENTS[method.agent](
+        "embedded",
+        _make_envs(task, NUM_EPISODES, method.credit, start),
+        episodes_per_iteration=NUM_EPISODES,
+        kl_target=None,
+        anneal_iterations=task.iterations,
+        dtype="bfloat16",
+        seed=seed,
+        log_dir=log_dir,
+        **method.fixed | setting,
+    )
+
+
+def _make_envs(task: Task, num_envs: int, credit: str, start: str = "zero") -> VectorEnv:
+    envs = gym.make_vec(
+        "ABC-RLHF-v0",
+        num_envs=num_envs,
+        min_new_tokens=task.min_new_tokens,
+        max_new_tokens=task.max_new_tokens,
+        dtype="bfloat16",
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    return CreditAssignment(envs, get_credit_assigner(credit, start=start))
+
+
+def describe() -> dict[str, Any]:
+    """Tasks, methods and ranges, for meta.json."""
+    return {
+        "episodes_per_iteration": NUM_EPISODES,
+        "tasks": {name: dataclasses.asdict(task) for name, task in TASKS.items()},
+        "methods": {name: dataclasses.asdict(method) for name, method in METHODS.items()},
+        "learning_rate": _LEARNING_RATE,
+        "kl_coef": _KL_COEF,
+        "minibatch_size": _MINIBATCH_SIZE,
+    }
+
+
+def _on_log_scale(point: float, low: float, high: float) -> float:
+    """A number between two others, to two digits."""
+    return float(f"{low * (high / low) ** point:.2g}")
+
+
+def _choice(point: float, values: Sequence[Any]) -> Any:
+    return values[int(point * len(values))]

@@ -1,0 +1,108 @@
+"""How fast does each method learn at its best? Settings are searched, then tested on fresh seeds.
+
+python benchmarks/tuning.py search --task short --jobs 2
+python benchmarks/tuning.py test --task short --seeds 10 --jobs 2
+python benchmarks/tuning.py tables
+
+The tasks are ABC-RLHF-v0 with completions of 8 to 16 tokens (``short``), 40 to 60 (``medium``) and
+140 to 160 (``long``).
+
+**Criterion**, decided before the first run: the mean score over all iterations, the area under the
+curve. Where the KL to the reference policy, a trailing mean over 5 iterations, is above a budget,
+an iteration counts budget/KL times its score. The budgets are 25, 40 and 70 nats per completion,
+about where sparse reward ends.
+
+**Search**, by successive halving. On ``short``, every method gets the same twelve points of a Latin
+hypercube over learning rate, KL coefficient, minibatch size and two choices of its own. All twelve
+run for 32 iterations (seed 100), the best four for 80 (seed 101), the best two of these once more
+(seed 102). On ``medium``, these two run for 60 iterations (seed 100). ``long`` searches nothing,
+and uses what was best on ``medium``.
+
+**Test**: the setting that won, under seeds from 0 up. Here the policies also write 512 completions
+to prompts of their own, which are scored by the reward model, judged by an outside scorer that no
+policy was trained on, and measured for variety.
+
+Writes into ``results/tuning/<task>/<stage>`` the rows of every run (``runs.parquet``) and
+``meta.json``, and from them tables and figures. Runs that are there are not run again, so a stopped
+benchmark can be continued. Everything runs in bfloat16, in processes of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from harness.circumstances import describe
+from harness.halving import halve
+from harness.runner import run_missing
+from reports import tuning as report
+from training.plan import METHODS, TASKS, UNTRAINED
+
+RESULTS = Path(__file__).parent / "results" / "tuning"
+NUM_SETTINGS = 12
+
+
+def search(task: str, methods: list[str], jobs: int, output: Path) -> None:
+    from training import study  # on use: tables need neither models nor torch
+
+    source = TASKS[task].settings_from
+    if source is None:
+        tried = {method: study.settings(method, NUM_SETTINGS) for method in methods}
+    else:
+        kept = report.finalists(output, source)
+        tried = {method: kept[method] for method in methods}
+    halve(
+        TASKS[task].rungs,
+        tried,
+        partial(_run, task, "search", jobs, output),
+        partial(report.value_of, task),
+    )
+
+
+def test(task: str, methods: list[str], seeds: int, jobs: int, output: Path) -> None:
+    chosen, iterations = report.chosen(output, task), TASKS[task].iterations
+    keys = [(m, chosen[m], iterations, seed) for seed in range(seeds) for m in methods]
+    _run(task, "test", jobs, output, [(UNTRAINED, "{}", 0, 0), *keys])
+
+
+def _run(
+    task: str, stage: str, jobs: int, output: Path, keys: list[tuple[str, str, int, int]]
+) -> pd.DataFrame:
+    from training import study
+
+    return run_missing(
+        partial(study.train, task, stage == "test"),
+        keys,
+        report.KEYS,
+        output / task / stage / "runs.parquet",
+        describe(*study.PACKAGES) | study.describe(),
+        order="iteration",
+        jobs=jobs,
+        report=partial(report.describe_run, task),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=("search", "test", "tables"))
+    parser.add_argument("--task", choices=TASKS, default="short")
+    parser.add_argument(
+        "--method", action="append", choices=METHODS, help="one of them; may be repeated"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="of the test, from 0 up")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    task, methods = arguments.task, arguments.method or list(METHODS)
+    if arguments.stage == "search":
+        search(task, methods, arguments.jobs, arguments.output)
+    elif arguments.stage == "test":
+        test(task, methods, arguments.seeds, arguments.jobs, arguments.output)
+    print(report.write(arguments.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,7 @@
 """How fast does each method learn at its best? Settings are searched, then tested on fresh seeds.
 
-python benchmarks/tuning.py search --task short --jobs 2
-python benchmarks/tuning.py test --task short --seeds 10 --jobs 2
-python benchmarks/tuning.py tables
+python benchmarks/tuning.py --stage search --task short --jobs 2
+python benchmarks/tuning.py --stage test --task short --seeds 10 --jobs 2
 
 The tasks are ABC-RLHF-v0 with completions of 8 to 16 tokens (``short``), 40 to 60 (``medium``) and
 140 to 160 (``long``).
@@ -24,7 +23,8 @@ policy was trained on, and measured for variety.
 
 Writes into ``results/tuning/<task>/<stage>`` the rows of every run (``runs.parquet``) and
 ``meta.json``, and from them tables and figures. Runs that are there are not run again, so a stopped
-benchmark can be continued. Everything runs in bfloat16, in processes of one thread.
+benchmark can be continued. ``--tables-only`` runs nothing, and makes all tables and figures anew.
+Everything runs in bfloat16, in processes of one thread.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("search", "test", "tables"))
+    parser.add_argument("--stage", choices=("search", "test"), default="search")
     parser.add_argument("--task", choices=TASKS, default="short")
     parser.add_argument(
         "--method", action="append", choices=METHODS, help="one of them; may be repeated"
@@ -95,12 +95,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="of the test, from 0 up")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--tables-only", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     task, methods = arguments.task, arguments.method or list(METHODS)
-    if arguments.stage == "search":
-        search(task, methods, arguments.jobs, arguments.output)
-    elif arguments.stage == "test":
-        test(task, methods, arguments.seeds, arguments.jobs, arguments.output)
+    if not arguments.tables_only:
+        if arguments.stage == "search":
+            search(task, methods, arguments.jobs, arguments.output)
+        else:
+            test(task, methods, arguments.seeds, arguments.jobs, arguments.output)
     print(report.write(arguments.output))
 
 

@@ -23,7 +23,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from textgym.agents import Agent, collect_episodes
 from textgym.reviews import Review, load_reviews
 
-__all__ = ["FreshCompletions", "distinct_2", "outside_scorer", "windows"]
+__all__ = [
+    "FreshCompletions",
+    "distinct_2",
+    "fit_outside_scorer",
+    "outside_scorer",
+    "windows",
+]
 
 NUM_COMPLETIONS = 512
 _SEED = 20_000
@@ -92,16 +98,20 @@ def distinct_2(texts: Iterable[str]) -> float:
 
 @cache
 def outside_scorer() -> Pipeline:
-    """A logistic regression on words and pairs of words; it has never seen a held-out review.
+    """The classifier, fitted to all training reviews; it has seen no held-out one."""
+    return fit_outside_scorer(load_reviews("train"))
 
-    Its log-odds are a score: ``decision_function``.
+
+def fit_outside_scorer(reviews: Sequence[Review]) -> Pipeline:
+    """A logistic regression on words and pairs of words, fitted to a piece of each review.
+
+    Its log-odds for "positive" are a score: ``decision_function``.
     """
-    texts, labels = windows(load_reviews("train"), seed=0)
     scorer = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
         LogisticRegression(C=4.0, max_iter=1000),
     )
-    return scorer.fit(texts, labels)
+    return scorer.fit(*windows(reviews, seed=0))
 
 
 def windows(reviews: Sequence[Review], seed: int) -> tuple[list[str], NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 python benchmarks/tuning.py --stage search --task short --jobs 2
 python benchmarks/tuning.py --stage test --task short --seeds 10 --jobs 2
+python benchmarks/tuning.py --stage ablation --task short --jobs 2
 
 The tasks are ABC-RLHF-v0 with completions of 8 to 16 tokens (``short``), 40 to 60 (``medium``) and
 140 to 160 (``long``).
@@ -21,6 +22,9 @@ and uses what was best on ``medium``.
 to prompts of their own, which are scored by the reward model, judged by an outside scorer that no
 policy was trained on, and measured for variety.
 
+**Ablation**: the best setting of prefix-score shaping with one choice changed at a time, under
+seeds 100 to 102.
+
 Writes into ``results/tuning/<task>/<stage>`` the rows of every run (``runs.parquet``) and
 ``meta.json``, and from them tables and figures. Runs that are there are not run again, so a stopped
 benchmark can be continued. ``--tables-only`` runs nothing, and makes all tables and figures anew.
@@ -39,10 +43,11 @@ from harness.circumstances import describe
 from harness.halving import halve
 from harness.runner import run_missing
 from reports import tuning as report
-from training.plan import METHODS, TASKS, UNTRAINED
+from training.plan import ABLATED, METHODS, TASKS, UNTRAINED
 
 RESULTS = Path(__file__).parent / "results" / "tuning"
 NUM_SETTINGS = 12
+ABLATION_SEEDS = (100, 101, 102)
 
 
 def search(task: str, methods: list[str], jobs: int, output: Path) -> None:
@@ -68,6 +73,15 @@ def test(task: str, methods: list[str], seeds: int, jobs: int, output: Path) -> 
     _run(task, "test", jobs, output, [(UNTRAINED, "{}", 0, 0), *keys])
 
 
+def ablate(task: str, jobs: int, output: Path) -> None:
+    from training import study
+
+    settings = study.variants(report.chosen(output, task)[ABLATED])
+    iterations = TASKS[task].iterations
+    keys = [(v, s, iterations, seed) for seed in ABLATION_SEEDS for v, s in settings.items()]
+    _run(task, "ablation", jobs, output, keys)
+
+
 def _run(
     task: str, stage: str, jobs: int, output: Path, keys: list[tuple[str, str, int, int]]
 ) -> pd.DataFrame:
@@ -87,7 +101,7 @@ def _run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=("search", "test"), default="search")
+    parser.add_argument("--stage", choices=("search", "test", "ablation"), default="search")
     parser.add_argument("--task", choices=TASKS, default="short")
     parser.add_argument(
         "--method", action="append", choices=METHODS, help="one of them; may be repeated"
@@ -101,6 +115,8 @@ def main() -> None:
     if not arguments.tables_only:
         if arguments.stage == "search":
             search(task, methods, arguments.jobs, arguments.output)
+        elif arguments.stage == "ablation":
+            ablate(task, arguments.jobs, arguments.output)
         else:
             test(task, methods, arguments.seeds, arguments.jobs, arguments.output)
     print(report.write(arguments.output))

@@ -59,7 +59,8 @@ def rewards_of_the_rest(
         learned from        0    0  | .6R  .2R  .2R        .6 = .3 + (.1 + .2)
 
     Without a discount, or if the credit has the same discounted sum as the rewards, the missing
-    amount is the credit of the earlier steps minus what they were paid.
+    amount is the credit of the earlier steps minus what they were paid. Credit that is measured
+    from the prompt sums to less than the rewards, by the prompt's score: it is missing, too.
 
     Args:
         paid: Rewards of the steps in this rollout, the last ones of the episode, shape (num_left,).

@@ -15,7 +15,7 @@ from harness.statistics import stratified_bootstrap
 from harness.storage import read_rows
 from harness.tables import markdown_table
 from textgym.plotting import trailing_mean
-from training.plan import METHODS, TASKS, UNTRAINED, WINDOW
+from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS, WINDOW
 
 from .comparison import NOTE, compare
 
@@ -78,7 +78,9 @@ def write(output: Path) -> str:
     """Write the tables and figures of all tasks that have runs; returns the tables."""
     texts = []
     for task in TASKS:
-        searched, tested = (output / task / stage for stage in ("search", "test"))
+        searched, tested, ablated = (
+            output / task / stage for stage in ("search", "test", "ablation")
+        )
         if (searched / "runs.parquet").exists():
             text = make_search_table(output, task)
             (searched / "table.md").write_text(text, encoding="utf-8")
@@ -89,6 +91,10 @@ def write(output: Path) -> str:
             (tested / "table.md").write_text(text, encoding="utf-8")
             draw(task, runs, tested / "learning_curves.png")
             texts.append(f"# {task}: test\n\n{text}")
+        if (ablated / "runs.parquet").exists():
+            text = make_ablation_table(task, read_rows(ablated / "runs.parquet"))
+            (ablated / "table.md").write_text(text, encoding="utf-8")
+            texts.append(f"# {task}: ablation\n\n{text}")
     return "\n".join(texts)
 
 
@@ -160,6 +166,40 @@ def make_test_tables(task: str, runs: pd.DataFrame) -> str:
         "512 completions to the same prompts, mean over seeds. outside scorer: log-odds of a "
         "positive text, by a logistic regression on words and pairs of words that no policy was "
         "trained on. distinct-2: share of different pairs of neighbouring words.",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def make_ablation_table(task: str, runs: pd.DataFrame) -> str:
+    """What one changed choice does to the best setting of the ablated method."""
+    by_variant = dict(list(runs.groupby("method")))
+    tuned = _per_seed(by_variant["as tuned"], lambda run: value_of(task, run))
+    lines = []
+    for name in (variant for variant in VARIANTS if variant in by_variant):
+        rows = by_variant[name]
+        values = _per_seed(rows, lambda run: value_of(task, run))
+        means = rows.groupby("iteration")[["score", "kl"]].mean()
+        reached = _reached(rows, pd.Series(2.0, index=tuned.index))["iteration"]
+        lines.append(
+            [
+                name,
+                ", ".join(f"{value:+.2f}" for value in values),
+                "–" if name == "as tuned" else f"{(values - tuned).mean():+.2f}",
+                ", ".join("–" if pd.isna(i) else f"{i:.0f}" for i in reached),
+                f"{means['score'].tail(ENDS).mean():+.2f}",
+                f"{means['kl'].tail(ENDS).mean():.0f}",
+                f"{_per_seed(rows, _end_over_best).mean():.2f}",
+            ]
+        )
+    header = ["variant", "criterion", "minus as tuned", "iterations to +2", "score", "KL", "holds"]
+    text = [
+        f"The best setting of {ABLATED} with one choice changed, under {len(tuned)} seeds in "
+        "order. minus as tuned: mean of the differences under equal seeds. iterations to +2: until "
+        f"the mean score over {WINDOW} iterations is 2. score, KL: means over the last {ENDS} "
+        f"iterations. holds: mean score of the last {ENDS} iterations over the best mean over "
+        f"{WINDOW}. Three seeds are an observation.",
+        "",
+        *markdown_table(header, lines),
     ]
     return "\n".join(text) + "\n"
 

@@ -9,7 +9,17 @@ from typing import Any
 
 from harness.halving import Rung
 
-__all__ = ["METHODS", "NUM_EPISODES", "TASKS", "UNTRAINED", "WINDOW", "Method", "Task"]
+__all__ = [
+    "ABLATED",
+    "METHODS",
+    "NUM_EPISODES",
+    "TASKS",
+    "UNTRAINED",
+    "VARIANTS",
+    "WINDOW",
+    "Method",
+    "Task",
+]
 
 NUM_EPISODES = 16
 """Episodes per iteration, all in one batch."""
@@ -83,3 +93,32 @@ METHODS = {
         "rloo", "prefix-score", "#8B5A2B", _GROUPS, {"advantages": "token"}
     ),
 }
+
+ABLATED = "prefix score"
+"""The method whose best setting is changed, one choice at a time."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as tuned": {},
+    "start at zero": {"start": "zero"},
+    "start at the prompt": {"start": "prompt"},
+    "λ = 0": {"gae_lambda": 0.0},
+    "λ = .5": {"gae_lambda": 0.5},
+    "λ = .95": {"gae_lambda": 0.95},
+    "λ = 0, critic's λ = 1": {"gae_lambda": 0.0, "critic_lambda": 1.0},
+    "no annealing": {"anneal_iterations": None},
+    "warm-up of 5 iterations": {"warmup_iterations": 5},
+    "Adam's ε = 1e-5": {"adam_eps": 1e-5},
+    "2 epochs": {"num_epochs": 2},
+    "8 epochs": {"num_epochs": 8},
+    "upper clip .28": {"clip_coef_high": 0.28},
+    "early stop at .02": {"max_approx_kl": 0.02},
+    "vf_coef .5, no value clip": {"vf_coef": 0.5, "vf_clip_coef": None},
+    "no whitening": {"whiten_advantages": False},
+    "exact KL": {"kl_penalty": "exact"},
+    "exact KL, a fifth of the weight": {"kl_penalty": "exact", "kl_coef_factor": 0.2},
+    "KL controller to the budget": {"kl_target": 25.0, "kl_controller": "pi"},
+    "no critic": {"critic": "none"},
+    "sparse reward, reward-model critic": {"credit": "sparse", "critic": "reward-model"},
+    "sparse reward, separate critic": {"credit": "sparse", "critic": "separate"},
+}
+"""What is changed in it. Two keys are no hyperparameters: ``credit``, the credit assigner, and
+``kl_coef_factor``, by which the tuned weight of the KL penalty is multiplied."""

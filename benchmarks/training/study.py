@@ -21,9 +21,9 @@ from textgym.credit import get_credit_assigner
 from textgym.wrappers.vector import CreditAssignment
 
 from .fresh_completions import FreshCompletions
-from .plan import METHODS, NUM_EPISODES, TASKS, UNTRAINED, Method, Task
+from .plan import ABLATED, METHODS, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
 
-__all__ = ["PACKAGES", "describe", "settings", "train"]
+__all__ = ["PACKAGES", "describe", "settings", "train", "variants"]
 
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
 
@@ -56,6 +56,20 @@ def settings(method: str, number: int) -> list[str]:
     return found
 
 
+def variants(setting: str) -> dict[str, str]:
+    """The ablation's settings as JSON, by name.
+
+    Args:
+        setting: The one that is changed.
+    """
+    found = {}
+    for name, changes in VARIANTS.items():
+        changed = json.loads(setting) | changes
+        changed["kl_coef"] *= changed.pop("kl_coef_factor", 1.0)
+        found[name] = json.dumps(changed)
+    return found
+
+
 def train(
     task_name: str, measured: bool, method: str, setting: str, iterations: int, seed: int
 ) -> pd.DataFrame:
@@ -65,14 +79,15 @@ def train(
         task_name: One of the plan's.
         measured: Whether fresh completions are measured after a quarter, a half and all
             of the iterations: columns that begin with ``fresh_``, empty in other rows.
-        method: One of the plan's, or "untrained" with 0 iterations: a row of fresh completions.
-        setting: Hyperparameters, and ``start``, as JSON.
+        method: One of the plan's, or a variant of its ablated method; or "untrained" with 0
+            iterations: a row of fresh completions.
+        setting: Hyperparameters, and ``start`` and ``credit`` of the environment, as JSON.
         iterations: Length of the run. The learning rate falls as in a run of the task's length.
         seed: Of the agent.
     """
     task = TASKS[task_name]
     with tempfile.TemporaryDirectory() as log_dir:
-        of_method = METHODS["sparse" if method == UNTRAINED else method]
+        of_method = METHODS.get(method, METHODS[ABLATED])
         agent = _make_agent(task, of_method, json.loads(setting), seed, log_dir)
         fresh = FreshCompletions(_make_envs(task, 128, "sparse")) if measured else None
         if method == UNTRAINED:
@@ -117,18 +132,17 @@ def _make_agent(
     task: Task, method: Method, setting: dict[str, Any], seed: int, log_dir: str
 ) -> Agent:
     """An agent before its first iteration."""
-    start = setting.pop("start", "zero")
-    return AGENTS[method.agent](
-        "embedded",
-        _make_envs(task, NUM_EPISODES, method.credit, start),
-        episodes_per_iteration=NUM_EPISODES,
-        kl_target=None,
-        anneal_iterations=task.iterations,
-        dtype="bfloat16",
-        seed=seed,
-        log_dir=log_dir,
-        **method.fixed | setting,
-    )
+    credit, start = setting.pop("credit", method.credit), setting.pop("start", "zero")
+    shared = {
+        "episodes_per_iteration": NUM_EPISODES,
+        "kl_target": None,
+        "anneal_iterations": task.iterations,
+        "dtype": "bfloat16",
+        "seed": seed,
+        "log_dir": log_dir,
+    }
+    envs = _make_envs(task, NUM_EPISODES, credit, start)
+    return AGENTS[method.agent]("embedded", envs, **shared | method.fixed | setting)
 
 
 def _make_envs(task: Task, num_envs: int, credit: str, start: str = "zero") -> VectorEnv:

@@ -15,7 +15,7 @@ from harness.halving import Rung, best_settings, halve, score_at_kl_budget
 from reports import tuning as report
 from training import fresh_completions, study
 from training.fresh_completions import FreshCompletions, distinct_2
-from training.plan import METHODS, TASKS, UNTRAINED
+from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
 
 from textgym.agents import PPO
 from textgym.reviews import load_reviews
@@ -125,6 +125,23 @@ def test_every_method_learns_from_every_setting_that_is_searched(method):
     for setting in study.settings(method, 12)[:2]:
         rows = study.train("short", False, method, setting, 1, 100)
         assert np.isfinite(rows[["score", "kl", "entropy"]]).all(axis=None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_of_the_ablation_runs(variant):
+    setting = study.variants(study.settings(ABLATED, 1)[0])[variant]
+    rows = study.train("short", False, variant, setting, 1, 100)
+    assert np.isfinite(rows[["score", "kl", "entropy"]]).all(axis=None)
+
+
+def test_a_variant_changes_one_choice():
+    base = study.settings(ABLATED, 1)[0]
+    settings = {name: json.loads(setting) for name, setting in study.variants(base).items()}
+    assert settings["as tuned"] == json.loads(base)
+    assert settings["8 epochs"] == json.loads(base) | {"num_epochs": 8}
+    weight = json.loads(base)["kl_coef"]
+    weaker = settings["exact KL, a fifth of the weight"]
+    assert weaker == json.loads(base) | {"kl_penalty": "exact", "kl_coef": weight * 0.2}
 
 
 # --- Fresh completions

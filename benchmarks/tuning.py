@@ -13,10 +13,10 @@ an iteration counts budget/KL times its score. The budgets are 25, 40 and 70 nat
 about where sparse reward ends.
 
 **Search**, by successive halving. On ``short``, every method gets the same twelve points of a Latin
-hypercube over learning rate, KL coefficient, minibatch size and two choices of its own. All twelve
-run for 32 iterations (seed 100), the best four for 80 (seed 101), the best two of these once more
-(seed 102). On ``medium``, these two run for 60 iterations (seed 100). ``long`` searches nothing,
-and uses what was best on ``medium``.
+hypercube over learning rate, KL coefficient, minibatch size and two choices of its own, and then
+eight recombinations of the best four. All twenty run for 32 iterations (seed 100), the best four
+for 80 (seed 101), the best two of these once more (seed 102). On ``medium``, these two run for 60
+iterations (seed 100). ``long`` searches nothing, and uses what was best on ``medium``.
 
 **Test**: the setting that won, under seeds from 0 up. Here the policies also write 512 completions
 to prompts of their own, which are scored by the reward model, judged by an outside scorer that no
@@ -47,24 +47,27 @@ from training.plan import ABLATED, METHODS, TASKS, UNTRAINED
 
 RESULTS = Path(__file__).parent / "results" / "tuning"
 NUM_SETTINGS = 12
+NUM_RECOMBINED = 8
 ABLATION_SEEDS = (100, 101, 102)
 
 
 def search(task: str, methods: list[str], jobs: int, output: Path) -> None:
     from training import study  # on use: tables need neither models nor torch
 
-    source = TASKS[task].settings_from
+    rungs, source = TASKS[task].rungs, TASKS[task].settings_from
+    search_on = partial(
+        halve,
+        run_all=partial(_run, task, "search", jobs, output),
+        value_of=partial(report.value_of, task),
+    )
     if source is None:
         tried = {method: study.settings(method, NUM_SETTINGS) for method in methods}
+        for method, best in search_on(rungs[:1], tried).items():
+            tried[method] += study.recombined(best, NUM_RECOMBINED)
     else:
         kept = report.finalists(output, source)
         tried = {method: kept[method] for method in methods}
-    halve(
-        TASKS[task].rungs,
-        tried,
-        partial(_run, task, "search", jobs, output),
-        partial(report.value_of, task),
-    )
+    search_on(rungs, tried)
 
 
 def test(task: str, methods: list[str], seeds: int, jobs: int, output: Path) -> None:

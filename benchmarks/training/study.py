@@ -23,7 +23,7 @@ from textgym.wrappers.vector import CreditAssignment
 from .fresh_completions import FreshCompletions
 from .plan import ABLATED, METHODS, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
 
-__all__ = ["PACKAGES", "describe", "settings", "train", "variants"]
+__all__ = ["PACKAGES", "describe", "recombined", "settings", "train", "variants"]
 
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
 
@@ -52,6 +52,27 @@ def settings(method: str, number: int) -> list[str]:
         }
         for (name, values), point in zip(METHODS[method].choices.items(), rest, strict=False):
             setting[name] = _choice(point, values)
+        found.append(json.dumps(setting))
+    return found
+
+
+def recombined(best: Sequence[str], number: int) -> list[str]:
+    """New settings, each choice taken from one of the best settings of a method.
+
+    Learning rate and KL coefficient are then multiplied by a random factor, up to 3/2 in either
+    direction. The draws are the same for all methods.
+
+    Args:
+        best: At least one, as JSON.
+        number: How many.
+    """
+    rng = np.random.default_rng(1)
+    parents = [json.loads(setting) for setting in best]
+    found = []
+    for _ in range(number):
+        setting = {name: parents[rng.integers(len(parents))][name] for name in parents[0]}
+        for name in ("learning_rate", "kl_coef"):
+            setting[name] = float(f"{setting[name] * 1.5 ** rng.uniform(-1, 1):.2g}")
         found.append(json.dumps(setting))
     return found
 

@@ -106,6 +106,17 @@ def test_learning_rates_cover_their_range_evenly():
     assert len(set(cells)) >= 11  # one in each, up to the rounding to two digits
 
 
+def test_recombined_settings_take_every_choice_from_one_of_the_best():
+    best = study.settings("prefix score", 12)[:4]
+    parents = [json.loads(setting) for setting in best]
+    for setting in map(json.loads, study.recombined(best, 8)):
+        assert setting.keys() == parents[0].keys()
+        for name in ("minibatch_size", "gae_lambda", "start"):
+            assert setting[name] in [parent[name] for parent in parents]
+        for name in ("learning_rate", "kl_coef"):
+            assert min(max(setting[name] / p[name], p[name] / setting[name]) for p in parents) < 1.6
+
+
 # --- Runs
 
 

@@ -50,6 +50,7 @@ __all__ = [
     "NoCritic",
     "RewardModelCritic",
     "SeparateCritic",
+    "paid_before",
 ]
 
 Texts = tuple[Tensor, Tensor, Tensor]
@@ -181,13 +182,13 @@ class RewardModelCritic(HeadCritic):
     def known(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """The prefix score minus what was paid before; see :class:`Critic`."""
         scores = _prefix_scores(self._reward_model, rollout)
-        known = scores[:, :-1] - _paid_before(rollout, scores[:, 0])
+        known = scores[:, :-1] - paid_before(rollout, scores[:, 0])
         return known.masked_fill(~rollout.completion_mask, 0.0)
 
     def after_truncation(self, rollout: Rollout) -> Tensor:
         """The score of the text minus what was paid, plus the head; see :class:`Critic`."""
         scores = _prefix_scores(self._reward_model, rollout)
-        paid = _paid_before(rollout, scores[:, 0]) + rollout.credit
+        paid = paid_before(rollout, scores[:, 0]) + rollout.credit
         return _at_cut(scores[:, 1:] - paid, rollout) + super().after_truncation(rollout)
 
 
@@ -222,7 +223,7 @@ class SeparateCritic(Critic):
     def known(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Minus what was paid before; see :class:`Critic`."""
         start = _prefix_scores(self._reward_model, rollout)[:, 0]
-        return -_paid_before(rollout, start).masked_fill(~rollout.completion_mask, 0.0)
+        return -paid_before(rollout, start).masked_fill(~rollout.completion_mask, 0.0)
 
     def learned(self, texts: Texts, evaluation: Evaluation) -> Tensor:
         """What the network says; see :class:`Critic`."""
@@ -237,7 +238,7 @@ class SeparateCritic(Critic):
         with torch.no_grad():
             values = self._run(rollout.input_ids, rollout.attention_mask)[:, -num_steps:]
         start = _prefix_scores(self._reward_model, rollout)[:, 0]
-        return _at_cut(values - _paid_before(rollout, start) - rollout.credit, rollout)
+        return _at_cut(values - paid_before(rollout, start) - rollout.credit, rollout)
 
     def state_dict(self) -> dict[str, Any]:
         """The network's architecture and weights; see :class:`Critic`."""
@@ -373,22 +374,24 @@ def _prefix_scores(reward_model: RewardModel, rollout: Rollout) -> Tensor:
     return scores[:, num_prompt - 1 :].to(rollout.credit)
 
 
-def _paid_before(rollout: Rollout, prompt_scores: Tensor) -> Tensor:
+def paid_before(rollout: Rollout, start_values: Tensor) -> Tensor:
     """What has been paid of the score when each token is chosen.
 
-    Returns that begin at the prompt's score sum to the score minus that; so it counts as paid.
+    Credit that is measured from the prompt sums to less than the score, by the value of the prompt
+    alone. What is missing then counts as paid from the start.
 
     Args:
         rollout: The episodes.
-        prompt_scores: Score of each prompt alone, (num_episodes,).
+        start_values: Value of each prompt alone, (num_episodes,). They are missing if the scores
+            less them are closer to the sums of the credit than the scores are.
 
     Returns:
         (num_episodes, num_steps)
     """
     finished = ~rollout.truncated
     missing = (rollout.scores - rollout.credit.sum(dim=1))[finished]
-    begins_at_prompt = (missing - prompt_scores[finished]).abs().sum() < missing.abs().sum()
-    start = prompt_scores if begins_at_prompt else torch.zeros_like(prompt_scores)
+    begins_at_prompt = (missing - start_values[finished]).abs().sum() < missing.abs().sum()
+    start = start_values if begins_at_prompt else torch.zeros_like(start_values)
     return start[:, None] + rollout.credit.cumsum(dim=1) - rollout.credit
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from textgym.agents.critics import Critic, HeadCritic
+from textgym.agents.critics import Critic, HeadCritic, paid_before
 from textgym.agents.values.monte_carlo import monte_carlo_values, score_function
 from textgym.agents.values.potential import state_potentials
 from textgym.agents.values.prefix_tree import prefix_tree_values
@@ -56,8 +56,8 @@ class PotentialCritic(HeadCritic):
         """Φ minus what was paid, at the start and after each token, (num_episodes, 1 + steps)."""
         assert self._env is not None
         values = state_potentials(self.potential, self._env, rollout)
-        values[:, 1:] -= rollout.credit.cumsum(dim=1)
-        return values
+        paid = paid_before(rollout, values[:, 0])
+        return values - torch.cat([paid, paid[:, -1:] + rollout.credit[:, -1:]], dim=1)
 
 
 class MonteCarloCritic(HeadCritic):
@@ -65,7 +65,8 @@ class MonteCarloCritic(HeadCritic):
 
     Use it with ``gae_lambda=0``. The head starts at 0, and learns what no score says: the KL
     penalty still to come. Without it (``vf_coef=0``) this is VinePPO. See
-    :func:`monte_carlo_values` for what holds, and for the cost. It is meant for γ = 1.
+    :func:`monte_carlo_values` for what holds, and for the cost. It is meant for γ = 1, and for
+    credit that sums to the score (``start="zero"``).
 
     Args:
         num_continuations: K, the number of continuations of each state.

@@ -21,6 +21,7 @@ from textgym.agents.values import (
     monte_carlo_values,
     score_function,
 )
+from textgym.credit import PrefixScoreCredit
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
 from textgym.wrappers.vector import CreditAssignment
@@ -66,6 +67,24 @@ def test_the_prefix_score_as_a_potential_is_the_reward_model_as_a_critic(set_up,
     after = by_potential.after_truncation(cut)
     torch.testing.assert_close(after, expected.after_truncation(cut))
     assert (after != 0).any(dim=1).tolist() == cut.truncated.tolist()
+
+
+@pytest.mark.parametrize("start", ["zero", "prompt"])
+def test_a_potential_values_what_is_still_to_come_wherever_credit_starts(
+    set_up, policy, envs, generator, start
+) -> None:
+    paid = CreditAssignment(envs.env, PrefixScoreCredit(start=start))
+    rollout = collect_episodes(policy, paid, 8, generator)
+    values = set_up(PotentialCritic("prefix-score")).known(rollout, rollout.credit)
+    # The prefix score has been paid in full: whatever is still to come has the expectation 0.
+    prompt = values[:, :1] if start == "zero" else torch.zeros(8, 1)
+    torch.testing.assert_close(
+        values,
+        prompt.expand_as(values).masked_fill(~rollout.completion_mask, 0.0),
+        atol=1e-5,
+        rtol=0,
+    )
+    assert (prompt != 0).all() == (start == "zero")
 
 
 def test_what_was_paid_is_no_longer_to_come(set_up, policy, envs, rollout, generator) -> None:

@@ -30,8 +30,9 @@ class AgentConfig:
 
     episodes_per_iteration: int = 16
     """Episodes sampled per iteration; a multiple of the environment's ``num_envs``."""
-    learning_rate: float = 5e-5
-    """Learning rate of AdamW, after the warm-up."""
+    learning_rate: float = 3e-4
+    """Learning rate of AdamW, after the warm-up. The default is for models as small as the embedded
+    ones; models with billions of weights take a hundredth of it."""
     warmup_iterations: int = 0
     """Iterations in which the learning rate rises in equal steps to its full value."""
     anneal_iterations: int | None = None
@@ -45,9 +46,9 @@ class AgentConfig:
     """Episodes per gradient step; None takes all episodes of the iteration."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
-    kl_coef: float = 0.1
+    kl_coef: float = 0.07
     """Weight of the KL penalty per token; the initial weight if ``kl_target`` is set."""
-    kl_target: float | None = 6.0
+    kl_target: float | None = None
     """KL per episode, in nats, that the penalty is steered towards; None keeps ``kl_coef``."""
     kl_horizon: float = 160.0
     """Number of episodes in which the weight can rise or fall by at most about a fifth."""

@@ -31,18 +31,17 @@ __all__ = ["GroupAgent", "GroupBatch", "GroupConfig", "credit_weights"]
 class GroupConfig(AgentConfig):
     """Hyperparameters of agents that compare completions of one prompt.
 
-    By default an iteration is a single gradient step on all of its episodes. PPO takes many, so the
-    learning rate may be higher here.
+    The learning rate is higher than PPO's, which takes more steps in an iteration.
 
     Raises:
         InvalidArgumentError: If a value is out of range.
     """
 
-    learning_rate: float = 2e-4
-    """Learning rate of AdamW, constant."""
-    num_epochs: int = 1
+    learning_rate: float = 5e-4
+    """Learning rate of AdamW, after the warm-up; see :class:`~textgym.agents.AgentConfig`."""
+    num_epochs: int = 2
     """Passes over the episodes of an iteration."""
-    minibatch_size: int | None = None
+    minibatch_size: int | None = 8
     """Episodes per gradient step; None takes all episodes of the iteration."""
     group_size: int = 4
     """Completions per prompt; divides episodes_per_iteration."""

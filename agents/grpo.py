@@ -50,6 +50,14 @@ class GRPOConfig(GroupConfig):
         InvalidArgumentError: If a value is out of range.
     """
 
+    learning_rate: float = 3e-4
+    """Learning rate of AdamW, after the warm-up; see :class:`~textgym.agents.AgentConfig`."""
+    num_epochs: int = 1
+    """Passes over the episodes of an iteration."""
+    minibatch_size: int | None = 4
+    """Episodes per gradient step; None takes all episodes of the iteration."""
+    kl_coef: float = 0.04
+    """Weight of the KL penalty in the loss; the initial weight if ``kl_target`` is set."""
     normalize_std: bool = True
     """Divide the advantages of a group by the standard deviation of its returns."""
     normalize_length: bool = True

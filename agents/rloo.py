@@ -168,9 +168,9 @@ class RLOO(GroupAgent):
     it by their credit (``credit_weights``), KL penalty included. With ``advantages="token"`` each
     token gets its own, from the credit and the penalty from itself to the end.
 
-    By default every iteration is one step along the unbiased gradient of the paper. With more
-    epochs or smaller minibatches, the clipped ratio of the whole completion keeps further steps
-    close to the policy that sampled.
+    With ``num_epochs=1`` and ``minibatch_size=None`` every iteration is one step along the unbiased
+    gradient of the paper. With more epochs or smaller minibatches, the clipped ratio of the whole
+    completion keeps further steps close to the policy that sampled.
 
     The scalars are those of :class:`~textgym.agents.groups.GroupAgent`.
 

@@ -3,8 +3,8 @@
 python benchmarks/learning.py --seeds 3 --jobs 2
 python benchmarks/learning.py --task planted --seeds 10 --jobs 2
 
-Trains PPO once per condition and seed: on ABC-RLHF-v0 (``embedded``) with its default
-hyperparameters, on ABC-RLHF-Planted-v0 (``planted``, the best score is 10) with others, which
+Trains PPO once per condition and seed: on ABC-RLHF-v0 (``embedded``) with the hyperparameters that
+were its defaults, and on ABC-RLHF-Planted-v0 (``planted``, the best score is 10) with others, which
 training/ppo.py lists. Writes
 
 - ``runs.csv``: a row per condition, seed and iteration, with the commit that ran it;

@@ -56,7 +56,13 @@ def test_all_methods_start_from_the_same_episodes(rows):
 def test_meta_says_how_the_results_came_about(demo):
     meta = json.loads((demo[0] / "meta.json").read_text())
     assert (meta["seed"], meta["iterations"]) == (7, ITERATIONS)
-    assert meta["hyperparameters"]["num_epochs"] == 1
+    # What the caller says holds for all methods; the rest is each method's own.
+    for method in METHODS:
+        settings = meta["hyperparameters"][method.name]
+        assert settings["num_epochs"] == 1
+        assert settings["anneal_iterations"] == ITERATIONS
+        for name, value in method.hyperparameters.items():
+            assert settings[name] == value
     assert {"textgym", "torch", "transformers", "gymnasium", "python"} <= set(meta["versions"])
 
 
@@ -102,7 +108,7 @@ def test_credits_of_the_samples_sum_to_the_score(demo):
 
 
 def test_samples_are_labelled_by_method(demo):
-    for method in ("sparse reward", "ABC", "causal shaping"):
+    for method in ("sparse reward", "ABC", "prefix score"):
         assert f"\nafter {method} " in demo[1]
 
 
@@ -184,7 +190,7 @@ def test_bfloat16_is_for_processors_with_instructions_for_it(
     )
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["environment"]["dtype"] == dtype
-    assert meta["hyperparameters"]["dtype"] == (None if dtype == "float32" else dtype)
+    assert meta["hyperparameters"]["sparse"]["dtype"] == (None if dtype == "float32" else dtype)
     assert dtype in out.getvalue()
 
 

@@ -13,10 +13,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from textgym.agents import PPO
 from textgym.wrappers.vector import CreditAssignment
 
-__all__ = ["NUM_ENVS", "Rows", "Side", "Textgym", "make_envs", "take_turns", "thread_numbers"]
+__all__ = [
+    "BOTH_SIDES",
+    "NUM_ENVS",
+    "Rows",
+    "Side",
+    "Textgym",
+    "make_envs",
+    "take_turns",
+    "thread_numbers",
+]
 
 NUM_ENVS = 16
 """Episodes per iteration, on both sides."""
+BOTH_SIDES: dict[str, float] = {"learning_rate": 5e-5, "kl_coef": 0.1, "kl_target": 6.0}
+"""Hyperparameters of PPO on both sides, where they differ from textgym's defaults."""
 
 Rows = list[dict[str, float]]
 
@@ -36,7 +47,7 @@ class Textgym:
         bfloat16: Autocast of the policy, and dtype of the reward model.
         threads: PyTorch's threads while it runs.
         episodes: Of an iteration, all in one batch.
-        **hyperparameters: Of PPO.
+        **hyperparameters: Of PPO, beside those of both sides.
     """
 
     def __init__(
@@ -57,7 +68,7 @@ class Textgym:
             episodes_per_iteration=episodes,
             dtype=dtype,
             log_dir=self._logs.name,
-            **hyperparameters,
+            **BOTH_SIDES | hyperparameters,
         )
 
     def run(self, iterations: int) -> Rows:

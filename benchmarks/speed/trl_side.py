@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from speed.textgym_side import NUM_ENVS, make_envs
+from speed.textgym_side import BOTH_SIDES, NUM_ENVS, make_envs
 from textgym.agents import PPOConfig
 from textgym.models import Completions, load_language_model, load_reward_model
 from textgym.models.loading import EMBEDDED_FOLDER
@@ -48,7 +48,7 @@ class Trl:
         self,
         prompts: list[list[int]],
         minibatch_size: int = 1,
-        learning_rate: float = PPOConfig.learning_rate,
+        learning_rate: float = BOTH_SIDES["learning_rate"],
         episodes: int = NUM_ENVS,
         **settings: Any,
     ) -> None:
@@ -66,8 +66,8 @@ class Trl:
             "cliprange": PPOConfig.clip_coef,
             "cliprange_value": PPOConfig.vf_clip_coef,
             "vf_coef": PPOConfig.vf_coef,
-            "init_kl_coef": PPOConfig.kl_coef,
-            "target": PPOConfig.kl_target,
+            "init_kl_coef": BOTH_SIDES["kl_coef"],
+            "target": BOTH_SIDES["kl_target"],
             "horizon": PPOConfig.kl_horizon,
         }
         path.write_text(json.dumps({**models, "prompts": prompts, "ppo": ppo, **settings}))

@@ -19,6 +19,14 @@ from .episodes import NUM_TOKENS, TOKENS, Progress, make_envs
 
 __all__ = ["Run", "at_random", "bundled", "kl_to_the_reference"]
 
+_KL = {"kl_coef": 0.1, "kl_target": 6.0}
+_ONE_STEP = {"learning_rate": 2e-4, "num_epochs": 1, "minibatch_size": None, **_KL}
+_EARLIER_DEFAULTS: dict[type[agents.Agent], dict[str, Any]] = {
+    agents.PPO: {"learning_rate": 5e-5, **_KL},
+    agents.RLOO: _ONE_STEP,
+    agents.GRPO: _ONE_STEP,
+}
+
 Run = Callable[[str, int, int], Progress]
 """From reward, seed and number of timesteps to the scores."""
 
@@ -41,7 +49,7 @@ def at_random(env_id: str) -> Run:
 
 
 def bundled(agent_class: type[agents.Agent], **hyperparameters: Any) -> Run:
-    """One of textgym's agents at its default hyperparameters, in bfloat16."""
+    """One of textgym's agents in bfloat16, at hyperparameters that were its defaults."""
 
     def run(reward: str, seed: int, timesteps: int) -> Progress:
         envs: VectorEnv
@@ -65,6 +73,7 @@ def bundled(agent_class: type[agents.Agent], **hyperparameters: Any) -> Run:
                 seed=seed,
                 dtype="bfloat16",
                 log_dir=log_dir,
+                **_EARLIER_DEFAULTS[agent_class],
                 **hyperparameters,
                 **weights,
             )

@@ -42,7 +42,9 @@ class Task:
 
 
 TASKS = {
-    "embedded": Task("ABC-RLHF-v0", "embedded", 16, 80, {}),
+    "embedded": Task(
+        "ABC-RLHF-v0", "embedded", 16, 80, {"learning_rate": 5e-5, "kl_coef": 0.1, "kl_target": 6.0}
+    ),
     "planted": Task(
         "ABC-RLHF-Planted-v0",
         "planted",

@@ -218,8 +218,9 @@ def test_weights_come_from_the_credit_of_the_rollout(
 
 def test_sparse_credit_gives_tokens_the_advantage_of_their_completion(make_agent) -> None:
     # One gradient step at the policy that sampled: the ratio of RLOO's completion is not clipped.
+    one_step = {"num_epochs": 1, "minibatch_size": None, "max_grad_norm": 1e9}
     by_completion, by_token = (
-        train(make_agent(advantages=name, max_grad_norm=1e9), 1) for name in ("sequence", "token")
+        train(make_agent(advantages=name, **one_step), 1) for name in ("sequence", "token")
     )
     torch.testing.assert_close(parameters(by_token), parameters(by_completion), atol=1e-4, rtol=0)
 
@@ -243,8 +244,8 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(make_agent) -> None:
     assert not torch.equal(parameters(first), parameters(other))
 
 
-def test_the_default_is_one_step_from_the_policy_that_sampled(make_agent) -> None:
-    agent = make_agent()
+def test_an_epoch_of_one_minibatch_is_one_step_from_the_policy_that_sampled(make_agent) -> None:
+    agent = make_agent(num_epochs=1, minibatch_size=None)
     before = parameters(agent)
     row = train(agent, 1).history[0]
     assert row["train/approx_kl"] == pytest.approx(0, abs=1e-6)

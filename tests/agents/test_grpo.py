@@ -153,6 +153,8 @@ def test_the_penalty_is_part_of_the_loss_and_not_of_the_return(
         episodes_per_iteration=8,
         kl_coef=0.7,
         max_grad_norm=1e6,
+        num_epochs=1,
+        minibatch_size=None,
         log_dir=tmp_path,
     )
     with torch.no_grad():  # a reference that differs

@@ -229,13 +229,17 @@ def test_the_table_tells_when_sparse_reward_is_reached_and_at_which_kl():
         + [run_of("prefix score", seed, lambda i: np.minimum(i / 20, 2.0), 20.0) for seed in (0, 1)]
     )
     text = report.make_test_tables("short", runs)
-    assert cells(text, "sparse", "## How fast")[1:3] == ["80, 80", "100% (100% to 100%)"]
-    _, iterations, share, reached, kl, holds = cells(text, "prefix score", "## How fast")
+    assert cells(text, "sparse", "## To the best")[1:3] == ["80, 80", "100% (100% to 100%)"]
+    _, iterations, share, reached, kl = cells(text, "prefix score", "## To the best")
     # Means over five: sparse's best is 1.95; the other has it when its last five reach that.
     assert iterations == "42, 42"
     assert share == "52% (52% to 52%)"
     assert (reached, kl) == ("2 of 2", "20")
-    assert holds == "1.00; 2 of 2"
+    # To +1: the mean of 18 to 22, over 20. To +2: sparse gets as far as 1.95.
+    _, one, two, holds, fresh = cells(text, "prefix score", "## How fast")
+    assert (one, two) == ("22 (KL 20; 2 of 2)", "44 (KL 20; 2 of 2)")
+    assert holds == fresh == "1.00; 2 of 2"
+    assert cells(text, "sparse", "## How fast")[2] == "– (0 of 2)"
 
 
 def test_a_run_that_never_gets_there_counts_with_all_of_its_iterations():
@@ -245,5 +249,5 @@ def test_a_run_that_never_gets_there_counts_with_all_of_its_iterations():
             run_of("ABC", 0, lambda i: 0.01 * i, 5.0),
         ]
     )
-    row = cells(report.make_test_tables("short", runs), "ABC", "## How fast")
+    row = cells(report.make_test_tables("short", runs), "ABC", "## To the best")
     assert row[1:4] == ["–", "100% (nan% to nan%)", "0 of 1"]

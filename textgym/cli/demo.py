@@ -13,7 +13,7 @@ __all__ = ["DemoCommand"]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand:
-    """Compare sparse reward, ABC and causal shaping on real text, in a few minutes.
+    """Compare sparse reward, ABC and prefix-score shaping on real text, in a few minutes.
 
     Trains the embedded language model three times from the same start and seed, and shows scores,
     learning curves, and completions before and after.

@@ -1,4 +1,4 @@
-"""The demo: sparse reward, ABC and causal shaping on real text, side by side."""
+"""The demo: sparse reward, ABC and prefix-score shaping on real text, side by side."""
 
 from textgym.demo.protocol import ENDS, METHODS, NUM_ENVS, NUM_SAMPLES, SMOOTHING, Method
 from textgym.demo.run import run_demo

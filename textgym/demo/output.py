@@ -55,7 +55,7 @@ class MethodProgress:
             disable=not console.is_terminal,
         )
         self._tasks = {
-            method: self.bars.add_task(
+            method.name: self.bars.add_task(
                 f"{method.label:<{_LABEL_WIDTH}}",
                 start=False,
                 total=iterations,
@@ -67,13 +67,13 @@ class MethodProgress:
 
     def start(self, method: Method) -> None:
         """Start the clock of a method."""
-        self.bars.start_task(self._tasks[method])
+        self.bars.start_task(self._tasks[method.name])
 
     def update(self, method: Method, row: Mapping[str, float]) -> None:
         """Show an iteration that a method has finished."""
         done = int(row["time/iteration"])
         score, kl = f"{row['rollout/score_mean']:+.2f}", f"{row['rollout/kl']:.2f}"
-        self.bars.update(self._tasks[method], completed=done, score=score, kl=kl)
+        self.bars.update(self._tasks[method.name], completed=done, score=score, kl=kl)
         if not self.console.is_terminal and (done % 10 == 0 or done == self.iterations):
             self.console.print(
                 f"{method.label:<{_LABEL_WIDTH}}  iteration {done:>3}/{self.iterations}  "

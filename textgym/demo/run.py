@@ -19,6 +19,7 @@ from rich.console import Console
 
 import textgym
 from textgym.agents import PPO, PPOConfig, collect_episodes
+from textgym.credit import get_credit_assigner
 from textgym.demo.output import MethodProgress, Run, print_samples, write_samples
 from textgym.demo.protocol import METHODS, NUM_ENVS, NUM_SAMPLES, SMOOTHING, Method
 from textgym.demo.summary import summarize, summary_table
@@ -46,7 +47,7 @@ def run_demo(
     console: Console | None = None,
     **hyperparameters: Any,
 ) -> Path:
-    """Train with sparse reward, ABC and causal shaping from the same start, and compare.
+    """Train with sparse reward, ABC and prefix-score shaping from the same start, and compare.
 
     Files in the output folder: ``results.jsonl`` (a row of scalars per method and iteration),
     ``meta.json`` (seed, hyperparameters, versions), ``learning_curves.png``, ``samples.txt``, and
@@ -68,8 +69,8 @@ def run_demo(
         dtype: What policy and reward model compute in: "float32", "bfloat16" or "auto", which is
             bfloat16 if the processor has instructions for it.
         console: Where to print; standard output by default.
-        **hyperparameters: Fields of :class:`textgym.agents.PPOConfig`, except
-            ``episodes_per_iteration`` and ``log_dir``.
+        **hyperparameters: Fields of :class:`textgym.agents.PPOConfig` for all runs, instead of
+            each method's own; not ``episodes_per_iteration`` and ``log_dir``.
 
     Returns:
         The output folder.
@@ -110,6 +111,7 @@ def run_demo(
         f"iterations with {NUM_ENVS} episodes each, seed {seed}, {dtype}"
     )
     runs: list[Run] = []
+    configs: dict[str, PPOConfig] = {}
     progress = MethodProgress(console, iterations)
     with (folder / "results.jsonl").open("w", encoding="utf-8") as results, progress.bars:
         for method in METHODS:
@@ -120,10 +122,16 @@ def run_demo(
                 progress.update(method, row)
 
             progress.start(method)
-            settings = hyperparameters | {"log_dir": str(folder / method.name)}
-            run, agent = _train(method, policy, env_arguments, iterations, settings, on_iteration)
+            settings = {
+                **method.hyperparameters,
+                "anneal_iterations": iterations,
+                **hyperparameters,
+                "log_dir": str(folder / method.name),
+            }
+            run, config = _train(method, policy, env_arguments, iterations, settings, on_iteration)
             runs.append(run)
-    meta = _describe(iterations, policy, env_arguments, agent)
+            configs[method.name] = config
+    meta = _describe(iterations, seed, policy, env_arguments, configs)
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     rows = {run.method.label: run.rows for run in runs}
     plot_learning_curves(
@@ -148,7 +156,7 @@ def _train(
     iterations: int,
     hyperparameters: Mapping[str, Any],
     on_iteration: Callable[[dict[str, float]], None],
-) -> tuple[Run, PPO]:
+) -> tuple[Run, PPOConfig]:
     envs = _make_env(method, NUM_ENVS, env_arguments)
     sample_envs = _make_env(method, NUM_SAMPLES, env_arguments)
     agent = PPO(policy, envs, **hyperparameters)
@@ -167,7 +175,7 @@ def _train(
     before = sample()
     # Enough tokens for completions of any length; the callback ends the run.
     agent.learn(iterations * NUM_ENVS * env_arguments["max_new_tokens"], callback=callback)
-    return Run(method, agent.history, before, sample()), agent
+    return Run(method, agent.history, before, sample()), agent.config
 
 
 def _make_env(method: Method, num_envs: int, env_arguments: Mapping[str, Any]) -> VectorEnv:
@@ -177,7 +185,7 @@ def _make_env(method: Method, num_envs: int, env_arguments: Mapping[str, Any]) -
         autoreset_mode=AutoresetMode.DISABLED,
         **env_arguments,
     )
-    return CreditAssignment(envs, method.credit)
+    return CreditAssignment(envs, get_credit_assigner(method.credit, start=method.start))
 
 
 def _resolve_dtype(dtype: str) -> str:
@@ -200,21 +208,24 @@ def _fresh_folder(output: str | Path | None) -> Path:
 
 
 def _describe(
-    iterations: int, policy: Any, env_arguments: Mapping[str, Any], agent: PPO
+    iterations: int,
+    seed: int,
+    policy: Any,
+    env_arguments: Mapping[str, Any],
+    configs: Mapping[str, PPOConfig],
 ) -> dict[str, Any]:
     """Everything that meta.json says about the runs."""
     packages = ("textgym", "torch", "transformers", "gymnasium", "numpy")
     return {
         "iterations": iterations,
         "episodes_per_iteration": NUM_ENVS,
-        "seed": agent.config.seed,
+        "seed": seed,
         "methods": [dataclasses.asdict(method) for method in METHODS],
         "policy": _name(policy),
         "environment": {name: _name(value) for name, value in env_arguments.items()},
         "hyperparameters": {
-            name: value
-            for name, value in dataclasses.asdict(agent.config).items()
-            if name != "log_dir"
+            method: {n: value for n, value in dataclasses.asdict(c).items() if n != "log_dir"}
+            for method, c in configs.items()
         },
         "versions": {
             "python": platform.python_version(),

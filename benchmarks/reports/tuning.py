@@ -155,8 +155,8 @@ def make_test_tables(task: str, runs: pd.DataFrame) -> str:
         f"to +1, to +2: the first iteration whose mean score over {WINDOW} iterations reaches it, "
         "and the KL there, medians over seeds; and how many seeds get there. holds: the mean score "
         f"of the last {ENDS} iterations over the best mean over {WINDOW} iterations, median over "
-        "seeds, and the number of seeds with at least .95. The best mean of a few episodes is partly "
-        "luck. So fresh has the score of the last 512 fresh completions over the best of those "
+        "seeds, and the number of seeds with at least .95. The best mean of a few episodes is "
+        "partly luck. So fresh has the score of the last 512 fresh completions over the best of those "
         "measured in the run.",
         "",
         *(_race_section(by_method) if "sparse" in by_method else []),
@@ -235,8 +235,8 @@ def _race_section(by_method: dict[str, pd.DataFrame]) -> list[str]:
         f"sparse's best: the highest mean score over {WINDOW} iterations of sparse reward under "
         "the same seed, whatever its KL. share: of the iterations that sparse itself needs for it; "
         "interquartile mean over seeds, 95% bootstrap interval. A run that does not get there "
-        "counts with all of its iterations, so the share is then too low. KL: at that point, median over "
-        "the seeds that get there.",
+        "counts with all of its iterations, so the share is then too low. KL: at that point, "
+        "median over the seeds that get there.",
         "",
     ]
 

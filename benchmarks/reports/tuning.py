@@ -156,8 +156,8 @@ def make_test_tables(task: str, runs: pd.DataFrame) -> str:
         "and the KL there, medians over seeds; and how many seeds get there. holds: the mean score "
         f"of the last {ENDS} iterations over the best mean over {WINDOW} iterations, median over "
         "seeds, and the number of seeds with at least .95. The best mean of a few episodes is "
-        "partly luck. So fresh has the score of the last 512 fresh completions over the best of those "
-        "measured in the run.",
+        "partly luck. So fresh has the score of the last 512 fresh completions over the best of "
+        "those measured in the run.",
         "",
         *(_race_section(by_method) if "sparse" in by_method else []),
         "## Fresh completions",

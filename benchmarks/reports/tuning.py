@@ -76,27 +76,24 @@ def chosen(output: Path, task: str) -> dict[str, str]:
 
 
 def write(output: Path) -> str:
-    """Write the tables and figures of all tasks that have runs; returns the tables."""
+    """Write table.md, and the figure of each task that has runs; returns the tables."""
     texts = []
     for task in TASKS:
         searched, tested, ablated = (
-            output / task / stage for stage in ("search", "test", "ablation")
+            output / task / stage / "runs.parquet" for stage in ("search", "test", "ablation")
         )
-        if (searched / "runs.parquet").exists():
-            text = make_search_table(output, task)
-            (searched / "table.md").write_text(text, encoding="utf-8")
-            texts.append(f"# {task}: search\n\n{text}")
-        if (tested / "runs.parquet").exists():
-            runs = read_rows(tested / "runs.parquet")
-            text = make_test_tables(task, runs)
-            (tested / "table.md").write_text(text, encoding="utf-8")
-            draw(task, runs, tested / "learning_curves.png")
-            texts.append(f"# {task}: test\n\n{text}")
-        if (ablated / "runs.parquet").exists():
-            text = make_ablation_table(task, read_rows(ablated / "runs.parquet"))
-            (ablated / "table.md").write_text(text, encoding="utf-8")
-            texts.append(f"# {task}: ablation\n\n{text}")
-    return "\n".join(texts)
+        if tested.exists():
+            runs = read_rows(tested)
+            texts.append(f"# {task}: test\n\n{make_test_tables(task, runs)}")
+            draw(task, runs, tested.with_name("learning_curves.png"))
+        if searched.exists():
+            texts.append(f"# {task}: search\n\n{make_search_table(output, task)}")
+        if ablated.exists():
+            table = make_ablation_table(task, read_rows(ablated))
+            texts.append(f"# {task}: ablation\n\n{table}")
+    text = "\n".join(texts)
+    (output / "table.md").write_text(text, encoding="utf-8")
+    return text
 
 
 def make_search_table(output: Path, task: str) -> str:

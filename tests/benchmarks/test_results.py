@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from harness.curves import first_reached
-from reports import agents, demo_speed, fidelity, learning, precision, throughput
+from reports import agents, demo_speed, fidelity, learning, precision, throughput, tuning
 from reports.comparison import compare
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -24,6 +24,7 @@ WRITERS = {
     "learning_planted": partial(learning.write, env_id="ABC-RLHF-Planted-v0", num_envs=64),
     "precision": partial(precision.write, before=RESULTS / "learning" / "runs.csv"),
     "throughput": throughput.write,
+    "tuning": tuning.write,
 }
 
 
@@ -38,8 +39,10 @@ def test_the_tables_come_out_as_they_are_committed(name, tmp_path):
         written = (folder / path.name).read_text(encoding="utf-8")
         assert written == path.read_text(encoding="utf-8")
     assert table == (folder / "table.md").read_text(encoding="utf-8")
-    figures = sorted(path.name for path in RESULTS.joinpath(name).glob("*.png"))
-    assert sorted(path.name for path in folder.glob("*.png")) == figures
+    figures, committed_figures = (
+        sorted(path.relative_to(f) for path in f.rglob("*.png")) for f in (folder, RESULTS / name)
+    )
+    assert figures == committed_figures
 
 
 def cells(path, first):

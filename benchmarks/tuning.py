@@ -26,9 +26,9 @@ policy was trained on, and measured for variety.
 seeds 100 to 102.
 
 Writes into ``results/tuning/<task>/<stage>`` the rows of every run (``runs.parquet``) and
-``meta.json``, and from them ``results/tuning/table.md`` and figures. Runs that are there are not run again, so a stopped
-benchmark can be continued. ``--tables-only`` runs nothing, and makes all tables and figures anew.
-Everything runs in bfloat16, in processes of one thread.
+``meta.json``, and from them ``results/tuning/table.md`` and figures. Runs that are there are not
+run again, so a stopped benchmark can be continued. ``--tables-only`` runs nothing, and makes all
+tables and figures anew. Everything runs in bfloat16, in processes of one thread.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_the_page_on_credit_runs_and_names_every_method(monkeypatch):
 
 def test_the_page_on_agents_runs():
     blocks = python_blocks(ROOT / "docs" / "agents.md")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace: dict = {}
     for block in blocks:
         short = block.replace("learn(10_000", "learn(64").replace("=10_000", "=64")
@@ -110,6 +110,8 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
     ("page", "results", "first_line", "num_lines"),
     [
         ("agents.md", "agents/table.md", "| agent | environment steps |", 12),
+        ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
+        ("learning.md", "tuning/table.md", "| method | to +1 |", 11),
         ("learning.md", "learning/table.md", "| condition | first |", 9),
         ("learning.md", "learning_planted/table.md", "| condition | first |", 9),
         ("performance.md", "throughput/goals.md", "| case | ratio of |", 44),

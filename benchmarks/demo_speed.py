@@ -6,6 +6,8 @@ Checks both commits, the earlier one and the one of today, out into temporary fo
 the demo's three methods with the code of either in turn. Seconds are those of training, without
 imports. Let nothing else run meanwhile. Writes ``rows.csv`` (a row per round, commit and method),
 ``meta.json``, and from these ``table.md``, which ``--tables-only`` makes anew.
+
+Both commits must have the same demo. It changed after ``f0c07d1``: other methods, longer texts.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class DemoCommand:
     """Prompts: "embedded", "imdb" (extra textgym[imdb]), a file, or a hub dataset id."""
     output: str | None = None
     """Folder for results, curves and samples, new or empty. None: a fresh one below runs/."""
-    iterations: int = 80
+    iterations: int = 40
     """Iterations of 16 episodes, for each of the three runs."""
     seed: int = 0
     """Seed of all three runs."""

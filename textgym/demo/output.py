@@ -99,7 +99,10 @@ def print_samples(console: Console, runs: Sequence[Run]) -> None:
 
 def write_samples(path: Path, runs: Sequence[Run]) -> None:
     """Write the samples as plain text, the credit of each token in brackets behind it."""
-    lines = ["score  prompt | completion, the credit of each token in brackets behind it"]
+    lines = [
+        "score  prompt | completion, the credit of each token in brackets behind it",
+        "Credit shares out what the score is above that of the prompt alone.",
+    ]
     for run in runs:
         for stage, samples in (("before", run.before), ("after", run.after)):
             lines += ["", f"{run.method.label}, {stage} training"]

@@ -35,14 +35,14 @@ __all__ = ["run_demo"]
 
 def run_demo(
     output: str | Path | None = None,
-    iterations: int = 80,
+    iterations: int = 40,
     seed: int = 0,
     prompts: Any = "embedded",
     policy: Any = "embedded",
     tokenizer: Any = "embedded",
     reward_model: Any = "embedded",
-    min_new_tokens: int = 8,
-    max_new_tokens: int = 16,
+    min_new_tokens: int = 40,
+    max_new_tokens: int = 60,
     dtype: str = "auto",
     console: Console | None = None,
     **hyperparameters: Any,

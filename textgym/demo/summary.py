@@ -76,11 +76,12 @@ def summary_table(summaries: Sequence[Summary], iterations: int, seed: int) -> T
     table = Table(
         title=f"Measured in this run: one seed ({seed}), {iterations} iterations "
         f"of {NUM_ENVS} episodes",
-        caption=f"first {ends}, last {ends}: means over the first and the last {ends} iterations. "
+        caption="Each method has the settings that a search found best for it. "
+        f"first {ends}, last {ends}: means over the first and the last {ends} iterations. "
         "KL: to the reference policy, in nats per episode. Sparse's best: the highest mean score "
         f"of the sparse reward over {smoothing} consecutive iterations; a run reaches it in the "
         f"first iteration whose mean over the last {smoothing} is as high. One seed cannot tell "
-        "which method is better.",
+        "which method is better: docs/learning.md compares them under ten.",
         title_justify="left",
         caption_justify="left",
     )

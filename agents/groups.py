@@ -31,7 +31,7 @@ __all__ = ["GroupAgent", "GroupBatch", "GroupConfig", "credit_weights"]
 class GroupConfig(AgentConfig):
     """Hyperparameters of agents that compare completions of one prompt.
 
-    The learning rate is higher than PPO's, which takes more steps in an iteration.
+    The defaults take fewer gradient steps per iteration than PPO's.
 
     Raises:
         InvalidArgumentError: If a value is out of range.

@@ -195,7 +195,7 @@ def make_ablation_table(task: str, runs: pd.DataFrame) -> str:
         "order. minus as tuned: mean of the differences under equal seeds. iterations to +2: until "
         f"the mean score over {WINDOW} iterations is 2. score, KL: means over the last {ENDS} "
         f"iterations. holds: mean score of the last {ENDS} iterations over the best mean over "
-        f"{WINDOW}. Three seeds are an observation.",
+        f"{WINDOW}. So few seeds are an observation.",
         "",
         *markdown_table(header, lines),
     ]

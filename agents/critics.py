@@ -50,6 +50,7 @@ __all__ = [
     "NoCritic",
     "RewardModelCritic",
     "SeparateCritic",
+    "at_cut",
     "paid_before",
 ]
 
@@ -153,7 +154,7 @@ class HeadCritic(Critic):
         num_steps = rollout.completion_mask.shape[1]
         with torch.no_grad():
             _, values = self.policy(rollout.input_ids, rollout.attention_mask, num_logits=num_steps)
-        return _at_cut(values, rollout)
+        return at_cut(values, rollout)
 
 
 class RewardModelCritic(HeadCritic):
@@ -189,7 +190,7 @@ class RewardModelCritic(HeadCritic):
         """The score of the text minus what was paid, plus the head; see :class:`Critic`."""
         scores = _prefix_scores(self._reward_model, rollout)
         paid = paid_before(rollout, scores[:, 0]) + rollout.credit
-        return _at_cut(scores[:, 1:] - paid, rollout) + super().after_truncation(rollout)
+        return at_cut(scores[:, 1:] - paid, rollout) + super().after_truncation(rollout)
 
 
 class SeparateCritic(Critic):
@@ -238,7 +239,7 @@ class SeparateCritic(Critic):
         with torch.no_grad():
             values = self._run(rollout.input_ids, rollout.attention_mask)[:, -num_steps:]
         start = _prefix_scores(self._reward_model, rollout)[:, 0]
-        return _at_cut(values - paid_before(rollout, start) - rollout.credit, rollout)
+        return at_cut(values - paid_before(rollout, start) - rollout.credit, rollout)
 
     def state_dict(self) -> dict[str, Any]:
         """The network's architecture and weights; see :class:`Critic`."""
@@ -395,7 +396,7 @@ def paid_before(rollout: Rollout, start_values: Tensor) -> Tensor:
     return start[:, None] + rollout.credit.cumsum(dim=1) - rollout.credit
 
 
-def _at_cut(values: Tensor, rollout: Rollout) -> Tensor:
+def at_cut(values: Tensor, rollout: Rollout) -> Tensor:
     """Values at the last step of each truncated episode, 0 elsewhere, (num_episodes, num_steps)."""
     columns = torch.arange(values.shape[1], device=values.device)
     is_last = columns == rollout.episode_lengths[:, None] - 1

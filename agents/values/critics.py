@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from textgym.agents.critics import Critic, HeadCritic, paid_before
+from textgym.agents.critics import Critic, HeadCritic, at_cut, paid_before
 from textgym.agents.values.monte_carlo import monte_carlo_values, score_function
 from textgym.agents.values.potential import state_potentials
 from textgym.agents.values.prefix_tree import prefix_tree_values
@@ -47,9 +47,7 @@ class PotentialCritic(HeadCritic):
 
     def after_truncation(self, rollout: Rollout) -> Tensor:
         """The potential minus what was paid, and what the head says; see :class:`Critic`."""
-        steps = torch.arange(rollout.completion_mask.shape[1], device=rollout.rewards.device)
-        is_cut = (steps == rollout.episode_lengths[:, None] - 1) & rollout.truncated[:, None]
-        known = self._still_to_come(rollout)[:, 1:].masked_fill(~is_cut, 0.0)
+        known = at_cut(self._still_to_come(rollout)[:, 1:], rollout)
         return known + super().after_truncation(rollout)
 
     def _still_to_come(self, rollout: Rollout) -> Tensor:

@@ -2,6 +2,7 @@
 
 python benchmarks/tuning.py --stage search --task short --jobs 2
 python benchmarks/tuning.py --stage test --task short --seeds 10 --jobs 2
+python benchmarks/tuning.py --stage frontier --task short --seeds 5 --jobs 2
 python benchmarks/tuning.py --stage ablation --task short --jobs 2
 
 The tasks are ABC-RLHF-v0 with completions of 8 to 16 tokens (``short``), 40 to 60 (``medium``) and
@@ -21,6 +22,9 @@ iterations (seed 100). ``long`` searches nothing, and uses what was best on ``me
 **Test**: the setting that won, under seeds from 0 up. Here the policies also write 512 completions
 to prompts of their own, which are scored by the reward model, judged by an outside scorer that no
 policy was trained on, and measured for variety.
+
+**Frontier**: the same with three coefficients of the KL penalty, the same for all methods, so that
+their scores can be compared at equal KL.
 
 **Ablation**: the best setting of prefix-score shaping with one choice changed at a time, under
 seeds 100 to 102.
@@ -43,7 +47,7 @@ from harness.circumstances import describe
 from harness.halving import halve
 from harness.runner import run_missing
 from reports import tuning as report
-from training.plan import ABLATED, METHODS, TASKS, UNTRAINED
+from training.plan import ABLATED, FRONTIER, FRONTIER_KL_COEFS, METHODS, TASKS, UNTRAINED
 
 RESULTS = Path(__file__).parent / "results" / "tuning"
 NUM_SETTINGS = 12
@@ -76,6 +80,19 @@ def test(task: str, methods: list[str], seeds: int, jobs: int, output: Path) -> 
     _run(task, "test", jobs, output, [(UNTRAINED, "{}", 0, 0), *keys])
 
 
+def frontier(task: str, methods: list[str], seeds: int, jobs: int, output: Path) -> None:
+    from training import study
+
+    chosen, iterations = report.chosen(output, task), TASKS[task].iterations
+    keys = [
+        (method, study.at_kl_coef(chosen[method], kl_coef), iterations, seed)
+        for seed in range(seeds)
+        for method in methods
+        for kl_coef in FRONTIER_KL_COEFS
+    ]
+    _run(task, "frontier", jobs, output, keys)
+
+
 def ablate(task: str, jobs: int, output: Path) -> None:
     from training import study
 
@@ -91,7 +108,7 @@ def _run(
     from training import study
 
     return run_missing(
-        partial(study.train, task, stage == "test"),
+        partial(study.train, task, stage in ("test", "frontier")),
         keys,
         report.KEYS,
         output / task / stage / "runs.parquet",
@@ -104,12 +121,13 @@ def _run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=("search", "test", "ablation"), default="search")
+    stages = ("search", "test", "frontier", "ablation")
+    parser.add_argument("--stage", choices=stages, default="search")
     parser.add_argument("--task", choices=TASKS, default="short")
     parser.add_argument(
         "--method", action="append", choices=METHODS, help="one of them; may be repeated"
     )
-    parser.add_argument("--seeds", type=int, default=10, help="of the test, from 0 up")
+    parser.add_argument("--seeds", type=int, default=10, help="of test and frontier, from 0 up")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
@@ -118,6 +136,9 @@ def main() -> None:
     if not arguments.tables_only:
         if arguments.stage == "search":
             search(task, methods, arguments.jobs, arguments.output)
+        elif arguments.stage == "frontier":
+            methods = arguments.method or list(FRONTIER)
+            frontier(task, methods, arguments.seeds, arguments.jobs, arguments.output)
         elif arguments.stage == "ablation":
             ablate(task, arguments.jobs, arguments.output)
         else:

@@ -17,6 +17,7 @@ from harness.tables import markdown_table
 from textgym.plotting import trailing_mean
 from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS, WINDOW
 
+from . import frontier
 from .comparison import NOTE, compare
 
 __all__ = ["ENDS", "KEYS", "chosen", "describe_run", "finalists", "value_of", "write"]
@@ -79,8 +80,9 @@ def write(output: Path) -> str:
     """Write table.md, and the figure of each task that has runs; returns the tables."""
     texts = []
     for task in TASKS:
-        searched, tested, ablated = (
-            output / task / stage / "runs.parquet" for stage in ("search", "test", "ablation")
+        searched, tested, traded, ablated = (
+            output / task / stage / "runs.parquet"
+            for stage in ("search", "test", "frontier", "ablation")
         )
         if tested.exists():
             runs = read_rows(tested)
@@ -88,6 +90,10 @@ def write(output: Path) -> str:
             draw(task, runs, tested.with_name("learning_curves.png"))
         if searched.exists():
             texts.append(f"# {task}: search\n\n{make_search_table(output, task)}")
+        if traded.exists():
+            runs = read_rows(traded)
+            texts.append(f"# {task}: frontier\n\n{frontier.make_tables(runs)}")
+            frontier.draw(task, runs, traded.with_name("frontier.png"))
         if ablated.exists():
             table = make_ablation_table(task, read_rows(ablated))
             texts.append(f"# {task}: ablation\n\n{table}")

@@ -11,6 +11,8 @@ from harness.halving import Rung
 
 __all__ = [
     "ABLATED",
+    "FRONTIER",
+    "FRONTIER_KL_COEFS",
     "METHODS",
     "NUM_EPISODES",
     "TASKS",
@@ -93,6 +95,11 @@ METHODS = {
         "rloo", "prefix-score", "#8B5A2B", _GROUPS, {"advantages": "token"}
     ),
 }
+
+FRONTIER = ("sparse", "sparse, λ = 1", "prefix score", "RLOO", "GRPO")
+"""The methods whose score is compared at equal KL."""
+FRONTIER_KL_COEFS = (0.02, 0.04, 0.08)
+"""Coefficients of the KL penalty under which each of them runs."""
 
 ABLATED = "prefix score"
 """The method whose best setting is changed, one choice at a time."""

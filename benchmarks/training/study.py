@@ -23,7 +23,7 @@ from textgym.wrappers.vector import CreditAssignment
 from .fresh_completions import FreshCompletions
 from .plan import ABLATED, METHODS, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
 
-__all__ = ["PACKAGES", "describe", "recombined", "settings", "train", "variants"]
+__all__ = ["PACKAGES", "at_kl_coef", "describe", "recombined", "settings", "train", "variants"]
 
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
 
@@ -75,6 +75,11 @@ def recombined(best: Sequence[str], number: int) -> list[str]:
             setting[name] = float(f"{setting[name] * 1.5 ** rng.uniform(-1, 1):.2g}")
         found.append(json.dumps(setting))
     return found
+
+
+def at_kl_coef(setting: str, kl_coef: float) -> str:
+    """A setting, as JSON, with another coefficient of the KL penalty."""
+    return json.dumps(json.loads(setting) | {"kl_coef": kl_coef})
 
 
 def variants(setting: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from gymnasium.vector import AutoresetMode
 from harness.halving import Rung, best_settings, halve, score_at_kl_budget
+from reports import frontier
 from reports import tuning as report
 from training import fresh_completions, study
 from training.fresh_completions import FreshCompletions, distinct_2
@@ -251,3 +252,25 @@ def test_a_run_that_never_gets_there_counts_with_all_of_its_iterations():
     )
     row = cells(report.make_test_tables("short", runs), "ABC", "## To the best")
     assert row[1:4] == ["–", "100% (nan% to nan%)", "0 of 1"]
+
+
+def test_the_frontier_compares_scores_at_equal_kl():
+    # A score of KL / 10 for one method, twice that for the other, under any coefficient.
+    def end_of(method, seed, factor, kl_coef, kl):
+        run = run_of(method, seed, lambda i: 0.0 * i, 0.0)
+        run["setting"] = json.dumps({"kl_coef": kl_coef})
+        run.loc[run["iteration"] == 80, ["fresh_kl", "fresh_score"]] = kl, factor * kl
+        return run
+
+    kl_by_coef = {0.02: 32.0, 0.04: 22.0, 0.08: 12.0}
+    runs = pd.concat(
+        end_of(method, seed, factor, kl_coef, kl)
+        for method, factor in (("RLOO", 0.2), ("sparse", 0.1))
+        for seed in (0, 1)
+        for kl_coef, kl in kl_by_coef.items()
+    )
+    text = frontier.make_tables(runs)
+    assert text.index("| sparse |") < text.index("| RLOO |")
+    at_kl = cells(text, "sparse", "The score at a given KL")
+    assert at_kl[1:] == [*(f"+{k:.2f} (+{k:.2f} to +{k:.2f})" for k in (1.5, 2, 2.5, 3)), "–"]
+    assert cells(text, "RLOO", "The score at a given KL")[2] == "+4.00 (+4.00 to +4.00)"

@@ -1,0 +1,87 @@
+"""Score at equal KL: the tables and the figure of tuning.py's frontier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.curves import new_figure, save
+from harness.statistics import stratified_bootstrap
+from harness.tables import markdown_table
+from training.plan import METHODS, TASKS
+
+__all__ = ["draw", "make_tables"]
+
+_EQUAL_KL = (15.0, 20.0, 25.0, 30.0, 35.0)
+
+
+def make_tables(runs: pd.DataFrame) -> str:
+    """Where each method ends under each coefficient of the KL penalty, and at equal KL."""
+    ends = _ends(runs)
+    lines = []
+    for (method, kl_coef), rows in ends.groupby(["method", "kl_coef"], sort=False):
+        score = stratified_bootstrap(rows.set_index("seed")["fresh_score"])
+        means = rows[["fresh_kl", "fresh_outside", "fresh_distinct_2"]].mean()
+        lines.append([method, f"{kl_coef:g}", str(score), *(f"{mean:.2f}" for mean in means)])
+    equal = [
+        [method, *(_at_kl(rows, kl) for kl in _EQUAL_KL)]
+        for method, rows in ends.groupby("method", sort=False)
+    ]
+    text = [
+        f"512 fresh completions at the end of the runs, {runs['seed'].nunique()} seeds. Each "
+        "method at its best setting, but for the coefficient of the KL penalty.",
+        "",
+        *markdown_table(
+            ["method", "KL coefficient", "score", "KL", "outside scorer", "distinct-2"], lines
+        ),
+        "",
+        "The score at a given KL, in nats, interpolated under each seed between the coefficients "
+        "on either side of it; interquartile mean and 95% bootstrap interval. –: some seed has no "
+        "coefficient on one side.",
+        "",
+        *markdown_table(["method", *(f"KL {kl:.0f}" for kl in _EQUAL_KL)], equal),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def draw(task: str, runs: pd.DataFrame, path: Path) -> None:
+    """Score against KL at the end of the runs: a line per method, a point per coefficient."""
+    figure = new_figure(6.5, 4.8)
+    axes = figure.subplots()
+    for method, rows in _ends(runs).groupby("method", sort=False):
+        color = METHODS[method].color
+        means = rows.groupby("kl_coef")[["fresh_kl", "fresh_score"]].mean()
+        axes.plot(rows["fresh_kl"], rows["fresh_score"], ".", color=color, alpha=0.4)
+        axes.plot(means["fresh_kl"], means["fresh_score"], "o-", color=color, label=method)
+    axes.set_xlabel("KL to the reference policy (nats per completion)")
+    axes.set_ylabel("score of 512 fresh completions")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(
+        f"{TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens, after "
+        f"{TASKS[task].iterations} iterations, with three coefficients of the KL penalty.\n"
+        f"Small dots: {runs['seed'].nunique()} seeds; large dots: their means",
+        fontsize=9,
+    )
+    save(figure, path)
+
+
+def _ends(runs: pd.DataFrame) -> pd.DataFrame:
+    """The last row of every run, in the order of the methods and the coefficients."""
+    ends = runs[runs["iteration"] == runs["iterations"]]
+    ends = ends.assign(kl_coef=[json.loads(setting)["kl_coef"] for setting in ends["setting"]])
+    order = {method: number for number, method in enumerate(METHODS)}
+    return ends.sort_values(["method", "kl_coef", "seed"], key=lambda c: c.map(order).fillna(c))
+
+
+def _at_kl(ends: pd.DataFrame, kl: float) -> str:
+    scores = {}
+    for seed, rows in ends.groupby("seed"):
+        rows = rows.sort_values("fresh_kl")
+        if not rows["fresh_kl"].min() <= kl <= rows["fresh_kl"].max():
+            return "–"
+        scores[seed] = float(np.interp(kl, rows["fresh_kl"], rows["fresh_score"]))
+    return str(stratified_bootstrap(pd.Series(scores)))

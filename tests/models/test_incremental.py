@@ -26,6 +26,9 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     MistralForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
@@ -40,7 +43,7 @@ from textgym.models import (
     PrefixScores,
     RewardModel,
 )
-from textgym.models.incremental import IncrementalLanguageModel, IncrementalRewardModel
+from textgym.models.incremental import IncrementalLanguageModel, IncrementalRewardModel, lean
 
 VOCAB, LONGEST, N = 50, 20, 4
 
@@ -58,6 +61,14 @@ SIZES = {
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 2.0,
+    "original_max_position_embeddings": 8,
+}
 GPT2_SIZES = {
     "vocab_size": VOCAB,
     "n_embd": 32,
@@ -83,6 +94,12 @@ DECODERS = {
         MistralForSequenceClassification,
         MistralConfig(**GROUPED, sliding_window=4),
     ),
+    "llama, biases and scaled positions": (
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+        LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, rope_parameters=SCALED),
+    ),
+    "qwen2": (Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2Config(**GROUPED)),
     "gpt-neox": (GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXConfig(**SIZES)),
 }
 decoders = pytest.mark.parametrize("name", DECODERS)
@@ -134,9 +151,13 @@ def sizes(language_model):
 
 
 @decoders
-def test_growing_texts_give_the_logits_of_whole_texts(name):
+@pytest.mark.parametrize("packed", [True, False])
+def test_growing_texts_give_the_logits_of_whole_texts(name, packed, monkeypatch):
+    if not packed:  # as on a device without oneDNN
+        monkeypatch.setattr(lean, "_can_pack", lambda weight: False)
     model = make_language_model(name)
     reader = IncrementalLanguageModel(model)
+    assert reader.is_lean == (name != "gpt-neox")
     for texts in growing_texts(45):
         said = reader.read(texts)
         for row, text in enumerate(texts):
@@ -165,6 +186,7 @@ def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps():
 
 def check_reward_model(reward_model, readouts, steps):
     reader = IncrementalRewardModel(reward_model, readouts)
+    assert reader.is_lean == (reward_model.model.config.model_type not in ("gpt_neox", "gptj"))
     for texts in growing_texts(steps, seed=1):
         requested = torch.tensor([text is not None for text in texts])
         ids = [text or [0] for text in texts]
@@ -332,6 +354,126 @@ def test_errors_beyond_rounding_are_blamed_on_the_precision(language_model):
     with torch.autocast("cpu", torch.bfloat16), refused as caught:
         IncrementalLanguageModel(model)
     assert "cannot be read token by token" not in str(caught.value)
+
+
+# --- Reading a token without the model's own forward pass
+
+
+lean_decoders = pytest.mark.parametrize("name", [name for name in DECODERS if name != "gpt-neox"])
+
+
+def next_logits(reader, texts=([5, 6], [7, 8, 9])):
+    """The logits after one more token, which a lean reader reads without the model."""
+    reader.read([text[:-1] for text in texts])
+    return reader.read(texts).logits
+
+
+@lean_decoders
+def test_single_tokens_do_not_run_the_model(name, monkeypatch):
+    model = make_language_model(name)
+    reader = IncrementalLanguageModel(model)
+    assert reader.is_lean
+    reader.read([[5], [7, 8]])
+    monkeypatch.setattr(type(model), "forward", None)
+    reader.read([[5, 6], [7, 8, 9]])
+
+
+@lean_decoders
+@pytest.mark.parametrize("autocast", [True, False])
+def test_lean_reading_in_bfloat16_is_as_exact_as_the_models_own(name, autocast):
+    model = make_language_model(name)
+    exact = next_logits(IncrementalLanguageModel(model))
+    if not autocast:
+        model = model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        reader, own = IncrementalLanguageModel(model), IncrementalLanguageModel(model)
+        own._can_be_lean = False
+        errors = [(next_logits(one) - exact).abs().max() for one in (reader, own)]
+        assert reader.is_lean
+        assert errors[0] < 2 * errors[1] + 0.01
+
+
+def attach_a_hook(model):
+    model.get_decoder().layers[0].register_forward_hook(lambda *_: None)
+
+
+def replace_a_layer(model):
+    class Other(torch.nn.Linear):
+        pass
+
+    mlp = model.get_decoder().layers[0].mlp
+    mlp.up_proj = Other(mlp.up_proj.in_features, mlp.up_proj.out_features, bias=False)
+
+
+def replace_a_forward(model):
+    model.lm_head.forward = lambda hidden: torch.zeros(*hidden.shape[:-1], VOCAB)
+
+
+def parametrize_a_weight(model):
+    torch.nn.utils.parametrizations.weight_norm(model.lm_head)
+
+
+def drop_out(model):
+    model.config.attention_dropout = 0.5
+    for layer in model.get_decoder().layers:
+        layer.self_attn.attention_dropout = 0.5
+    model.train()
+
+
+@pytest.mark.parametrize(
+    "alter", [attach_a_hook, replace_a_layer, replace_a_forward, parametrize_a_weight, drop_out]
+)
+def test_an_altered_model_is_read_by_its_own_forward(alter):
+    model = make_language_model("llama")
+    reader = IncrementalLanguageModel(model)
+    assert reader.is_lean
+    alter(model)
+    reader.forget()
+    assert not reader.is_lean
+    if alter is drop_out:
+        return  # its logits are random
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6]])).logits[0, -1]
+    torch.testing.assert_close(next_logits(reader)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_an_architecture_read_wrongly_is_left_to_the_model(monkeypatch):
+    monkeypatch.setitem(lean._ACTIVATIONS, "silu", torch.tanh)
+    model = make_language_model("llama")
+    reader = IncrementalLanguageModel(model)
+    assert not reader.is_lean
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6]])).logits[0, -1]
+    torch.testing.assert_close(next_logits(reader)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_readers_of_one_model_share_its_copied_weights():
+    model = make_language_model("llama")
+    readers = [IncrementalLanguageModel(model) for _ in range(2)]
+    for reader in readers:
+        next_logits(reader)
+    assert readers[0]._lean is readers[1]._lean
+    readers[0].forget()
+    assert model not in lean._shared
+
+
+@pytest.mark.parametrize("forget", [True, False])
+def test_changed_weights_are_noticed_when_texts_start_anew(forget):
+    model = make_language_model("llama")
+    reader = IncrementalLanguageModel(model)
+    before = next_logits(reader)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    # Another reader of the model, whose owner knows nothing of the change, or the same one.
+    reader = reader if forget else IncrementalLanguageModel(model)
+    if forget:
+        reader.forget()
+    after = next_logits(reader)
+    assert not torch.allclose(before, after, atol=1e-2)
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6]])).logits[0, -1]
+    torch.testing.assert_close(after[0], expected, rtol=0, atol=1e-4)
 
 
 class WithOwnRead(RewardModel):

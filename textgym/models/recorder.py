@@ -188,6 +188,15 @@ class RecordedAttention:
     def __init__(self, layers: Sequence[_Weights]) -> None:
         self._layers = layers
 
+    @classmethod
+    def of_newest(cls, weights: Sequence[Tensor]) -> RecordedAttention:
+        """The attention of a pass that read one token per text.
+
+        Args:
+            weights: Of each layer, float32, shape (batch, num_heads, num_keys).
+        """
+        return cls([partial(_newest_rows, one) for one in weights])
+
     def __len__(self) -> int:
         return len(self._layers)
 
@@ -306,6 +315,11 @@ def _recorded_rows(call: _Call, positions: Tensor | None, heads: Heads) -> Tenso
 def _computed_rows(weights: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:
     assert positions is not None, "only the positions passed to run() were recorded"
     return _reduce_heads(weights, heads, dim=1)
+
+
+def _newest_rows(weights: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:
+    assert positions is None, "only the newest token's row was recorded"
+    return _reduce_heads(weights, heads, dim=1)[:, None]
 
 
 def _eager_rows(attention: Tensor, positions: Tensor | None, heads: Heads) -> Tensor:

@@ -31,7 +31,8 @@ from transformers.cache_utils import DynamicLayer
 
 from textgym.errors import InvalidArgumentError
 from textgym.models.incremental.cache import GrowingLayer, layers_of
-from textgym.models.recorder import RecordedAttention
+from textgym.models.incremental.lean import LeanDecoder
+from textgym.models.incremental.output import Output
 
 __all__ = ["IncrementalDecoder", "Pass", "Text"]
 
@@ -57,15 +58,13 @@ class Pass:
         lengths: Number of tokens of their texts, shape (num_read,).
         is_restart: Whether whole texts were read.
         output: The model's output.
-        attention: The recorded attention; None if it was not recorded.
     """
 
     rows: Tensor
     at: Tensor
     lengths: Tensor
     is_restart: bool
-    output: Any
-    attention: RecordedAttention | None
+    output: Output
 
     def newest(self, values: Tensor) -> Tensor:
         """Pick the values of the last tokens: (output rows, tokens, ...) to (num_read, ...)."""
@@ -74,6 +73,10 @@ class Pass:
 
 class IncrementalDecoder(ABC):
     """Caches the keys and values of a batch of texts, and extends them.
+
+    Whole texts are read by the model's own forward pass. Single tokens are read by
+    :class:`~textgym.models.incremental.lean.LeanDecoder` if it knows the architecture and agrees
+    with the model, and else by the model as well.
 
     Construction reads two short texts in pieces and at once, and compares. The architecture is
     judged in the dtype of the weights. If autocast is on, the comparison is repeated under it.
@@ -90,17 +93,30 @@ class IncrementalDecoder(ABC):
     def __init__(self, module: PreTrainedModel) -> None:
         self._module = module
         self._parameters = set(inspect.signature(module.forward).parameters)
+        self._can_be_lean = LeanDecoder.knows(module)
         self._forget(0)
-        self._check()
+        if self._can_be_lean:
+            try:
+                self._check()
+            except InvalidArgumentError:
+                self._can_be_lean = False
+        if not self._can_be_lean:
+            self._check()
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether single tokens are read without the model's own forward pass."""
+        return self._can_be_lean and LeanDecoder.knows(self._module)
 
     def _forget(self, num_rows: int) -> None:
         self._texts: list[list[int] | None] = [None] * num_rows
         self._cache: DynamicCache | None = None
+        self._lean: LeanDecoder | None = None
         self._mask = torch.zeros((num_rows, 0), dtype=torch.bool, device=self._module.device)
 
     @abstractmethod
-    def _forward(self, inputs: Mapping[str, Any]) -> tuple[Any, RecordedAttention | None]:
-        """Run the model; returns its output, and its attention if that is recorded."""
+    def _forward(self, inputs: Mapping[str, Any]) -> Output:
+        """Run the model, and record its attention if that is wanted."""
 
     @abstractmethod
     def _remember(self, done: Pass) -> None:
@@ -112,6 +128,7 @@ class IncrementalDecoder(ABC):
 
     def forget(self) -> None:
         """Drop the cache and all results, as needed after the model has changed."""
+        LeanDecoder.discard(self._module)
         self._forget(0)
 
     @torch.no_grad()
@@ -152,12 +169,14 @@ class IncrementalDecoder(ABC):
         rows = self._tensor(list(texts))
         lengths = self._tensor([len(text) for text in texts.values()])
         # Waiting rows use position 0, which every model has.
-        ids, positions = self._tensor([[0]] * len(self._texts)), self._tensor([0])
-        positions = positions.repeat(len(self._texts), 1)
-        ids[rows, 0] = self._tensor([text[-1] for text in texts.values()])
-        positions[rows, 0] = lengths - 1
+        ids, positions = torch.zeros((2, len(self._texts)), dtype=torch.int64, device=rows.device)
+        ids[rows] = self._tensor([text[-1] for text in texts.values()])
+        positions[rows] = lengths - 1
         mask = pad(self._mask, (0, 1), value=True)
-        output, attention = self._run(ids, mask, positions, self._cache, restart=None)
+        if self._lean is not None:
+            output = self._lean.read(ids, positions, mask, layers_of(self._cache))
+        else:
+            output = self._run(ids[:, None], mask, positions[:, None], self._cache, restart=None)
         waiting = torch.ones_like(mask[:, 0])
         waiting[rows] = False
         mask[waiting, -1] = False
@@ -167,7 +186,7 @@ class IncrementalDecoder(ABC):
             for layer in layers_of(self._cache):
                 layer.keys[waiting] = layer.keys[waiting].roll(1, dims=2)
                 layer.values[waiting] = layer.values[waiting].roll(1, dims=2)
-        self._done(texts, Pass(rows, rows, lengths, False, output, attention))
+        self._done(texts, Pass(rows, rows, lengths, False, output))
 
     def _restart(self, texts: Mapping[int, list[int]]) -> None:
         """Read whole texts, and store their keys and values at the right end of their rows."""
@@ -179,7 +198,7 @@ class IncrementalDecoder(ABC):
         mask = columns < lengths[:, None]  # Padded on the right, so every query has a key.
         cache = DynamicCache()
         positions = columns.repeat(len(texts), 1)
-        output, attention = self._run(ids, mask, positions, cache, restart=lengths)
+        output = self._run(ids, mask, positions, cache, restart=lengths)
         missing = max(0, width - self._mask.shape[1])
         self._mask = pad(self._mask, (missing, 0), value=False)
         start = self._mask.shape[1] - width
@@ -188,21 +207,24 @@ class IncrementalDecoder(ABC):
         # Of the last `width` columns, column c gets token c - (width - length) of the text.
         order = (columns - (width - lengths)[:, None]).clamp(min=0)[:, None, :, None]
         if self._cache is None:
+            self._lean = LeanDecoder.of(self._module) if self._can_be_lean else None
             self._cache = self._empty_like(cache)
         for kept, new in zip(layers_of(self._cache), layers_of(cache), strict=True):
             kept.resize(missing)
-            kept.keys[rows, :, start:] = new.keys.take_along_dim(order, dim=2)
-            kept.values[rows, :, start:] = new.values.take_along_dim(order, dim=2)
+            for mine, theirs in ((kept.keys, new.keys), (kept.values, new.values)):
+                mine[rows, :, start:] = theirs.take_along_dim(order, dim=2).to(mine.dtype)
         at = torch.arange(len(rows), device=rows.device)
-        self._done(texts, Pass(rows, at, lengths, True, output, attention))
+        self._done(texts, Pass(rows, at, lengths, True, output))
 
     def _empty_like(self, cache: DynamicCache) -> DynamicCache:
         """An empty cache for the whole batch, with the sizes of another one."""
         if not cache.layers or not all(type(layer) is DynamicLayer for layer in cache.layers):
             raise TypeError("it caches something other than keys and values")
         empty = DynamicCache()
+        dtype = None if self._lean is None else self._lean.cache_dtype  # None: as it is
         empty.layers = [
-            GrowingLayer(layer.keys, layer.values, len(self._texts)) for layer in layers_of(cache)
+            GrowingLayer(layer.keys.to(dtype), layer.values.to(dtype), len(self._texts))
+            for layer in layers_of(cache)
         ]
         return empty
 
@@ -221,7 +243,7 @@ class IncrementalDecoder(ABC):
         positions: Tensor,
         cache: DynamicCache,
         restart: Tensor | None,
-    ) -> tuple[Any, RecordedAttention | None]:
+    ) -> Output:
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask.long(),

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from textgym.errors import InvalidArgumentError
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
 from textgym.models.incremental.decoder import IncrementalDecoder, Pass, Text
+from textgym.models.incremental.output import Output
 from textgym.models.readouts import AttentionMap, PrefixScores, Readout, layer_indices
-from textgym.models.recorder import RecordedAttention
 from textgym.models.reward_model import RewardModel
 
 __all__ = ["IncrementalLanguageModel", "IncrementalRewardModel", "NextToken"]
@@ -79,14 +79,16 @@ class IncrementalLanguageModel(IncrementalDecoder):
         keep = {"logits_to_keep": self._ends} if "logits_to_keep" in self._parameters else {}
         return {"output_hidden_states": True, **keep}
 
-    def _forward(self, inputs: Mapping[str, Any]) -> tuple[Any, None]:
-        return self._module(**inputs), None
+    def _forward(self, inputs: Mapping[str, Any]) -> Output:
+        output = self._module(**inputs)
+        return Output(output.hidden_states[-1], output.logits)
 
     def _remember(self, done: Pass) -> None:
-        hidden = done.newest(done.output.hidden_states[-1]).float()
+        hidden = done.newest(done.output.hidden).float()
         logits = done.output.logits
-        if "logits_to_keep" in self._parameters:  # only the columns where a text ends
-            column = torch.searchsorted(self._ends, done.lengths - 1) if done.is_restart else 0
+        assert logits is not None
+        if "logits_to_keep" in self._parameters and done.is_restart:  # only where a text ends
+            column = torch.searchsorted(self._ends, done.lengths - 1)
             logits = logits[done.at, column].float()
         else:
             logits = done.newest(logits).float()
@@ -200,15 +202,16 @@ class IncrementalRewardModel(IncrementalDecoder):
             reward_model=self.reward_model,
         )
 
-    def _forward(self, inputs: Mapping[str, Any]) -> tuple[Any, RecordedAttention | None]:
+    def _forward(self, inputs: Mapping[str, Any]) -> Output:
         if not self._wanted:
-            return self._module(**inputs), None
+            return Output(self._module(**inputs).last_hidden_state)
         recorder = self.reward_model.attention_recorder()
-        return recorder.run(self._module, inputs, self._last_only)
+        output, attention = recorder.run(self._module, inputs, self._last_only)
+        return Output(output.last_hidden_state, attention=attention)
 
     def _remember(self, done: Pass) -> None:
         self._reserve(int(done.lengths.max()))
-        scores = self.reward_model.score_states(done.output.last_hidden_state)
+        scores = self.reward_model.score_states(done.output.hidden)
         rows, last = done.rows, done.lengths - 1
         if not done.is_restart:
             self._scores[rows, last] = done.newest(scores)
@@ -226,8 +229,8 @@ class IncrementalRewardModel(IncrementalDecoder):
     @staticmethod
     def _weights(done: Pass, readout: AttentionMap) -> Tensor:
         """Attention from the tokens of a pass to all columns."""
-        assert done.attention is not None
-        return done.attention.weights(readout.layers, readout.heads)
+        assert done.output.attention is not None
+        return done.output.attention.weights(readout.layers, readout.heads)
 
     def _own_columns(self, weights: Tensor, done: Pass) -> Tensor:
         """Shift right-aligned columns to the left, so that column t is token t of its text."""

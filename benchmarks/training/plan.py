@@ -96,7 +96,7 @@ METHODS = {
     ),
 }
 
-FRONTIER = ("sparse", "sparse, λ = 1", "prefix score", "RLOO", "GRPO")
+FRONTIER = ("sparse, λ = 1", "prefix score", "RLOO", "GRPO")
 """The methods whose score is compared at equal KL."""
 FRONTIER_KL_COEFS = (0.02, 0.04, 0.08)
 """Coefficients of the KL penalty under which each of them runs."""

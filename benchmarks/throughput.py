@@ -6,6 +6,8 @@ Every number is a ratio of two things that take turns on the same machine in the
 
 - ``readout``: scores with attention and prefix scores, against plain scores and eager attention;
 - ``rollout``: episodes through the environment, against ``generate`` of transformers;
+- ``peers``: the same, against faster ways to sample;
+- ``stages``: tokens per second of the environment, with scores, of a rollout, of an iteration;
 - ``iteration``: an iteration of PPO, against trl 0.7.4 in its own environment (``make trl-env``);
 - ``race``: seconds to the best score of trl's sparse run, with dense reward, against trl;
 - ``environment``: steps of the batched environment, against Gymnasium's ``SyncVectorEnv``;

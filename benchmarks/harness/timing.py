@@ -13,10 +13,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Comparison", "no_garbage_collection", "side_by_side"]
+__all__ = ["Comparison", "Stopwatch", "no_garbage_collection", "side_by_side"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,19 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+class Stopwatch:
+    """A function that adds up the seconds of its calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.seconds = 0.0
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the function."""
+        start = time.perf_counter()
+        try:
+            return self._function(*arguments, **keywords)
+        finally:
+            self.seconds += time.perf_counter() - start

@@ -15,6 +15,8 @@ __all__ = ["PARTS", "read", "write"]
 PARTS = (
     "readout",
     "rollout",
+    "peers",
+    "stages",
     "iteration",
     "race",
     "environment",

@@ -15,8 +15,6 @@ other rows go on.
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +23,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from transformers import PreTrainedModel
 
-from harness.timing import side_by_side
+from harness.timing import Stopwatch, side_by_side
 from speed import models
 from speed.ratios import result
 from textgym.agents import ActionRules, LanguageModelPolicy, collect_episodes
@@ -81,14 +79,14 @@ def _compare(
     policy = LanguageModelPolicy(model, rules)
     generator = torch.Generator().manual_seed(0)
     counts: list[int] = []
-    scoring = _Stopwatch(base.task.score)
+    scoring = Stopwatch(base.task.score)
     base.task.score = scoring
 
     def collect() -> None:
         rollout = collect_episodes(policy, envs, batches * batch, generator)
         counts.append(int(rollout.episode_lengths.sum()))
 
-    roll_out = _Stopwatch(collect)
+    roll_out = Stopwatch(collect)
     observations, _ = envs.reset(seed=0)
     ids, mask = map(torch.from_numpy, left_padded(observations, 0))
 
@@ -132,18 +130,3 @@ def _compare(
     low, middle, high = (bound / (1 - share) for bound in (ratio[1], ratio[0], ratio[2]))
     without = result("rollout", case, f"{quantity}, without the scores", (middle, low, high))
     return [whole, without]
-
-
-class _Stopwatch:
-    """A function that adds up the seconds of its calls."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self.seconds = 0.0
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return self._function(*arguments, **keywords)
-        finally:
-            self.seconds += time.perf_counter() - start

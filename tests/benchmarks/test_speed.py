@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from reports.throughput import make_goals
-from speed import environment, models
+from speed import environment, models, peers, stages
 from speed.operations import forward_operations, update_operations
 from speed.race import reached
 from speed.update import Updater, random_episodes
@@ -86,10 +86,17 @@ def test_the_race_ends_where_the_running_mean_reaches_the_goal():
     assert reached(rows, 5.1) is None
 
 
-def test_the_parts_measure_ratios():
-    rows = environment.measure(quick=True)
-    assert {row["part"] for row in rows} == {"environment"}
+@pytest.mark.parametrize("part", [environment, peers, stages])
+def test_the_parts_measure_ratios(part):
+    rows = part.measure(quick=True)
+    assert {row["part"] for row in rows} == {part.__name__.split(".")[-1]}
     assert all(row["low"] <= row["ratio"] <= row["high"] for row in rows)
+
+
+def test_each_stage_costs_time():
+    ratios = [row["ratio"] for row in stages.measure(quick=True)]
+    # Scores, a policy, an update: each leaves fewer tokens per second. The last is a share.
+    assert all(0 < ratio < 1 for ratio in ratios)
 
 
 def test_goals_are_met_or_not():

@@ -110,6 +110,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
     ("page", "results", "first_line", "num_lines"),
     [
         ("agents.md", "agents/table.md", "| agent | environment steps |", 12),
+        ("agents.md", "tuning/table.md", "| variant | criterion |", 24),
         ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
         ("learning.md", "tuning/table.md", "| method | to +1 |", 11),
         ("learning.md", "learning/table.md", "| condition | first |", 9),

@@ -5,6 +5,7 @@ python benchmarks/throughput.py
 Every number is a ratio of two things that take turns on the same machine in the same run:
 
 - ``readout``: scores with attention and prefix scores, against plain scores and eager attention;
+- ``lean``: reading the newest token with the library's forward pass, against our own;
 - ``rollout``: episodes through the environment, against ``generate`` of transformers;
 - ``peers``: the same, against faster ways to sample;
 - ``stages``: tokens per second of the environment, with scores, of a rollout, of an iteration;

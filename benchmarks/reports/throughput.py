@@ -14,6 +14,7 @@ __all__ = ["PARTS", "read", "write"]
 
 PARTS = (
     "readout",
+    "lean",
     "rollout",
     "peers",
     "stages",

@@ -44,7 +44,7 @@ def measure(quick: bool = False) -> list[Row]:
     """Tokens per second of a rollout ÷ those of each peer; more is better.
 
     Args:
-        quick: Small sizes, and neither compilation nor conversion; for tests.
+        quick: Small sizes, and only ``generate``; for tests.
     """
     return [row for batch in ((2,) if quick else BATCHES) for row in _compare(batch, quick)]
 
@@ -63,7 +63,7 @@ def _compare(batch: int, quick: bool) -> list[Row]:
     ids, mask = (torch.from_numpy(array) for array in left_padded(observations, 0))
     prompts = [row[kept].tolist() for row, kept in zip(ids, mask.bool(), strict=True)]
     functions = {"rollout": _rollout(model, envs, num_tokens)}
-    functions |= _transformers(model, ids, mask, prompts, num_tokens, compiled=not quick)
+    functions |= _transformers(model, ids, mask, prompts, num_tokens, only_generate=quick)
     if not quick and importlib.util.find_spec("ctranslate2"):
         functions |= _ctranslate2(model, prompts, num_tokens)
     first = {name: _seconds(function) for name, function in functions.items()}
@@ -103,7 +103,7 @@ def _transformers(
     mask: torch.Tensor,
     prompts: list[list[int]],
     num_tokens: int,
-    compiled: bool,
+    only_generate: bool,
 ) -> dict[str, Callable[[], object]]:
     length = {"min_new_tokens": num_tokens, "max_new_tokens": num_tokens}
     sampling = {"do_sample": True, "top_k": 0, "pad_token_id": 0}
@@ -115,17 +115,17 @@ def _transformers(
     def generate(**options: Any) -> object:
         return model.generate(**batch, **sampling, **length, **options)
 
-    functions: dict[str, Callable[[], object]] = {
+    if only_generate:
+        return {"generate": generate}
+    compile_config = CompileConfig(mode="default")
+    compile_config._compile_all_devices = True  # Otherwise GPUs only.
+    return {
         "generate": generate,
         "generate_batch": lambda: model.generate_batch(prompts, generation_config=config),
-    }
-    if compiled:
-        compile_config = CompileConfig(mode="default")
-        compile_config._compile_all_devices = True  # Otherwise GPUs only.
-        functions["generate, compiled with a static cache"] = lambda: generate(
+        "generate, compiled with a static cache": lambda: generate(
             cache_implementation="static", compile_config=compile_config
-        )
-    return functions
+        ),
+    }
 
 
 def _ctranslate2(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from reports.throughput import make_goals
-from speed import environment, models, peers, stages
+from speed import environment, lean, models, peers, stages
 from speed.operations import forward_operations, update_operations
 from speed.race import reached
 from speed.update import Updater, random_episodes
@@ -86,7 +86,7 @@ def test_the_race_ends_where_the_running_mean_reaches_the_goal():
     assert reached(rows, 5.1) is None
 
 
-@pytest.mark.parametrize("part", [environment, peers, stages])
+@pytest.mark.parametrize("part", [environment, lean, peers, stages])
 def test_the_parts_measure_ratios(part):
     rows = part.measure(quick=True)
     assert {row["part"] for row in rows} == {part.__name__.split(".")[-1]}

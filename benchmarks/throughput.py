@@ -16,6 +16,7 @@ Every number is a ratio of two things that take turns on the same machine in the
 - ``choices``: what some choices in the agents' code gain, against what they replaced;
 - ``growth``: time and memory against batch, length and size of the model.
 
+Where the processor has no instructions for bfloat16, the parts that compare dtypes leave it out.
 Let nothing else run meanwhile. Writes ``rows.json`` (a row per ratio, with its 95% interval over
 rounds and the raw seconds), ``meta.json``, and from the rows ``table.md`` (all ratios),
 ``goals.md`` (those with a goal) and ``throughput.png``. A part that is run again replaces its rows.

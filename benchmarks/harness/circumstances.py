@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["commit", "commit_of_code", "describe"]
+__all__ = ["commit", "commit_of_code", "describe", "has_bfloat16"]
 
 _ROOT = Path(__file__).parents[2]
 _CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
@@ -41,13 +41,14 @@ def describe(*packages: str) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "commit": commit_of_code(),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
-        "bfloat16_instructions": _has_bfloat16(),
+        "bfloat16_instructions": has_bfloat16(),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "finished": time.strftime("%Y-%m-%d"),
     }
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; without them it is emulated."""
     import torch  # on use: slow to import
 
     get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in older versions

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.circumstances import has_bfloat16
 from harness.timing import Comparison
 from speed.ratios import Row, result
 from speed.textgym_side import NUM_ENVS, Side, Textgym, take_turns, thread_numbers
@@ -104,7 +105,9 @@ def _candidates() -> dict[str, list[dict[str, Any]]]:
     """Settings that each side may choose from; the larger the minibatch, the faster both are."""
     common = [
         {"minibatch_size": NUM_ENVS, "bfloat16": bfloat16, "threads": threads}
-        for bfloat16, threads in product((False, True), thread_numbers())
+        for bfloat16, threads in product(
+            [False, True] if has_bfloat16() else [False], thread_numbers()
+        )
     ]
     trl = [{**TRL_FAST, **settings} for settings in common]
     eager = [{**settings, "attention": "eager"} for settings in trl if settings["bfloat16"]]

@@ -40,7 +40,7 @@ def measure(quick: bool = False) -> list[Row]:
     rounds = 2 if quick else 7
     rows = []
     for name, batches in (("embedded", (1, 4, 16, 64)), ("gpt2-small", (1, 16))):
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in models.dtypes():
             model = copy.deepcopy(models.language_model(name, quick))
             model = model.to(dtype)  # type: ignore[arg-type]
             rows += [_tokens(name, model, batch, rounds) for batch in batches[: 1 if quick else 4]]

@@ -68,8 +68,8 @@ def measure(quick: bool = False) -> list[dict]:
     """
     rows = []
     for case in QUICK if quick else CASES:
-        for dtype in ("float32", "bfloat16"):
-            rows += _measure_case(case, dtype, quick)
+        for dtype in models.dtypes():
+            rows += _measure_case(case, str(dtype).removeprefix("torch."), quick)
     return rows
 
 

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from harness.circumstances import has_bfloat16
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,
@@ -23,7 +24,7 @@ from textgym.models import (
     load_tokenizer,
 )
 
-__all__ = ["NAMES", "classifier", "config", "language_model", "reward_model", "texts"]
+__all__ = ["NAMES", "classifier", "config", "dtypes", "language_model", "reward_model", "texts"]
 
 NAMES = ("gpt2-small", "llama-small", "llama-4x256", "llama-8x256", "embedded")
 """GPT-2 small (124 million parameters), a Llama of its size, one of the embedded models' size, one
@@ -67,6 +68,11 @@ def config(name: str, quick: bool = False) -> PretrainedConfig:
         max_position_embeddings=1024,
         tie_word_embeddings=True,
     )
+
+
+def dtypes() -> tuple[torch.dtype, ...]:
+    """float32, and bfloat16 unless the processor would have to emulate it."""
+    return (torch.float32, torch.bfloat16) if has_bfloat16() else (torch.float32,)
 
 
 def language_model(name: str, quick: bool = False) -> PreTrainedModel:

@@ -44,7 +44,7 @@ def measure(quick: bool = False) -> list[dict[str, Any]]:
     rows = []
     lengths = {"embedded": 4 if quick else 32, "gpt2-small": 4 if quick else 16}
     for name in lengths:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in models.dtypes():
             # A copy: the embedded model is shared, and its dtype would change everywhere.
             model = copy.deepcopy(models.language_model(name, quick))
             model = model.to(dtype)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from harness.timing import Stopwatch, side_by_side
+from speed import models
 from speed.ratios import Row, result
 from speed.textgym_side import NUM_ENVS, Textgym, make_envs
 from textgym.agents import collect_episodes
@@ -41,7 +42,9 @@ def measure(quick: bool = False) -> list[Row]:
     num_envs = 4 if quick else NUM_ENVS
     return [
         row
-        for bfloat16 in ((False,) if quick else (False, True))
+        for bfloat16 in (
+            [False] if quick else [dtype == torch.bfloat16 for dtype in models.dtypes()]
+        )
         for row in _stages(num_envs, bfloat16, rounds=2 if quick else 9)
     ]
 

@@ -182,7 +182,7 @@ class _Product:
 
 
 def _can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies by weights of this device and dtype, without emulating it."""
+    """Whether oneDNN multiplies by weights of this device and dtype."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:

@@ -64,7 +64,7 @@ def measure(quick: bool) -> list[Row]:
             8,
             1,
         ),
-        "each at its best settings": (best, ">= 8", 12, 3),
+        "each at its best settings": (best, ">= 2", 12, 3),
     }
     prompts = draw_prompts(8 if quick else 40 * NUM_ENVS, seed=0)
     rows = []

@@ -11,6 +11,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from textgym.agents import PPO
+from textgym.credit import get_credit_assigner
+from textgym.credit.start import Start
 from textgym.wrappers.vector import CreditAssignment
 
 __all__ = [
@@ -43,7 +45,8 @@ class Textgym:
     """textgym's PPO.
 
     Args:
-        credit: Name of the credit assigner; "sparse" leaves the environment as it is.
+        credit: Name of the credit assigner.
+        start: What credit is measured from.
         bfloat16: Autocast of the policy, and dtype of the reward model.
         threads: PyTorch's threads while it runs.
         episodes: Of an iteration, all in one batch.
@@ -53,6 +56,7 @@ class Textgym:
     def __init__(
         self,
         credit: str = "sparse",
+        start: Start = "zero",
         bfloat16: bool = False,
         threads: int = 1,
         episodes: int = NUM_ENVS,
@@ -64,7 +68,7 @@ class Textgym:
         self._logs = tempfile.TemporaryDirectory()
         self.agent = PPO(
             "embedded",
-            envs if credit == "sparse" else CreditAssignment(envs, credit),
+            CreditAssignment(envs, get_credit_assigner(credit, start=start)),
             episodes_per_iteration=episodes,
             dtype=dtype,
             log_dir=self._logs.name,

@@ -29,9 +29,9 @@ import json
 import time
 from pathlib import Path
 
-from harness.circumstances import describe
-from harness.storage import write_json
 from reports import fidelity as report
+from textgym.benchmark.circumstances import describe
+from textgym.benchmark.storage import write_json
 
 RESULTS = Path(__file__).parent / "results" / "credit_fidelity"
 PARTS = ("correlation", "gradient", "erasure", "completeness", "cost")

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.circumstances import commit, describe
-from harness.storage import write_json, write_rows
 from reports import demo_speed as report
+from textgym.benchmark.circumstances import commit, describe
+from textgym.benchmark.storage import write_json, write_rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "demo_speed"

@@ -21,9 +21,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from harness.circumstances import describe
-from harness.runner import run_missing
 from reports import precision as report
+from textgym.benchmark.circumstances import describe
+from textgym.benchmark.runner import run_missing
 
 RESULTS = Path(__file__).parent / "results"
 

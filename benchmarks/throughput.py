@@ -31,9 +31,9 @@ import json
 import time
 from pathlib import Path
 
-from harness.circumstances import commit_of_code, describe
-from harness.storage import write_json
 from reports import throughput as report
+from textgym.benchmark.circumstances import commit_of_code, describe
+from textgym.benchmark.storage import write_json
 
 RESULTS = Path(__file__).parent / "results" / "throughput"
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy")

@@ -43,10 +43,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.circumstances import describe
 from harness.halving import halve
-from harness.runner import run_missing
 from reports import tuning as report
+from textgym.benchmark.circumstances import describe
+from textgym.benchmark.runner import run_missing
 from training.plan import ABLATED, FRONTIER, FRONTIER_KL_COEFS, METHODS, TASKS, UNTRAINED
 
 RESULTS = Path(__file__).parent / "results" / "tuning"

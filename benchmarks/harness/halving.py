@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-__all__ = ["Rung", "best_settings", "halve", "score_at_kl_budget"]
+__all__ = ["Rung", "best_settings", "halve"]
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,6 @@ class Rung:
     iterations: int
     seeds: tuple[int, ...]
     keep: int  # settings of each method
-
-
-def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
-    """The area under the score curve, over the number of iterations; KL above a budget counts less.
-
-    An iteration counts its mean score, times budget/KL where the KL, a trailing mean, is above the
-    budget. So a fast rise counts, and so does holding what was gained; what was bought by leaving
-    the reference policy further than agreed does not.
-
-    Args:
-        run: A row per iteration, with ``score`` and ``kl``.
-        budget: In the unit of ``kl``.
-        window: Iterations of the trailing mean.
-    """
-    kl = run["kl"].rolling(window, min_periods=1).mean()
-    return float((run["score"] * (budget / kl.clip(lower=budget))).mean())
 
 
 def best_settings(

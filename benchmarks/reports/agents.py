@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.curves import first_reached, new_figure, save
-from harness.statistics import student_half_width
-from harness.storage import read_rows
-from harness.tables import markdown_table
-
-from .comparison import NOTE, compare
+from textgym.benchmark.comparison import NOTE, compare
+from textgym.benchmark.curves import first_reached, new_figure, save
+from textgym.benchmark.statistics import student_half_width
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
 
 __all__ = [
     "ABC",

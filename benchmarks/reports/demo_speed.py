@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.storage import read_rows
-from harness.tables import markdown_table
 from harness.timing import Comparison
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
 
 __all__ = ["write"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.curves import new_figure, save
-from harness.statistics import bootstrap_mean
-from harness.storage import read_rows
-from harness.tables import markdown_table
+from textgym.benchmark.curves import new_figure, save
+from textgym.benchmark.statistics import bootstrap_mean
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
 
 __all__ = ["missing", "write"]
 

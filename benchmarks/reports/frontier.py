@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.curves import new_figure, save
-from harness.statistics import stratified_bootstrap
-from harness.tables import markdown_table
+from textgym.benchmark.curves import new_figure, save
+from textgym.benchmark.statistics import stratified_bootstrap
+from textgym.benchmark.tables import markdown_table
 from training.plan import METHODS, TASKS
 
 __all__ = ["draw", "make_tables"]

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.curves import draw_seeds, first_reached, new_figure, save
-from harness.storage import read_rows
-from harness.tables import markdown_table
+from textgym.benchmark.comparison import NOTE, compare
+from textgym.benchmark.curves import draw_seeds, first_reached, new_figure, save
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
 from textgym.plotting import trailing_mean
-
-from .comparison import NOTE, compare
 
 __all__ = ["ALIASES", "COLORS", "ENDS", "KEYS", "SMOOTHING", "ends_of", "write"]
 

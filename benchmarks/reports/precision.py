@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import ttest_ind
 
-from harness.curves import draw_seeds, new_figure, save
-from harness.storage import read_rows
-from harness.tables import markdown_table
+from textgym.benchmark.curves import draw_seeds, new_figure, save
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
 
 from .learning import ENDS, SMOOTHING, ends_of
 

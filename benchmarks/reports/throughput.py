@@ -7,8 +7,8 @@ import operator
 from pathlib import Path
 from typing import Any
 
-from harness.curves import new_figure, save
-from harness.tables import markdown_table
+from textgym.benchmark.curves import new_figure, save
+from textgym.benchmark.tables import markdown_table
 
 __all__ = ["PARTS", "read", "write"]
 

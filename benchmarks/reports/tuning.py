@@ -9,16 +9,17 @@ from typing import TypeVar
 
 import pandas as pd
 
-from harness.curves import first_reached, new_figure, save
-from harness.halving import best_settings, score_at_kl_budget
-from harness.statistics import stratified_bootstrap
-from harness.storage import read_rows
-from harness.tables import markdown_table
+from harness.halving import best_settings
+from textgym.benchmark.comparison import NOTE, compare
+from textgym.benchmark.curves import first_reached, new_figure, save
+from textgym.benchmark.measures import score_at_kl_budget
+from textgym.benchmark.statistics import stratified_bootstrap
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
 from textgym.plotting import trailing_mean
 from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS, WINDOW
 
 from . import frontier
-from .comparison import NOTE, compare
 
 __all__ = ["ENDS", "KEYS", "chosen", "describe_run", "finalists", "value_of", "write"]
 

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from harness.circumstances import has_bfloat16
+from textgym.benchmark.circumstances import has_bfloat16
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,

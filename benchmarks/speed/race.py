@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.curves import first_reached
 from harness.timing import Comparison
 from speed.iteration import TRL_FAST, fastest
 from speed.ratios import Row, result
 from speed.textgym_side import NUM_ENVS, Rows, Side, Textgym, take_turns, thread_numbers
 from speed.trl_side import Trl, draw_prompts, has_trl
+from textgym.benchmark.curves import first_reached
 from textgym.plotting import trailing_mean
 
 __all__ = ["measure", "reached"]

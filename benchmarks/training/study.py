@@ -17,10 +17,10 @@ from scipy.stats import qmc
 
 import textgym  # noqa: F401  (registers the environments)
 from textgym.agents import AGENTS, Agent
+from textgym.benchmark.fresh_completions import FreshCompletions
 from textgym.credit import get_credit_assigner
 from textgym.wrappers.vector import CreditAssignment
 
-from .fresh_completions import FreshCompletions
 from .plan import ABLATED, METHODS, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
 
 __all__ = ["PACKAGES", "at_kl_coef", "describe", "recombined", "settings", "train", "variants"]

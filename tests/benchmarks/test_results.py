@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from harness.curves import first_reached
 from reports import agents, demo_speed, fidelity, learning, precision, throughput, tuning
-from reports.comparison import compare
+
+from textgym.benchmark.comparison import compare
+from textgym.benchmark.curves import first_reached
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {

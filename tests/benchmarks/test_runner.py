@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from counted_runs import run, started
-from harness.circumstances import commit, describe
-from harness.runner import run_missing
-from harness.storage import read_rows, write_rows
 
+from textgym.benchmark.circumstances import commit, describe
+from textgym.benchmark.runner import run_missing
+from textgym.benchmark.storage import read_rows, write_rows
 from textgym.errors import InvalidArgumentError
 
 KEYS = ("condition", "seed")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness.statistics import (
+from scipy.stats import mannwhitneyu, ttest_1samp
+
+from textgym.benchmark.statistics import (
     bootstrap_mean,
     interquartile_mean,
     paired_difference,
@@ -12,8 +14,6 @@ from harness.statistics import (
     stratified_bootstrap,
     student_half_width,
 )
-from scipy.stats import mannwhitneyu, ttest_1samp
-
 from textgym.errors import InvalidArgumentError
 
 RNG = np.random.default_rng(0)

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from gymnasium.vector import AutoresetMode
-from harness.halving import Rung, best_settings, halve, score_at_kl_budget
+from harness.halving import Rung, best_settings, halve
 from reports import frontier
 from reports import tuning as report
-from training import fresh_completions, study
-from training.fresh_completions import FreshCompletions, distinct_2
+from training import study
 from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
 
 from textgym.agents import PPO
+from textgym.benchmark import fresh_completions
+from textgym.benchmark.fresh_completions import FreshCompletions, distinct_2
+from textgym.benchmark.measures import score_at_kl_budget
 from textgym.reviews import load_reviews
 
 # --- The criterion and the search

@@ -1,4 +1,4 @@
-"""The command line: ``textgym demo``, ``train``, ``evaluate`` and ``credit``.
+"""The command line: ``textgym demo``, ``train``, ``evaluate``, ``credit`` and ``benchmark``.
 
 Each command is a dataclass in a file of its own. Its fields are the flags, and their docstrings are
 the help. Slow imports wait until a command runs, so that ``textgym --help`` answers at once.
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from textgym.cli.benchmark import BenchmarkCommand
 from textgym.cli.credit import CreditCommand
 from textgym.cli.demo import DemoCommand
 from textgym.cli.evaluate import EvaluateCommand
@@ -24,6 +25,7 @@ _COMMANDS = {
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
     "credit": CreditCommand,
+    "benchmark": BenchmarkCommand,
 }
 
 # Progress bars for small files and advice to developers are noise on a command line.

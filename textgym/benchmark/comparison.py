@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from harness.statistics import (
+from textgym.benchmark.statistics import (
     paired_difference,
     probability_of_improvement,
     stratified_bootstrap,
 )
-from harness.tables import markdown_table
+from textgym.benchmark.tables import markdown_table
 
 __all__ = ["NOTE", "compare"]
 

@@ -42,11 +42,15 @@ class FreshCompletions:
     Args:
         envs: Where the completions are written.
         number: How many, a multiple of the number of rows.
+        with_outside_scorer: Whether the texts are film reviews, which the outside scorer judges.
     """
 
-    def __init__(self, envs: VectorEnv, number: int = NUM_COMPLETIONS) -> None:
+    def __init__(
+        self, envs: VectorEnv, number: int = NUM_COMPLETIONS, with_outside_scorer: bool = True
+    ) -> None:
         self.envs = envs
         self.number = number
+        self.with_outside_scorer = with_outside_scorer
 
     @torch.no_grad()
     def measure(self, agent: Agent) -> dict[str, float]:
@@ -55,17 +59,21 @@ class FreshCompletions:
         Returns:
             ``score``, the mean; ``kl``, the mean divergence from the reference policy, exact in
             each state, in nats per completion; ``outside``, the mean of the outside scorer's
-            log-odds for "positive"; ``distinct_2``; ``length``, the mean in tokens.
+            log-odds for "positive", NaN without it; ``distinct_2``; ``length``, the mean in tokens.
         """
         tokens, prompts = (torch.Generator().manual_seed(_SEED + i) for i in range(2))
         rollout = collect_episodes(agent.policy, self.envs, self.number, tokens, prompts)
         kl = []
         for rows in torch.arange(self.number).split(64):
-            texts = tuple(tensor[rows] for tensor in rollout.texts)
-            ref_logits = agent.ref_policy.completion_logits(*texts)
-            kl.append(agent.policy.compare(*texts, ref_logits).kl.sum(dim=1))
+            ids, attention_mask, mask = (tensor[rows] for tensor in rollout.texts)
+            ref_logits = agent.ref_policy.completion_logits(ids, attention_mask, mask)
+            compared = agent.policy.compare(ids, attention_mask, mask, ref_logits)
+            kl.append(compared.kl.sum(dim=1))
         pairs = zip(rollout.prompts, rollout.completions, strict=True)
-        outside = outside_scorer().decision_function([a + b for a, b in pairs])
+        texts = [prompt + completion for prompt, completion in pairs]
+        outside = [float("nan")]
+        if self.with_outside_scorer:
+            outside = outside_scorer().decision_function(texts)
         return {
             "score": rollout.scores.mean().item(),
             "kl": torch.cat(kl).mean().item(),

@@ -7,6 +7,7 @@ run, so a benchmark that is killed loses only the runs that were going on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,7 +21,7 @@ from textgym.errors import InvalidArgumentError
 from .circumstances import commit_of_code
 from .storage import Aliases, read_rows, write_json, write_rows
 
-__all__ = ["run_missing"]
+__all__ = ["duration", "run_missing"]
 
 
 def run_missing(
@@ -72,7 +73,8 @@ def run_missing(
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_set_up_worker)
     try:
         futures = {pool.submit(run, *arguments): arguments for arguments in missing}
-        for future in as_completed(futures):
+        started = time.monotonic()
+        for number_done, future in enumerate(as_completed(futures), start=1):
             arguments = futures[future]
             name = ", ".join(map(str, arguments))
             try:
@@ -89,12 +91,26 @@ def run_missing(
             runs = runs.sort_values([*keys, order], ignore_index=True)
             write_rows(runs, path)
             write_json(meta, path.with_name("meta.json"))
-            print(f"{name}: {report(rows)}", flush=True)
+            left = (time.monotonic() - started) / number_done * (len(missing) - number_done)
+            progress = f"{number_done} of {len(missing)}, {duration(left)} left"
+            print(f"[{progress}] {name}: {report(rows)}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
         raise ExceptionGroup(f"{len(failures)} of {len(missing)} runs failed", failures)
     return runs
+
+
+def duration(seconds: float) -> str:
+    """A duration for people, such as "1 h 05 min".
+
+    >>> duration(3900.0), duration(59.0)
+    ('1 h 05 min', '59 s')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _set_up_worker() -> None:

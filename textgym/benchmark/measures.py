@@ -1,0 +1,77 @@
+"""What is measured of a run, from its rows alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from textgym.benchmark.curves import first_reached
+from textgym.plotting import trailing_mean
+
+__all__ = ["ENDS", "WINDOW", "best_score", "has_collapsed", "measure_run", "score_at_kl_budget"]
+
+WINDOW = 5
+"""Iterations of the trailing means that say when a score is reached, and what the best is."""
+ENDS = 10
+"""Iterations at the end of a run that its final score averages over."""
+
+
+def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, float]:
+    """All measures of a run.
+
+    Args:
+        run: A row per iteration, in order.
+        kl_budget: See :func:`score_at_kl_budget`.
+        goal: A score that may be reached.
+
+    Returns:
+        ``area``, the score at the KL budget; ``final`` and ``kl``, means over the last iterations;
+        ``best``; ``collapsed``, 0 or 1; and, when the trailing mean reaches the goal,
+        ``iterations``, ``tokens``, ``seconds`` and ``kl_there``, NaN if it does not.
+    """
+    last = run.tail(ENDS)
+    iteration = first_reached(run["score"].to_numpy(), goal, WINDOW)
+    there = {"iterations": float("nan"), "tokens": float("nan"), "seconds": float("nan")}
+    there["kl_there"] = float("nan")
+    if iteration is not None:
+        row = run.iloc[iteration - 1]
+        there = {
+            "iterations": float(iteration),
+            "tokens": float(row["timesteps"]),
+            "seconds": float(row["seconds"]),
+            "kl_there": float(run["kl"].iloc[max(0, iteration - WINDOW) : iteration].mean()),
+        }
+    return {
+        "area": score_at_kl_budget(run, kl_budget, WINDOW),
+        "final": float(last["score"].mean()),
+        "kl": float(last["kl"].mean()),
+        "best": best_score(run),
+        "collapsed": float(has_collapsed(run)),
+        **there,
+    }
+
+
+def best_score(run: pd.DataFrame) -> float:
+    """The highest trailing mean of the score."""
+    return float(trailing_mean(run["score"].to_numpy(), WINDOW).max())
+
+
+def has_collapsed(run: pd.DataFrame) -> bool:
+    """Whether a run has lost more than half of what it had gained over its first score."""
+    start = float(run["score"].head(WINDOW).mean())
+    return float(run["score"].tail(ENDS).mean()) - start < 0.5 * (best_score(run) - start)
+
+
+def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
+    """The area under the score curve, over the number of iterations; KL above a budget counts less.
+
+    An iteration counts its mean score, times budget/KL where the KL, a trailing mean, is above the
+    budget. So a fast rise counts, and so does holding what was gained; what was bought by leaving
+    the reference policy further than agreed does not.
+
+    Args:
+        run: A row per iteration, with ``score`` and ``kl``.
+        budget: In the unit of ``kl``.
+        window: Iterations of the trailing mean.
+    """
+    kl = run["kl"].rolling(window, min_periods=1).mean()
+    return float((run["score"] * (budget / kl.clip(lower=budget))).mean())

@@ -1,0 +1,211 @@
+"""The methods that suites compare, and how you add your own.
+
+There are two readings of each method. *As published* ("ABC (published)"): the settings of the paper
+(Chan et al., 2024, arXiv 2402.00782), with its learning rate and KL coefficient scaled to the
+embedded models; sparse reward has the same. *As tuned* ("ABC"): the settings that won a search with
+the same budget for all methods (benchmarks/tuning.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textgym.errors import InvalidArgumentError
+
+from .plan import Method
+
+__all__ = ["METHODS", "find_method", "load_methods", "register_method"]
+
+METHODS: dict[str, Method] = {}
+"""All methods by name."""
+
+
+def register_method(name: str, method: Method) -> Method:
+    """Add a method, so that suites can name it.
+
+    Args:
+        name: What tables and figures call it.
+        method: The method.
+
+    Returns:
+        The method.
+
+    Raises:
+        InvalidArgumentError: If the name is taken.
+
+    Example:
+        >>> method = register_method("half", Method(credit="abc", credit_kwargs={"beta": 0.5}))
+        >>> METHODS.pop("half") is method
+        True
+    """
+    if name in METHODS:
+        raise InvalidArgumentError("name", name, "there is a method of this name; take another")
+    METHODS[name] = method
+    return method
+
+
+def find_method(name: str) -> Method:
+    """Look up a method.
+
+    Raises:
+        InvalidArgumentError: If there is none of this name.
+    """
+    if name not in METHODS:
+        raise InvalidArgumentError(
+            "method", name, f"must be one of {', '.join(METHODS)}, or register it (--methods FILE)"
+        )
+    return METHODS[name]
+
+
+def load_methods(path: str | Path | None) -> list[str]:
+    """Run a Python file that registers methods; a second call does nothing.
+
+    Args:
+        path: The file; None for none.
+
+    Returns:
+        The names that it registered.
+
+    Raises:
+        InvalidArgumentError: If there is no such file, or it registers nothing.
+    """
+    if path is None:
+        return []
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise InvalidArgumentError("methods", str(path), "must be a Python file")
+    name = f"_textgym_methods_{path.stem}"
+    if name in sys.modules:
+        return list(sys.modules[name].__dict__["_registered"])
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    known = set(METHODS)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    registered = [method for method in METHODS if method not in known]
+    if not registered:
+        del sys.modules[name]
+        raise InvalidArgumentError("methods", str(path), "it must call register_method")
+    module.__dict__["_registered"] = registered
+    return registered
+
+
+_PUBLISHED: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "kl_coef": 0.1,
+    "kl_target": 6.0,
+    "gae_lambda": 0.95,
+}
+_PROMPT = {"start": "prompt"}
+_COLORS = {
+    "sparse": "#0072B2",
+    "sparse, λ = 1": "#56B4E9",
+    "uniform": "#CC79A7",
+    "ABC": "#E69F00",
+    "ABC, β = 1": "#F0E442",
+    "ABC-D": "#882255",
+    "random": "#999999",
+    "shuffled ABC": "#000000",
+    "position": "#661100",
+    "prefix score": "#D55E00",
+    "attention-weighted": "#009E73",
+    "RLOO": "#332288",
+    "GRPO": "#117733",
+    "RLOO, prefix score": "#8B5A2B",
+}
+
+
+def _register_all() -> None:
+    tuned = {
+        "sparse": Method(hyperparameters=_setting(4.1e-4, 0.039, gae_lambda=0.95)),
+        "sparse, λ = 1": Method(
+            credit_kwargs=_PROMPT,
+            hyperparameters=_setting(2.7e-4, 0.034, minibatch_size=8, gae_lambda=1.0),
+        ),
+        "uniform": Method(
+            credit="uniform",
+            credit_kwargs=_PROMPT,
+            hyperparameters=_setting(6.2e-4, 0.039, gae_lambda=0.9),
+        ),
+        "ABC": Method(
+            credit="abc",
+            credit_kwargs=_PROMPT,
+            hyperparameters=_setting(5.7e-4, 0.055, gae_lambda=0.95),
+        ),
+        "prefix score": Method(
+            credit="prefix-score",
+            credit_kwargs=_PROMPT,
+            hyperparameters=_setting(3.3e-4, 0.076, gae_lambda=0.8),
+            by_task={
+                task: _setting(3.7e-4, 0.075, minibatch_size=8, gae_lambda=0.0)
+                for task in ("20-30", "40-60", "90-110", "140-160")
+            },
+        ),
+        "attention-weighted": Method(
+            credit="shaping",
+            credit_kwargs=_PROMPT,
+            hyperparameters=_setting(3.3e-4, 0.076, gae_lambda=0.8),
+        ),
+        "RLOO": Method(
+            agent="rloo", hyperparameters=_setting(6e-4, 0.078, minibatch_size=8, num_epochs=2)
+        ),
+        "GRPO": Method(agent="grpo", hyperparameters=_setting(2.6e-4, 0.04, num_epochs=1)),
+        "RLOO, prefix score": Method(
+            agent="rloo",
+            credit="prefix-score",
+            hyperparameters=_setting(
+                4.5e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token"
+            ),
+        ),
+    }
+    # Variants and controls of ABC take its settings.
+    abc = tuned["ABC"]
+    tuned |= {
+        "ABC, β = 1": replace(abc, credit_kwargs={"beta": 1.0, **_PROMPT}),
+        "ABC-D": replace(abc, credit="abc-d"),
+        "random": replace(abc, credit="random"),
+        "shuffled ABC": replace(abc, credit="shuffled-abc"),
+        "position": replace(abc, credit="position"),
+    }
+    for name, method in tuned.items():
+        register_method(name, replace(method, color=_COLORS[name]))
+    for tenth in range(11):
+        beta = tenth / 10
+        swept = {"beta": beta, **_PROMPT}
+        register_method(f"ABC, β = {beta:g} of the sweep", replace(abc, credit_kwargs=swept))
+    published = {
+        name: Method(credit=tuned[name].credit, hyperparameters=_PUBLISHED)
+        for name in _COLORS
+        if tuned[name].agent == "ppo"
+    }
+    published["sparse, λ = 1"] = Method(hyperparameters=_PUBLISHED | {"gae_lambda": 1.0})
+    published["ABC, β = 1"] = Method(
+        credit="abc", credit_kwargs={"beta": 1.0}, hyperparameters=_PUBLISHED
+    )
+    for name, method in published.items():
+        register_method(f"{name} (published)", replace(method, color=_COLORS[name]))
+
+
+def _setting(
+    learning_rate: float, kl_coef: float, minibatch_size: int = 4, **others: Any
+) -> dict[str, Any]:
+    return {
+        "learning_rate": learning_rate,
+        "kl_coef": kl_coef,
+        "minibatch_size": minibatch_size,
+        "anneal_iterations": "run",
+        **others,
+    }
+
+
+_register_all()

@@ -1,0 +1,100 @@
+"""A suite's report as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from textgym.samples import Sample
+
+__all__ = ["make_page"]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff }
+img { max-width: 100% }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 14px }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left }
+.sample { font-family: ui-monospace, monospace; margin: .3rem 0; white-space: pre-wrap }
+.sample .prompt { color: #666 }
+.sample .score { color: #222; font-weight: 600 }
+"""
+_POSITIVE, _NEGATIVE = "26, 133, 255", "212, 17, 89"
+"""Blue and red that people with any kind of colour vision can tell apart."""
+
+
+def make_page(runs: pd.DataFrame, tables: str, figures: Mapping[str, Path], question: str) -> str:
+    """The page.
+
+    Args:
+        runs: Rows of all runs; ``samples`` holds completions as JSON.
+        tables: Markdown, as the report makes it: headings, tables and paragraphs.
+        figures: Picture files by task.
+        question: The heading.
+    """
+    parts = [f"<h1>{html.escape(question)}</h1>"]
+    for task, path in figures.items():
+        picture = base64.b64encode(path.read_bytes()).decode()
+        alt = html.escape(f"Learning curves on {task}")
+        parts.append(f'<img alt="{alt}" src="data:image/png;base64,{picture}">')
+    parts.append(_from_markdown(tables))
+    parts.append(_samples(runs))
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        f"<title>{html.escape(question)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _samples(runs: pd.DataFrame) -> str:
+    parts = ["<h2>Completions at the end of the runs</h2>"]
+    parts.append(
+        "<p>Blue: positive credit; red: negative; the stronger the colour, the more. Hover over a "
+        "token for its credit. The prompt is grey.</p>"
+    )
+    ends = runs.dropna(subset=["samples"])
+    for (task, method), rows in ends.groupby(["task", "method"], sort=False):
+        parts.append(f"<h3>{html.escape(f'{task}, {method}')}</h3>")
+        for sample in json.loads(rows["samples"].iloc[0]):
+            parts.append(_sample(Sample(**sample)))
+    return "\n".join(parts) if len(ends) else ""
+
+
+def _sample(sample: Sample) -> str:
+    largest = max((abs(value) for value in sample.credit), default=0.0) or 1.0
+    tokens = []
+    for piece, value in zip(sample.pieces, sample.credit, strict=True):
+        color = _POSITIVE if value >= 0 else _NEGATIVE
+        style = f"background: rgba({color}, {0.7 * abs(value) / largest:.2f})"
+        tokens.append(f'<span style="{style}" title="{value:+.3f}">{html.escape(piece)}</span>')
+    return (
+        f'<div class="sample"><span class="score">{sample.score:+.2f}</span> '
+        f'<span class="prompt">{html.escape(sample.prompt)}</span>{"".join(tokens)}</div>'
+    )
+
+
+def _from_markdown(text: str) -> str:
+    """HTML of what the report writes: headings, tables and paragraphs."""
+    parts = []
+    for block in text.strip().split("\n\n"):
+        lines = block.splitlines()
+        if lines[0].startswith("#"):
+            level = len(lines[0]) - len(lines[0].lstrip("#")) + 1
+            parts.append(f"<h{level}>{html.escape(lines[0].lstrip('# '))}</h{level}>")
+        elif lines[0].startswith("|"):
+            header, _, *rows = ([c.strip() for c in line.strip("|").split("|")] for line in lines)
+            cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+            parts.append(f"<table><tr>{cells}</tr>")
+            for row in rows:
+                cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+                parts.append(f"<tr>{cells}</tr>")
+            parts.append("</table>")
+        else:
+            parts.append(f"<p>{html.escape(' '.join(lines))}</p>")
+    return "\n".join(parts)

@@ -1,0 +1,119 @@
+"""What a benchmark compares: tasks, methods, and suites of both. Plain data, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from textgym.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from textgym.agents import Agent
+
+__all__ = ["EPISODES", "TASKS", "Method", "Suite", "Task"]
+
+EPISODES = 16
+"""Episodes per iteration, all in one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned.
+
+    Attributes:
+        env_id: Id of the environment.
+        env_kwargs: Its keyword arguments.
+        policy: The language model that is trained.
+        iterations: Length of a run, of :data:`EPISODES` episodes each.
+        kl_budget: In nats per completion. The area under the score curve counts iterations above
+            it less.
+        outside_scorer: Whether the texts can be judged by the classifier of film reviews.
+    """
+
+    env_id: str = "ABC-RLHF-v0"
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    policy: str = "embedded"
+    iterations: int
+    kl_budget: float
+    outside_scorer: bool = True
+
+
+def _reviews(shortest: int, longest: int, iterations: int, kl_budget: float) -> Task:
+    length = {"min_new_tokens": shortest, "max_new_tokens": longest}
+    return Task(env_kwargs=length, iterations=iterations, kl_budget=kl_budget)
+
+
+TASKS = {
+    "8-16": _reviews(8, 16, 150, 25.0),
+    "20-30": _reviews(20, 30, 80, 30.0),
+    "40-60": _reviews(40, 60, 60, 40.0),
+    "90-110": _reviews(90, 110, 50, 55.0),
+    "140-160": _reviews(140, 160, 50, 70.0),
+    "planted": Task(
+        env_id="ABC-RLHF-Planted-v0",
+        policy="planted",
+        iterations=100,
+        kl_budget=25.0,
+        outside_scorer=False,
+    ),
+}
+"""Film reviews by the number of tokens of a completion, and the task with a known answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Who learns, and from what.
+
+    Attributes:
+        agent: Name of a bundled agent, or a function ``(task, envs, settings) -> agent`` that
+            makes one with the interface of :class:`textgym.agents.Agent`. ``settings`` has
+            ``seed``, ``log_dir``, ``dtype`` and the hyperparameters.
+        credit: A credit assigner by name, or your own as ``module:name``.
+        credit_kwargs: Its keyword arguments.
+        hyperparameters: Of the agent.
+        by_task: Hyperparameters that differ on single tasks, by the task's name.
+        color: In figures; None for any.
+    """
+
+    agent: str | Callable[[Task, VectorEnv, dict[str, Any]], Agent] = "ppo"
+    credit: str = "sparse"
+    credit_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    color: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A question, and the runs that answer it: all methods on all tasks under all seeds.
+
+    Attributes:
+        question: In a sentence.
+        tasks: Names of tasks.
+        methods: Names of methods.
+        baseline: The method that the others are compared with.
+        seeds: Number of seeds, from 0 up.
+        iterations: Length of every run; None: the task's.
+    """
+
+    question: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    baseline: str
+    seeds: int = 10
+    iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            InvalidArgumentError: If a task is unknown, or the baseline is none of the methods.
+        """
+        for task in self.tasks:
+            if task not in TASKS:
+                raise InvalidArgumentError("tasks", task, f"must be one of {', '.join(TASKS)}")
+        if self.baseline not in self.methods:
+            raise InvalidArgumentError("baseline", self.baseline, "must be one of the methods")

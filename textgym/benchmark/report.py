@@ -1,0 +1,207 @@
+"""The tables and figures of a suite, made from the rows of its runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from textgym.errors import InvalidArgumentError
+
+from .comparison import compare
+from .curves import new_figure, save
+from .measures import ENDS, WINDOW, best_score, measure_run
+from .methods import METHODS
+from .plan import TASKS, Suite
+from .statistics import stratified_bootstrap
+from .storage import read_rows
+from .tables import markdown_table
+
+__all__ = ["draw", "make_tables", "measure_all", "write_report"]
+
+_FRESH = {
+    "fresh_score": "score",
+    "fresh_outside": "outside scorer",
+    "fresh_kl": "KL",
+    "fresh_distinct_2": "distinct-2",
+    "fresh_length": "tokens",
+}
+
+
+def write_report(folder: Path, suite: Suite) -> str:
+    """Write ``table.md``, a figure per task and ``report.html``; returns the tables.
+
+    Args:
+        folder: Has ``runs.parquet``.
+        suite: Says which runs belong together, and what they are compared with.
+
+    Raises:
+        InvalidArgumentError: If there are no runs of the suite.
+    """
+    from .page import make_page  # Imported here: it imports this module's tables.
+
+    runs = read_rows(folder / "runs.parquet")
+    runs = runs[runs["task"].isin(suite.tasks)] if len(runs) else runs
+    if not len(runs):
+        raise InvalidArgumentError(
+            "folder", str(folder), "has no runs of the suite; textgym benchmark run makes them"
+        )
+    measured = measure_all(runs, suite.baseline)
+    text = make_tables(runs, measured, suite)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    figures = {}
+    for task in _tasks(runs, suite):
+        figures[task] = folder / f"curves_{task}.png"
+        draw(runs[runs["task"] == task], task, figures[task])
+    (folder / "report.html").write_text(
+        make_page(runs, text, figures, suite.question), encoding="utf-8"
+    )
+    return text
+
+
+def measure_all(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Measures of all runs, a row each; see :func:`textgym.benchmark.measures.measure_run`.
+
+    The goal of a run is the best score of the baseline under the same seed. ``share`` is the number
+    of iterations until then over that of the baseline. A run that does not get there counts with
+    all of its iterations, so its share is then too low.
+    """
+    rows = []
+    for task, of_task in runs.groupby("task", sort=False):
+        goals = {
+            seed: best_score(run)
+            for seed, run in of_task[of_task["method"] == baseline].groupby("seed")
+        }
+        for (method, seed), run in of_task.groupby(["method", "seed"], sort=False):
+            goal = goals.get(seed, float("inf"))
+            measures = measure_run(run, TASKS[str(task)].kl_budget, goal)
+            length = float(run["iteration"].max())
+            rows.append({"task": task, "method": method, "seed": seed, "length": length} | measures)
+    measured = pd.DataFrame(rows)
+    of_baseline = measured[measured["method"] == baseline][["task", "seed", "iterations"]]
+    measured = measured.merge(
+        of_baseline.rename(columns={"iterations": "of_baseline"}), how="left", on=["task", "seed"]
+    )
+    reached = measured["iterations"].fillna(measured["length"])
+    measured["share"] = reached / measured["of_baseline"]
+    return measured.drop(columns="of_baseline")
+
+
+def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str:
+    """All tables in Markdown, a section per task."""
+    text = [suite.question]
+    for task in _tasks(runs, suite):
+        of_task = measured[measured["task"] == task]
+        order = _in_order(of_task["method"].unique(), suite)
+        by_method = {m: of_task[of_task["method"] == m].set_index("seed") for m in order}
+        text += ["", f"# {task}", "", f"Runs of {of_task['length'].max():.0f} iterations.", ""]
+        budget = TASKS[task].kl_budget
+        for title, column in (
+            (f"Area under the score curve, at a KL budget of {budget:.0f} nats", "area"),
+            (f"Score at the end: mean over the last {ENDS} iterations", "final"),
+        ):
+            values = {method: rows[column] for method, rows in by_method.items()}
+            text += [f"## {title}", ""]
+            if suite.baseline in values:
+                text += compare(values, suite.baseline)
+            else:
+                text += [f"The baseline, {suite.baseline}, has not run yet."]
+            text += [""]
+        text += ["## Stability", "", *_stability(by_method), ""]
+        text += [f"## To the best score of {suite.baseline}", "", *_speed(by_method), ""]
+        text += ["## Fresh completions", "", *_fresh(runs[runs["task"] == task], suite)]
+    text += [
+        "",
+        "Interquartile means over seeds; in brackets, 95% intervals by the stratified bootstrap, "
+        "which come out too narrow with few seeds. minus: of the differences under equal seeds. "
+        "P: probability that a run of the method scores higher than one of the baseline. "
+        f"collapsed: runs that end with less than half of their highest gain. to the best score: "
+        f"of the baseline under the same seed, mean over {WINDOW} iterations.",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
+    """Score and KL against iterations, with the spread over seeds, and score against KL."""
+    figure = new_figure(15, 4.8)
+    panels = figure.subplots(1, 3)
+    for method, rows in runs.groupby("method", sort=False):
+        color = METHODS[method].color if method in METHODS else None
+        wide = {
+            column: rows.pivot(index="iteration", columns="seed", values=column)
+            .rolling(WINDOW, min_periods=1)
+            .mean()
+            for column in ("score", "kl")
+        }
+        (line,) = panels[0].plot(wide["score"].mean(axis=1), color=color, label=method)
+        color = line.get_color()
+        spread = wide["score"].quantile([0.25, 0.75], axis=1)
+        panels[0].fill_between(spread.columns, *spread.to_numpy(), color=color, alpha=0.12)
+        panels[1].plot(wide["kl"].mean(axis=1), color=color)
+        panels[2].plot(wide["kl"].mean(axis=1), wide["score"].mean(axis=1), color=color)
+    panels[1].axhline(TASKS[task].kl_budget, color="black", linewidth=0.8, linestyle=":")
+    kl = "KL to the reference policy (nats per completion)"
+    labels = [("iteration", "mean score"), ("iteration", kl), (kl, "mean score")]
+    for axes, (x, y) in zip(panels, labels, strict=True):
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(
+        f"{task}: {runs['seed'].nunique()} seeds. Lines: means over seeds and {WINDOW} iterations; "
+        "bands: the middle half of the seeds; dotted: KL budget",
+        fontsize=10,
+    )
+    save(figure, path)
+
+
+def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
+    lines = []
+    for method, rows in by_method.items():
+        spread = rows["final"].std() if len(rows) > 1 else float("nan")
+        collapsed = f"{rows['collapsed'].sum():.0f} of {len(rows)}"
+        lines.append([method, f"{rows['kl'].mean():.1f}", f"{spread:.2f}", collapsed])
+    header = ["method", "KL at the end", "standard deviation of the final score", "collapsed"]
+    return markdown_table(header, lines)
+
+
+def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:
+    lines = []
+    for method, rows in by_method.items():
+        share = rows["share"].dropna()
+        there = rows.dropna(subset=["iterations"])
+        cells = [method, "–", f"{len(there)} of {len(rows)}"]
+        if len(share):
+            estimate = stratified_bootstrap(share)
+            cells[1] = f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+        medians = there[["iterations", "tokens", "seconds", "kl_there"]].median()
+        cells += ["–" if pd.isna(median) else f"{median:,.0f}" for median in medians]
+        lines.append(cells)
+    header = ["method", "share of its iterations", "get there", "iterations", "tokens"]
+    return markdown_table([*header, "seconds", "KL there"], lines)
+
+
+def _fresh(runs: pd.DataFrame, suite: Suite) -> list[str]:
+    if "fresh_score" not in runs:
+        return ["None were measured."]
+    measured = runs.dropna(subset=["fresh_score"])
+    lines = []
+    for method in _in_order(measured["method"].unique(), suite):
+        rows = measured[measured["method"] == method]
+        for iteration, means in rows.groupby("iteration")[list(_FRESH)].mean().iterrows():
+            numbers = ["–" if pd.isna(means[name]) else f"{means[name]:.2f}" for name in _FRESH]
+            lines.append([method, str(iteration), *numbers])
+    return markdown_table(["method", "iterations", *_FRESH.values()], lines)
+
+
+def _tasks(runs: pd.DataFrame, suite: Suite) -> list[str]:
+    present = set(runs["task"])
+    return [task for task in suite.tasks if task in present]
+
+
+def _in_order(methods: Iterable[str], suite: Suite) -> list[str]:
+    """The suite's methods in its order, then the others."""
+    present = list(methods)
+    listed = [method for method in suite.methods if method in present]
+    return listed + [method for method in present if method not in listed]

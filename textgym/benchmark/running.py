@@ -1,0 +1,108 @@
+"""Running a suite: what is there is skipped, the rest runs in parallel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textgym.errors import InvalidArgumentError
+
+from .circumstances import describe
+from .measures import ENDS
+from .methods import METHODS, load_methods
+from .plan import EPISODES, TASKS, Method, Suite
+from .runner import run_missing
+from .training import KEYS, train
+
+__all__ = ["plan_runs", "run_suite"]
+
+_PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "pandas", "scikit-learn")
+
+
+def plan_runs(suite: Suite, seeds: int | None = None, iterations: int | None = None) -> list[tuple]:
+    """The arguments of all runs of a suite, the first seeds of all methods first.
+
+    Args:
+        suite: The suite.
+        seeds: Number of seeds; None: the suite's.
+        iterations: Length of every run; None: the suite's, or else the task's.
+    """
+    return [
+        (task, method, iterations or suite.iterations or TASKS[task].iterations, seed)
+        for seed in range(suite.seeds if seeds is None else seeds)
+        for task in suite.tasks
+        for method in suite.methods
+    ]
+
+
+def run_suite(
+    suite: Suite,
+    folder: Path,
+    *,
+    seeds: int | None = None,
+    iterations: int | None = None,
+    jobs: int = 1,
+    dtype: str | None = None,
+    num_fresh: int = 512,
+    methods_file: Path | None = None,
+    only: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Run what is missing of a suite.
+
+    Args:
+        suite: The suite.
+        folder: Gets ``runs.parquet`` and ``meta.json``, after every run.
+        seeds: See :func:`plan_runs`.
+        iterations: See :func:`plan_runs`.
+        jobs: Number of processes, each of one thread and on a core of its own.
+        dtype: "bfloat16", or None for float32.
+        num_fresh: See :func:`textgym.benchmark.training.train`.
+        methods_file: A Python file with methods of the user's. They join the suite.
+        only: The methods to run; all if empty.
+
+    Returns:
+        All rows, old and new.
+
+    Raises:
+        InvalidArgumentError: If ``only`` names a method that the suite does not have.
+    """
+    own = load_methods(methods_file)
+    suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
+    for name in only:
+        if name not in suite.methods:
+            names = ", ".join(suite.methods)
+            raise InvalidArgumentError("only", name, f"the suite has {names}")
+    meta = describe(*_PACKAGES) | {
+        "suite": dataclasses.asdict(suite),
+        "episodes_per_iteration": EPISODES,
+        "dtype": dtype or "float32",
+        "fresh_completions": num_fresh,
+        "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
+        "methods": {method: _plain(METHODS[method]) for method in suite.methods},
+    }
+    return run_missing(
+        partial(train, dtype, methods_file, num_fresh),
+        [run for run in plan_runs(suite, seeds, iterations) if not only or run[1] in only],
+        KEYS,
+        folder / "runs.parquet",
+        meta,
+        order="iteration",
+        jobs=jobs,
+        report=_describe_run,
+    )
+
+
+def _plain(method: Method) -> dict[str, Any]:
+    """A method as JSON values."""
+    agent = method.agent if isinstance(method.agent, str) else method.agent.__qualname__
+    return {**dataclasses.asdict(dataclasses.replace(method, agent="")), "agent": agent}
+
+
+def _describe_run(run: pd.DataFrame) -> str:
+    last = run.tail(ENDS)
+    return f"score {last['score'].mean():+.2f}, KL {last['kl'].mean():.0f} at the end"

@@ -1,0 +1,143 @@
+"""One run of a benchmark: a method on a task under a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pandas as pd
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+import textgym  # noqa: F401  (registers the environments)
+from textgym.agents import AGENTS, Agent, collect_episodes
+from textgym.credit import get_credit_assigner
+from textgym.samples import samples_of
+from textgym.wrappers.vector import CreditAssignment
+
+from .fresh_completions import FreshCompletions
+from .methods import find_method, load_methods
+from .plan import EPISODES, TASKS, Method, Task
+
+__all__ = ["KEYS", "train"]
+
+KEYS = ("task", "method", "iterations", "seed")
+"""What identifies a run."""
+_COLUMNS = {
+    "time/iteration": "iteration",
+    "time/total_timesteps": "timesteps",
+    "time/seconds": "seconds",
+    "rollout/score_mean": "score",
+    "rollout/kl_exact": "kl",
+    "rollout/episode_length": "episode_length",
+    "train/entropy": "entropy",
+    "train/alarm": "alarm",
+}
+_NUM_SAMPLES = 4
+
+
+def train(
+    dtype: str | None,
+    methods_file: Path | None,
+    num_fresh: int,
+    task_name: str,
+    method_name: str,
+    iterations: int,
+    seed: int,
+) -> pd.DataFrame:
+    """One run, a row per iteration.
+
+    Equal seeds give all methods the same prompts in the same order, the same first weights and the
+    same random numbers for the tokens.
+
+    Args:
+        dtype: "bfloat16" for reward model and policy; None for float32.
+        methods_file: Registers methods of the user's; None for none.
+        num_fresh: Fresh completions, a multiple of 64, that are measured after a quarter, a half
+            and all of the iterations: columns that begin with ``fresh_``; 0 for none. The last row
+            also has some of the run's own completions with their credit, as JSON in ``samples``.
+        task_name: One of :data:`textgym.benchmark.TASKS`.
+        method_name: One of :data:`textgym.benchmark.METHODS`.
+        iterations: Length of the run.
+        seed: Of the agent.
+    """
+    load_methods(methods_file)
+    task, method = TASKS[task_name], find_method(method_name)
+    with tempfile.TemporaryDirectory() as log_dir:
+        settings = {"dtype": dtype, "seed": seed, "log_dir": log_dir}
+        envs = CreditAssignment(
+            make_envs(task, EPISODES, dtype),
+            get_credit_assigner(method.credit, **method.credit_kwargs),
+        )
+        settings |= _hyperparameters(method, task_name, iterations)
+        agent = make_agent(task, method, envs, settings)
+        fresh = None
+        if num_fresh:
+            rows = make_envs(task, min(num_fresh, 64), dtype)
+            fresh = FreshCompletions(rows, num_fresh, task.outside_scorer)
+        return _learn(agent, envs, task, iterations, fresh)
+
+
+def make_agent(task: Task, method: Method, envs: VectorEnv, settings: dict[str, Any]) -> Agent:
+    """An agent before its first iteration."""
+    if callable(method.agent):
+        return method.agent(task, envs, settings)
+    shared = {"episodes_per_iteration": EPISODES}
+    return AGENTS[method.agent](task.policy, envs, **shared | settings)
+
+
+def make_envs(task: Task, num_envs: int, dtype: str | None) -> VectorEnv:
+    """The task's environment, its rows waiting when they have ended."""
+    return gym.make_vec(
+        task.env_id,
+        num_envs=num_envs,
+        dtype=dtype,
+        autoreset_mode=AutoresetMode.DISABLED,
+        **task.env_kwargs,
+    )
+
+
+def _hyperparameters(method: Method, task_name: str, iterations: int) -> dict[str, Any]:
+    found = {**method.hyperparameters, **method.by_task.get(task_name, {})}
+    if found.get("anneal_iterations") == "run":
+        found["anneal_iterations"] = iterations
+    return found
+
+
+def _learn(
+    agent: Agent, envs: VectorEnv, task: Task, iterations: int, fresh: FreshCompletions | None
+) -> pd.DataFrame:
+    points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
+    found: dict[int, dict[str, float]] = {}
+
+    def callback(row: dict[str, float]) -> bool:
+        iteration = int(row["time/iteration"])
+        if fresh is not None and iteration in points:
+            measures = fresh.measure(agent)
+            found[iteration] = {f"fresh_{name}": value for name, value in measures.items()}
+        return iteration < iterations
+
+    base: Any = envs.unwrapped
+    # Enough tokens for completions of any length; the callback ends the run.
+    agent.learn(iterations * EPISODES * base.max_new_tokens, callback=callback)
+    rows = pd.DataFrame(agent.history)[list(_COLUMNS)].rename(columns=_COLUMNS)
+    rows["iteration"] = rows["iteration"].astype(int)
+    rows = rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
+    rows["samples"] = None
+    rows.loc[rows.index[-1], "samples"] = _samples(agent, envs)
+    return rows
+
+
+@torch.no_grad()
+def _samples(agent: Agent, envs: VectorEnv) -> str:
+    """Some completions at the end of a run, as JSON."""
+    tokens, prompts = (torch.Generator().manual_seed(30_000 + i) for i in range(2))
+    rollout = collect_episodes(agent.policy, envs, envs.num_envs, tokens, prompts)
+    base: Any = envs.unwrapped
+    samples = samples_of(rollout, base.tokenizer, range(_NUM_SAMPLES))
+    return json.dumps([dataclasses.asdict(sample) for sample in samples], ensure_ascii=False)

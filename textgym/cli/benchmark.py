@@ -1,0 +1,97 @@
+"""``textgym benchmark``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from textgym.cli.console import make_console
+from textgym.errors import InvalidArgumentError, TextgymError
+
+__all__ = ["BenchmarkCommand"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCommand:
+    """Compare methods with statistics: run a suite, make its report again, or list suites."""
+
+    action: Annotated[Literal["run", "report", "list"], tyro.conf.Positional]
+    """run: what is missing of a suite, then the report. report: tables, figures and page again."""
+    suite: Annotated[str, tyro.conf.Positional] = "main"
+    """Name of the suite; see `textgym benchmark list`."""
+    output: Path | None = None
+    """Folder of the runs. None: benchmark/SUITE. What it has is not run again."""
+    seeds: int | None = None
+    """Number of seeds. None: the suite's."""
+    iterations: int | None = None
+    """Length of every run. None: the suite's, or else the task's."""
+    jobs: int = 1
+    """Processes, of one thread each."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What policy and reward model compute in."""
+    fresh: int = 512
+    """Fresh completions that are measured three times per run, a multiple of 64; 0 for none."""
+    only: tuple[str, ...] = ()
+    """Methods of the suite to run now; by default all."""
+    methods: Path | None = None
+    """Python file that registers methods of your own; they join the suite."""
+
+    def run(self) -> None:
+        """Run the command."""
+        _check_packages()
+        from textgym.benchmark import SUITES, find_suite, load_methods
+
+        console = make_console()
+        load_methods(self.methods)
+        if self.action == "list":
+            for name, suite in SUITES.items():
+                runs = suite.seeds * len(suite.methods) * len(suite.tasks)
+                console.print(f"{name}  {suite.question}", soft_wrap=True)
+                console.print(f"  {'; '.join(suite.methods)}", soft_wrap=True)
+                tasks = ", ".join(suite.tasks)
+                console.print(f"  {suite.seeds} seeds on {tasks}: {runs} runs", soft_wrap=True)
+            return
+        suite = find_suite(self.suite)
+        folder = self.output or Path("benchmark") / self.suite
+        if self.action == "run":
+            self._check()
+            from textgym.benchmark.running import run_suite
+
+            run_suite(
+                suite,
+                folder,
+                seeds=self.seeds,
+                iterations=self.iterations,
+                jobs=self.jobs,
+                dtype=None if self.dtype == "float32" else self.dtype,
+                num_fresh=self.fresh,
+                methods_file=self.methods,
+                only=self.only,
+            )
+        from textgym.benchmark.report import write_report
+
+        write_report(folder, suite)
+        console.print(f"tables  {folder / 'table.md'}", soft_wrap=True)
+        console.print(f"page  {folder / 'report.html'}", soft_wrap=True)
+
+    def _check(self) -> None:
+        for name in ("seeds", "iterations", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidArgumentError(name, value, "must be at least 1")
+        if self.fresh < 0 or self.fresh % 64:
+            raise InvalidArgumentError("fresh", self.fresh, "must be a multiple of 64, or 0")
+
+
+def _check_packages() -> None:
+    try:
+        import pandas  # noqa: F401
+        import scipy  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise TextgymError(
+            f"{error}: textgym benchmark needs pip install 'textgym[benchmarks]'"
+        ) from None

@@ -6,11 +6,21 @@ message names the argument, the value received and the remedy.
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 __all__ = ["InvalidArgumentError", "MissingDependencyError", "TextgymError"]
 
 
 class TextgymError(Exception):
-    """Base class of every error that textgym raises on purpose."""
+    """Base class of every error that textgym raises on purpose.
+
+    Errors travel between processes. Of an attribute that cannot be pickled, its ``repr`` does.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        attributes = {name: _portable(value) for name, value in vars(self).items()}
+        return _restore, (type(self), self.args, attributes)
 
 
 class InvalidArgumentError(TextgymError, ValueError):
@@ -48,3 +58,17 @@ class MissingDependencyError(TextgymError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+def _restore(kind: type[TextgymError], args: tuple[Any, ...], attributes: Any) -> TextgymError:
+    error = kind.__new__(kind, *args)  # Not __init__, which takes other arguments.
+    vars(error).update(attributes)
+    return error
+
+
+def _portable(value: object) -> object:
+    try:
+        pickle.dumps(value)
+    except Exception:  # Objects of all kinds refuse in all kinds of ways.
+        return repr(value)
+    return value

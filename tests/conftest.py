@@ -6,6 +6,7 @@ import inspect
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # As the command line does, in time.
 
 import pytest
 import torch

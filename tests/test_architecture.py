@@ -17,7 +17,7 @@ FLOORS = [  # from the ground up
     ["textgym.envs", "textgym.agents"],
     ["textgym.wrappers"],
     ["textgym.plotting", "textgym.samples"],
-    ["textgym.demo"],
+    ["textgym.demo", "textgym.benchmark"],
     ["textgym.cli"],
     ["textgym.__main__"],
 ]

@@ -26,7 +26,7 @@ def test_help_names_every_hyperparameter(capsys):
     assert "Learning rate of AdamW" in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "credit"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "credit", "benchmark"])
 def test_every_command_explains_itself(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"textgym {command}" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["commit", "commit_of_code", "describe", "has_bfloat16"]
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 _CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
 
 
@@ -23,7 +23,12 @@ def commit(name: str = "HEAD") -> str:
 
 
 def commit_of_code() -> str:
-    """The commit, with "-dirty" appended if textgym or the benchmarks differ from it."""
+    """The commit, with "-dirty" appended if textgym or the benchmarks differ from it.
+
+    Without a checkout, "textgym" and the version that is installed.
+    """
+    if not (_ROOT / ".git").exists():
+        return f"textgym {version('textgym')}"
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
     return commit() + ("-dirty" if changes else "")
 

@@ -8,8 +8,7 @@ the same budget for all methods (benchmarks/tuning.py).
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,28 +75,21 @@ def load_methods(path: str | Path | None) -> list[str]:
     if path is None:
         return []
     path = Path(path).resolve()
+    if path in _loaded:
+        return _loaded[path]
     if not path.is_file():
         raise InvalidArgumentError("methods", str(path), "must be a Python file")
-    name = f"_textgym_methods_{path.stem}"
-    if name in sys.modules:
-        return list(sys.modules[name].__dict__["_registered"])
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     known = set(METHODS)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    runpy.run_path(str(path))
     registered = [method for method in METHODS if method not in known]
     if not registered:
-        del sys.modules[name]
         raise InvalidArgumentError("methods", str(path), "it must call register_method")
-    module.__dict__["_registered"] = registered
+    _loaded[path] = registered
     return registered
+
+
+_loaded: dict[Path, list[str]] = {}
+"""Files that were run in this process, and what they registered."""
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -172,7 +164,7 @@ def _register_all() -> None:
     abc = tuned["ABC"]
     tuned |= {
         "ABC, β = 1": replace(abc, credit_kwargs={"beta": 1.0, **_PROMPT}),
-        "ABC-D": replace(abc, credit="abc-d"),
+        "ABC-D": replace(abc, credit="abc-d", credit_kwargs={"policy": "embedded", **_PROMPT}),
         "random": replace(abc, credit="random"),
         "shuffled ABC": replace(abc, credit="shuffled-abc"),
         "position": replace(abc, credit="position"),
@@ -188,6 +180,7 @@ def _register_all() -> None:
         for name in _COLORS
         if tuned[name].agent == "ppo"
     }
+    published["ABC-D"] = replace(published["ABC-D"], credit_kwargs={"policy": "embedded"})
     published["sparse, λ = 1"] = Method(hyperparameters=_PUBLISHED | {"gae_lambda": 1.0})
     published["ABC, β = 1"] = Method(
         credit="abc", credit_kwargs={"beta": 1.0}, hyperparameters=_PUBLISHED

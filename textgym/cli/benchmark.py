@@ -60,17 +60,21 @@ class BenchmarkCommand:
             self._check()
             from textgym.benchmark.running import run_suite
 
-            run_suite(
-                suite,
-                folder,
-                seeds=self.seeds,
-                iterations=self.iterations,
-                jobs=self.jobs,
-                dtype=None if self.dtype == "float32" else self.dtype,
-                num_fresh=self.fresh,
-                methods_file=self.methods,
-                only=self.only,
-            )
+            try:
+                run_suite(
+                    suite,
+                    folder,
+                    seeds=self.seeds,
+                    iterations=self.iterations,
+                    jobs=self.jobs,
+                    dtype=None if self.dtype == "float32" else self.dtype,
+                    num_fresh=self.fresh,
+                    methods_file=self.methods,
+                    only=self.only,
+                )
+            except ExceptionGroup as group:  # The other runs are stored.
+                first = group.exceptions[0]
+                raise TextgymError(f"{group.message}; the first: {first!r}") from group
         from textgym.benchmark.report import write_report
 
         write_report(folder, suite)

@@ -1,0 +1,240 @@
+"""Suites of the package: their plan, a run, what is measured, and the report."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from textgym.agents import PPO
+from textgym.benchmark import (
+    METHODS,
+    SUITES,
+    TASKS,
+    Method,
+    Suite,
+    find_method,
+    find_suite,
+    load_methods,
+    register_method,
+)
+from textgym.benchmark.measures import has_collapsed, measure_run
+from textgym.benchmark.page import make_page
+from textgym.benchmark.report import make_tables, measure_all, write_report
+from textgym.benchmark.running import plan_runs, run_suite
+from textgym.benchmark.training import train
+from textgym.credit import get_credit_assigner
+from textgym.errors import InvalidArgumentError
+
+SMALL = Suite(question="Which?", tasks=("8-16",), methods=("sparse", "ABC"), baseline="sparse")
+
+
+# --- The plan
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_name_methods_that_exist(name):
+    suite = SUITES[name]
+    assert all(method in METHODS for method in suite.methods)
+    assert suite.baseline in suite.methods
+    assert suite.seeds >= 5
+
+
+def test_all_methods_of_a_seed_run_before_the_next_seed():
+    runs = plan_runs(SMALL, seeds=2, iterations=7)
+    assert runs == [("8-16", m, 7, seed) for seed in (0, 1) for m in ("sparse", "ABC")]
+    assert plan_runs(SMALL)[0][2] == TASKS["8-16"].iterations
+    assert len(plan_runs(SMALL)) == 20
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_credit_assigner(name):
+    method = METHODS[name]
+    assert get_credit_assigner(method.credit, **method.credit_kwargs).name == method.credit
+
+
+def test_published_methods_share_their_settings():
+    published = [m for name, m in METHODS.items() if "(published)" in name]
+    settings = [dict(m.hyperparameters) for m in published]
+    for setting in settings:
+        setting.pop("gae_lambda")
+    assert all(setting == settings[0] for setting in settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: find_suite("mian"), "must be one of main"),
+        (lambda: find_method("SPARSE"), "register it"),
+        (lambda: register_method("ABC", Method()), "take another"),
+        (
+            lambda: Suite(question="", tasks=("7",), methods=("ABC",), baseline="ABC"),
+            "must be one of 8-16",
+        ),
+        (
+            lambda: Suite(question="", tasks=("8-16",), methods=("ABC",), baseline="sparse"),
+            "one of the methods",
+        ),
+        (lambda: load_methods("no_such_file.py"), "must be a Python file"),
+    ],
+)
+def test_bad_names_are_refused(make, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        make()
+
+
+def test_a_file_that_registers_nothing_is_refused(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("x = 1\n")
+    with pytest.raises(InvalidArgumentError, match="must call register_method"):
+        load_methods(path)
+
+
+# --- Runs
+
+
+def test_a_run_has_a_row_per_iteration_with_fresh_completions_and_samples():
+    rows = train(None, None, 64, "8-16", "ABC", 2, 0)
+    assert rows["iteration"].tolist() == [1, 2]
+    assert rows["fresh_score"].notna().all()
+    assert rows["fresh_outside"].notna().all()
+    (samples,) = map(json.loads, rows["samples"].dropna())
+    for sample in samples:
+        assert len(sample["pieces"]) == len(sample["credit"])
+
+
+def test_methods_start_from_the_same_policy_and_prompts():
+    runs = [train(None, None, 0, "8-16", name, 1, 3) for name in ("sparse", "prefix score")]
+    # Rows of the first iteration come from before the first update.
+    assert runs[0]["score"].tolist() == runs[1]["score"].tolist()
+    assert runs[0]["kl"].tolist() == [0.0]
+
+
+OWN = """
+from textgym.agents import PPO
+from textgym.benchmark import Method, register_method
+
+def make(task, envs, settings):
+    return PPO(task.policy, envs, episodes_per_iteration=16, **settings)
+
+register_method("mine", Method(agent=make, credit="uniform", hyperparameters={"gamma": 0.9}))
+"""
+
+
+def test_a_method_of_ones_own_enters_by_a_file(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    only = {"only": ("mine",), "methods_file": path, "num_fresh": 0}
+    rows = run_suite(SMALL, tmp_path / "runs", seeds=1, iterations=1, **only)
+    assert rows["method"].unique().tolist() == ["mine"]
+    meta = json.loads((tmp_path / "runs" / "meta.json").read_text())
+    assert meta["methods"]["mine"]["agent"] == "make"
+    assert meta["methods"]["mine"]["hyperparameters"] == {"gamma": 0.9}
+    assert METHODS.pop("mine").agent is not PPO
+
+
+def test_only_methods_of_the_suite_can_be_chosen(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="the suite has sparse, ABC"):
+        run_suite(SMALL, tmp_path, only=("GRPO",))
+
+
+# --- Measures and report
+
+
+def run_of(method, seed, scores, kl=5.0, task="8-16"):
+    iterations = np.arange(1, len(scores) + 1)
+    return pd.DataFrame(
+        {
+            "task": task,
+            "method": method,
+            "iterations": len(scores),
+            "seed": seed,
+            "iteration": iterations,
+            "timesteps": 100 * iterations,
+            "seconds": 2.0 * iterations,
+            "score": np.asarray(scores, dtype=float),
+            "kl": kl,
+            "samples": None,
+        }
+    )
+
+
+def test_a_run_is_measured_where_it_reaches_the_goal():
+    measures = measure_run(run_of("ABC", 0, range(20)), kl_budget=25.0, goal=10.0)
+    # The mean of 8 to 12 is 10: in the 13th iteration.
+    assert (measures["iterations"], measures["tokens"], measures["seconds"]) == (13, 1300, 26)
+    assert measures["area"] == pytest.approx(9.5)
+    assert measures["final"] == pytest.approx(14.5)
+    assert measures["best"] == 17.0
+    assert np.isnan(measure_run(run_of("ABC", 0, range(20)), 25.0, goal=18.0)["iterations"])
+
+
+def test_a_run_that_loses_most_of_its_gain_has_collapsed():
+    up, down = list(np.linspace(0, 4, 40)), list(np.linspace(4, 0, 20))
+    assert has_collapsed(run_of("ABC", 0, up + down + [0.0] * 10))
+    assert not has_collapsed(run_of("ABC", 0, up))
+    assert not has_collapsed(run_of("ABC", 0, [*up, *[3.0] * 10]))
+
+
+def runs_of_two_methods():
+    sparse = [run_of("sparse", seed, np.linspace(0, 2, 40)) for seed in (0, 1)]
+    fast = [run_of("ABC", seed, np.minimum(np.linspace(0, 4, 40), 2)) for seed in (0, 1)]
+    return pd.concat([*sparse, *fast], ignore_index=True)
+
+
+def test_shares_are_of_the_iterations_that_the_baseline_needs():
+    measured = measure_all(runs_of_two_methods(), "sparse").set_index(["method", "seed"])
+    assert measured.loc[("sparse", 0), "share"] == 1.0
+    # Sparse's best is the mean of its last five; the other has it when five are that high.
+    reached = measured.loc[("ABC", 0), "iterations"]
+    assert measured.loc[("ABC", 0), "share"] == reached / 40
+    assert 20 < reached < 25
+
+
+def test_a_run_that_never_gets_there_counts_with_its_whole_length():
+    runs = pd.concat([run_of("sparse", 0, range(30)), run_of("ABC", 0, [0.0] * 30)])
+    measured = measure_all(runs, "sparse").set_index("method")
+    assert measured.loc["ABC", "share"] == 1.0
+    assert np.isnan(measured.loc["ABC", "iterations"])
+
+
+def test_tables_compare_with_the_baseline():
+    runs = runs_of_two_methods()
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    mean = np.minimum(np.linspace(0, 4, 40), 2).mean()  # of linspace(0, 2, 40): 1
+    same = [f"{value:+.2f} ({value:+.2f} to {value:+.2f})" for value in (mean, mean - 1)]
+    assert f"| ABC | 2 | {same[0]} | {same[1]} | 1.00" in text
+    assert text.index("| sparse |") < text.index("| ABC |")
+
+
+def test_a_suite_whose_baseline_has_not_run_is_still_reported():
+    runs = run_of("ABC", 0, range(30))
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    assert "The baseline, sparse, has not run yet." in text
+
+
+def test_the_page_needs_no_other_file_and_shows_texts_as_they_are(tmp_path):
+    runs = runs_of_two_methods()
+    sample = {"prompt": "a <b>", "pieces": ["<script>", " x"], "credit": [1.0, -0.5], "score": 2.0}
+    runs.loc[runs.index[-1], "samples"] = json.dumps([sample])
+    runs.to_parquet(tmp_path / "runs.parquet")
+    write_report(tmp_path, SMALL)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert 'title="-0.500"' in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert "<td>+1.00 (+1.00 to +1.00)</td>" in page
+
+
+def test_a_page_without_samples_has_no_heading_for_them():
+    runs = runs_of_two_methods()
+    assert "Completions at the end" not in make_page(runs, "text", {}, "Which?")
+
+
+def test_a_report_needs_runs(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="textgym benchmark run makes them"):
+        write_report(tmp_path, SMALL)

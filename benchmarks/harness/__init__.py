@@ -1,1 +1,1 @@
-"""What the benchmarks share: running, storing, timing, statistics, tables and figures."""
+"""What the benchmarks share beside textgym.benchmark: timing, profiling, successive halving."""

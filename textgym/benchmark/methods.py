@@ -37,6 +37,7 @@ def register_method(name: str, method: Method) -> Method:
         InvalidArgumentError: If the name is taken.
 
     Example:
+        >>> from textgym.benchmark import METHODS, Method
         >>> method = register_method("half", Method(credit="abc", credit_kwargs={"beta": 0.5}))
         >>> METHODS.pop("half") is method
         True

@@ -420,8 +420,20 @@ def drop_out(model):
     model.train()
 
 
+def use_double_precision(model):
+    model.double()
+
+
 @pytest.mark.parametrize(
-    "alter", [attach_a_hook, replace_a_layer, replace_a_forward, parametrize_a_weight, drop_out]
+    "alter",
+    [
+        attach_a_hook,
+        replace_a_layer,
+        replace_a_forward,
+        parametrize_a_weight,
+        drop_out,
+        use_double_precision,
+    ],
 )
 def test_an_altered_model_is_read_by_its_own_forward(alter):
     model = make_language_model("llama")
@@ -433,8 +445,14 @@ def test_an_altered_model_is_read_by_its_own_forward(alter):
     if alter is drop_out:
         return  # its logits are random
     with torch.no_grad():
-        expected = model(torch.tensor([[5, 6]])).logits[0, -1]
+        expected = model(torch.tensor([[5, 6]])).logits[0, -1].float()
     torch.testing.assert_close(next_logits(reader)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_large_models_are_not_copied(monkeypatch):
+    model = make_language_model("llama")
+    monkeypatch.setattr(lean, "_LARGEST", sum(p.numel() for p in model.parameters()) - 1)
+    assert not IncrementalLanguageModel(model).is_lean
 
 
 def test_an_architecture_read_wrongly_is_left_to_the_model(monkeypatch):

@@ -7,12 +7,10 @@ run, so a benchmark that is killed loses only the runs that were going on.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +46,7 @@ def run_missing(
         path: A .csv or .parquet file with the rows of all runs; meta.json goes beside it.
         meta: Written to meta.json after every run.
         order: The column that sorts the rows of a run.
-        jobs: Number of processes, each on a core of its own if there are as many.
+        jobs: Number of processes.
         aliases: By column, labels of earlier results and what they are called today.
         report: What is printed of a run that has finished.
 
@@ -72,13 +70,7 @@ def run_missing(
         return runs
     version = commit_of_code()  # when the code is read, not when a run ends
     failures: list[Exception] = []
-    context = get_context("spawn")
-    cores = context.SimpleQueue()  # of the cores that workers are pinned to
-    for core in _cores(jobs):
-        cores.put(core)
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_set_up_worker, initargs=(cores,)
-    )
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_set_up_worker)
     try:
         futures = {pool.submit(run, *arguments): arguments for arguments in missing}
         started = time.monotonic()
@@ -121,20 +113,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _cores(jobs: int) -> list[int]:
-    """A core for each of some processes; none where there are too few, or none can be chosen."""
-    if not hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
-        return []
-    cores = sorted(os.sched_getaffinity(0))
-    return cores[:jobs] if 1 < jobs <= len(cores) else []
-
-
-def _set_up_worker(cores: SimpleQueue[int]) -> None:
+def _set_up_worker() -> None:
     import torch  # on use: a benchmark with nothing left to run does not need it
 
     from textgym.memory import keep_freed_memory
 
-    if not cores.empty():
-        os.sched_setaffinity(0, {cores.get()})
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -59,7 +59,7 @@ def run_suite(
         folder: Gets ``runs.parquet`` and ``meta.json``, after every run.
         seeds: See :func:`plan_runs`.
         iterations: See :func:`plan_runs`.
-        jobs: Number of processes, each of one thread and on a core of its own.
+        jobs: Number of processes, each of one thread.
         dtype: "bfloat16", or None for float32.
         num_fresh: See :func:`textgym.benchmark.training.train`.
         methods_file: A Python file with methods of the user's. They join the suite.

@@ -8,7 +8,7 @@ and keys, and keys and values stay in float32 on CPUs, where attention is comput
 
 Two kinds of layer are known: that of Llama, Mistral, Qwen2 and Qwen3, and that of GPT-2. Models of
 other kinds, and those that something has been attached to (hooks, adapters, quantised weights,
-dropout in training), are left to the library.
+dropout in training), are left to the library. So are models of more than a billion parameters.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ _OWN_MODULES = (
     "transformers.pytorch_utils",
 )
 """Where the classes of an unaltered model come from."""
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_LARGEST = 1_000_000_000
+"""Parameters. Beyond, time goes to reading the weights, and copies of them would be a burden."""
 _STATIC_ROPE = ("default", "linear", "llama3")
 """Kinds of rotary embedding whose angle at a position does not depend on the text's length."""
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -95,25 +98,26 @@ class LeanDecoder:
 
     @staticmethod
     def knows(module: PreTrainedModel) -> bool:
-        """Whether a model is of a known kind, and nothing has been attached to it."""
-        body: Any = module.base_model
+        """Whether a model is of a known kind and size, and nothing has been attached to it."""
         config: Any = module.config
-        parameters = list(module.parameters())
         if config.model_type == "gpt2":
             is_known = not config.add_cross_attention
-            activation = config.activation_function
+            is_known = is_known and config.activation_function in _ACTIVATIONS
         else:
             is_known = config.model_type in _GATED
             is_known = is_known and config.rope_parameters["rope_type"] in _STATIC_ROPE
-            activation = config.hidden_act if is_known else None
+            is_known = is_known and config.hidden_act in _ACTIVATIONS
+        has_known_head = type(module.get_output_embeddings()) in (nn.Linear, type(None))
+        parts, parameters = list(module.modules()), list(module.parameters())
         return (
             is_known
-            and activation in _ACTIVATIONS
-            and (module is body or type(module.get_output_embeddings()) is nn.Linear)
-            and all(type(part).__module__.startswith(_OWN_MODULES) for part in module.modules())
-            and not any(_is_altered(part) for part in module.modules())
+            and has_known_head
+            and all(type(part).__module__.startswith(_OWN_MODULES) for part in parts)
+            and not any(_is_altered(part) for part in parts)
             and all(type(one) is nn.Parameter for one in parameters)
             and len({(one.device, one.dtype) for one in parameters}) == 1
+            and parameters[0].dtype in _DTYPES
+            and sum(one.numel() for one in parameters) <= _LARGEST
         )
 
     @property
@@ -384,10 +388,8 @@ class _GPT2Layer:
         attention, mlp = layer.attn, layer.mlp
         self._head_dim, self._scaling = attention.head_dim, attention.scaling
         self._norm_before, self._norm_between = _norm(layer.ln_1), _norm(layer.ln_2)
-        self._qkv, self._out = (
-            _Product([attention.c_attn], dtype),
-            _Product([attention.c_proj], dtype),
-        )
+        self._qkv = _Product([attention.c_attn], dtype)
+        self._out = _Product([attention.c_proj], dtype)
         self._up, self._down = _Product([mlp.c_fc], dtype), _Product([mlp.c_proj], dtype)
         self._activation = _ACTIVATIONS[attention.config.activation_function]
 

@@ -175,7 +175,7 @@ def _register_all() -> None:
     for tenth in range(11):
         beta = tenth / 10
         swept = {"beta": beta, **_PROMPT}
-        register_method(f"ABC, β = {beta:g} of the sweep", replace(abc, credit_kwargs=swept))
+        register_method(f"β = {beta:g}", replace(abc, credit_kwargs=swept))
     published = {
         name: Method(credit=tuned[name].credit, hyperparameters=_PUBLISHED)
         for name in _COLORS

@@ -47,6 +47,8 @@ def write_report(folder: Path, suite: Suite) -> str:
         raise InvalidArgumentError(
             "folder", str(folder), "has no runs of the suite; textgym benchmark run makes them"
         )
+    order = {method: n for n, method in enumerate(_in_order(runs["method"].unique(), suite))}
+    runs = runs.sort_values("method", key=lambda names: names.map(order), kind="stable")
     measured = measure_all(runs, suite.baseline)
     text = make_tables(runs, measured, suite)
     (folder / "table.md").write_text(text, encoding="utf-8")

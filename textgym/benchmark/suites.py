@@ -21,7 +21,7 @@ _MAIN = (
     "shuffled ABC",
     "position",
 )
-_SWEEP = tuple(f"ABC, β = {tenth / 10:g} of the sweep" for tenth in range(11))
+_SWEEP = tuple(f"β = {tenth / 10:g}" for tenth in range(11))
 
 SUITES = {
     "main": Suite(
@@ -38,7 +38,7 @@ SUITES = {
         baseline="sparse (published)",
     ),
     "beta": Suite(
-        question="How much of the score should be redistributed?",
+        question="How much of the score should ABC redistribute?",
         tasks=("8-16",),
         methods=_SWEEP,
         baseline=_SWEEP[0],

@@ -38,6 +38,16 @@ RACE: dict[str, dict[str, Any]] = {
         "kl_coef": 0.076,
         "gae_lambda": 0.8,
     },
+    "RLOO, prefix score": {
+        "agent": "rloo",
+        "credit": "prefix-score",
+        "start": "zero",
+        "advantages": "token",
+        "learning_rate": 4.5e-4,
+        "kl_coef": 0.056,
+        "minibatch_size": 8,
+        "num_epochs": 1,
+    },
     "sparse": {
         "credit": "sparse",
         "learning_rate": 2.7e-4,

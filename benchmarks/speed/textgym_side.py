@@ -10,7 +10,7 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from textgym.agents import PPO
+from textgym.agents import AGENTS
 from textgym.credit import get_credit_assigner
 from textgym.credit.start import Start
 from textgym.wrappers.vector import CreditAssignment
@@ -42,19 +42,21 @@ class Side(Protocol):
 
 
 class Textgym:
-    """textgym's PPO.
+    """A bundled agent of textgym.
 
     Args:
+        agent: Its name.
         credit: Name of the credit assigner.
         start: What credit is measured from.
         bfloat16: Autocast of the policy, and dtype of the reward model.
         threads: PyTorch's threads while it runs.
         episodes: Of an iteration, all in one batch.
-        **hyperparameters: Of PPO, beside those of both sides.
+        **hyperparameters: Of the agent, beside those of both sides.
     """
 
     def __init__(
         self,
+        agent: str = "ppo",
         credit: str = "sparse",
         start: Start = "zero",
         bfloat16: bool = False,
@@ -66,7 +68,7 @@ class Textgym:
         envs = make_envs(episodes, dtype)
         self.threads = threads
         self._logs = tempfile.TemporaryDirectory()
-        self.agent = PPO(
+        self.agent = AGENTS[agent](
             "embedded",
             CreditAssignment(envs, get_credit_assigner(credit, start=start)),
             episodes_per_iteration=episodes,

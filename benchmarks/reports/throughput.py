@@ -28,19 +28,12 @@ PARTS = (
 """The parts, in the order of the tables."""
 HEADER = ("case", "ratio of", "result", "interval", "goal", "met")
 COMPARISONS = {">=": operator.ge, "<=": operator.le}
-ALIASES = {
-    "shaping reward, 3 seeds": "causal shaping, 3 seeds",
-    "attention reward, 3 seeds": "ABC, 3 seeds",
-}
-"""What cases were called in earlier results."""
-
 Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Row]:
     """The rows of rows.json; none if there is no file."""
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return [{**row, "case": ALIASES.get(row["case"], row["case"])} for row in rows]
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def write(output: Path) -> str:

@@ -11,30 +11,21 @@ import pandas as pd
 
 from harness.halving import best_settings
 from textgym.benchmark.comparison import NOTE, compare
-from textgym.benchmark.curves import first_reached, new_figure, save
-from textgym.benchmark.measures import score_at_kl_budget
+from textgym.benchmark.curves import label_panels, new_figure, save
+from textgym.benchmark.measures import ENDS, WINDOW, best_score, reached_at, score_at_kl_budget
+from textgym.benchmark.report import fresh_table
 from textgym.benchmark.statistics import stratified_bootstrap
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
-from textgym.plotting import trailing_mean
-from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS, WINDOW
+from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
 
 from . import frontier
 
-__all__ = ["ENDS", "KEYS", "chosen", "describe_run", "finalists", "value_of", "write"]
+__all__ = ["KEYS", "chosen", "describe_run", "finalists", "value_of", "write"]
 
 KEYS = ("method", "setting", "iterations", "seed")
-ENDS = 10
-"""Iterations at the end of a run that tables average over."""
 T = TypeVar("T")
 _LEVELS = (1.0, 2.0)
-_FRESH = {
-    "fresh_score": "score",
-    "fresh_outside": "outside scorer",
-    "fresh_kl": "KL",
-    "fresh_distinct_2": "distinct-2",
-    "fresh_length": "tokens",
-}
 
 
 def value_of(task: str, run: pd.DataFrame) -> float:
@@ -166,7 +157,7 @@ def make_test_tables(task: str, runs: pd.DataFrame) -> str:
         *(_race_section(by_method) if "sparse" in by_method else []),
         "## Fresh completions",
         "",
-        *_fresh_table(runs),
+        *fresh_table(_in_order(dict(list(runs.groupby("method"))), (UNTRAINED,))),
         "",
         "512 completions to the same prompts, mean over seeds. outside scorer: log-odds of a "
         "positive text, by a logistic regression on words and pairs of words that no policy was "
@@ -247,7 +238,7 @@ def _race_section(by_method: dict[str, pd.DataFrame]) -> list[str]:
 
 def _race_table(by_method: dict[str, pd.DataFrame]) -> list[str]:
     """When each method reaches the best of sparse reward, under the same seed."""
-    best = _per_seed(by_method["sparse"], lambda run: trailing_mean(run["score"], WINDOW).max())
+    best = _per_seed(by_method["sparse"], best_score)
     reached = {method: _reached(rows, best) for method, rows in by_method.items()}
     lines = []
     for method, rows in by_method.items():
@@ -268,7 +259,7 @@ def _race_table(by_method: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _end_over_best(run: pd.DataFrame) -> float:
-    return float(run["score"].tail(ENDS).mean() / trailing_mean(run["score"], WINDOW).max())
+    return float(run["score"].tail(ENDS).mean() / best_score(run))
 
 
 def _fresh_end_over_best(run: pd.DataFrame) -> float:
@@ -276,30 +267,14 @@ def _fresh_end_over_best(run: pd.DataFrame) -> float:
     return float(scores.iloc[-1] / scores.max())
 
 
-def _reached(rows: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
-    """By seed, when a method reaches sparse's best, and its KL then; NaN if it does not."""
-    points = {}
-    for seed, run in rows.groupby("seed"):
-        if seed in best.index:
-            iteration = first_reached(run["score"].to_numpy(), best[seed], WINDOW)
-            kl = run["kl"].rolling(WINDOW).mean()
-            points[seed] = (
-                (float("nan"), float("nan"))
-                if iteration is None
-                else (float(iteration), kl.iloc[iteration - 1])
-            )
+def _reached(rows: pd.DataFrame, goals: pd.Series) -> pd.DataFrame:
+    """By seed, when a method reaches its goal, and its KL then; NaN if it does not."""
+    points = {
+        seed: reached_at(run, goals[seed])
+        for seed, run in rows.groupby("seed")
+        if seed in goals.index
+    }
     return pd.DataFrame.from_dict(points, orient="index", columns=["iteration", "kl"])
-
-
-def _fresh_table(runs: pd.DataFrame) -> list[str]:
-    measured = runs.dropna(subset=["fresh_score"])
-    lines = []
-    for method, rows in _in_order(dict(list(measured.groupby("method"))), (UNTRAINED,)).items():
-        for iteration, means in rows.groupby("iteration")[list(_FRESH)].mean().iterrows():
-            cells = [f"{means[name]:{'.2f' if 'distinct' in name else '+.2f'}}" for name in _FRESH]
-            cells[2], cells[4] = f"{means['fresh_kl']:.1f}", f"{means['fresh_length']:.1f}"
-            lines.append([method, str(iteration), *cells])
-    return markdown_table(["method", "iterations", *_FRESH.values()], lines)
 
 
 def draw(task: str, runs: pd.DataFrame, path: Path) -> None:
@@ -314,14 +289,7 @@ def draw(task: str, runs: pd.DataFrame, path: Path) -> None:
         panels[1].plot(means.index, means["kl"], color=color)
         panels[2].plot(means["kl"], means["score"], color=color)
         panels[2].plot(fresh["fresh_kl"], fresh["fresh_score"], "o", color=color, markersize=4)
-    panels[1].axhline(TASKS[task].kl_budget, color="black", linewidth=0.8, linestyle=":")
-    kl = "KL to the reference policy (nats per completion)"
-    labels = [("iteration", "mean score"), ("iteration", kl), (kl, "mean score")]
-    for axes, (x, y) in zip(panels, labels, strict=True):
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.grid(alpha=0.3)
-    panels[0].legend(frameon=False, fontsize=8)
+    label_panels(panels, TASKS[task].kl_budget)
     figure.suptitle(
         f"{TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens, "
         f"{runs['seed'].nunique()} seeds, each method at its best setting. Means over seeds and "

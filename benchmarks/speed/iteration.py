@@ -24,7 +24,7 @@ from speed.ratios import Row, result
 from speed.textgym_side import NUM_ENVS, Side, Textgym, take_turns, thread_numbers
 from speed.trl_side import Trl, check, draw_prompts, has_trl
 from textgym.agents import PPOConfig
-from textgym.benchmark.circumstances import has_bfloat16
+from textgym.models.loading import has_bfloat16
 
 __all__ = ["TRL_FAST", "fastest", "measure"]
 

@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from textgym.benchmark.circumstances import has_bfloat16
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     Completions,
@@ -23,6 +22,7 @@ from textgym.models import (
     load_reward_model,
     load_tokenizer,
 )
+from textgym.models.loading import has_bfloat16
 
 __all__ = ["NAMES", "classifier", "config", "dtypes", "language_model", "reward_model", "texts"]
 

@@ -18,15 +18,12 @@ __all__ = [
     "TASKS",
     "UNTRAINED",
     "VARIANTS",
-    "WINDOW",
     "Method",
     "Task",
 ]
 
 NUM_EPISODES = 16
 """Episodes per iteration, all in one batch."""
-WINDOW = 5
-"""Iterations of the trailing means."""
 UNTRAINED = "untrained"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.stats import qmc
 import textgym  # noqa: F401  (registers the environments)
 from textgym.agents import AGENTS, Agent
 from textgym.benchmark.fresh_completions import FreshCompletions
+from textgym.benchmark.training import learn, prefixed
 from textgym.credit import get_credit_assigner
 from textgym.wrappers.vector import CreditAssignment
 
@@ -118,40 +118,9 @@ def train(
         fresh = FreshCompletions(_make_envs(task, 128, "sparse")) if measured else None
         if method == UNTRAINED:
             assert fresh is not None
-            return pd.DataFrame([{"iteration": 0} | _prefixed(fresh.measure(agent))]).round(4)
-        return _run(agent, task, iterations, fresh)
-
-
-def _run(agent: Agent, task: Task, iterations: int, fresh: FreshCompletions | None) -> pd.DataFrame:
-    points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
-    found: dict[int, dict[str, float]] = {}
-
-    def callback(row: dict[str, float]) -> bool:
-        iteration = int(row["time/iteration"])
-        if fresh is not None and iteration in points:
-            found[iteration] = _prefixed(fresh.measure(agent))
-        return iteration < iterations
-
-    # Enough tokens for completions of any length; the callback ends the run.
-    agent.learn(iterations * NUM_EPISODES * task.max_new_tokens, callback=callback)
-    rows = pd.DataFrame(agent.history)[list(_COLUMNS)].rename(columns=_COLUMNS)
-    rows["iteration"] = rows["iteration"].astype(int)
-    return rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
-
-
-_COLUMNS = {
-    "time/iteration": "iteration",
-    "time/total_timesteps": "timesteps",
-    "rollout/score_mean": "score",
-    "rollout/kl_exact": "kl",
-    "rollout/episode_length": "episode_length",
-    "train/entropy": "entropy",
-    "train/alarm": "alarm",
-}
-
-
-def _prefixed(measures: dict[str, float]) -> dict[str, float]:
-    return {f"fresh_{name}": value for name, value in measures.items()}
+            return pd.DataFrame([{"iteration": 0} | prefixed(fresh.measure(agent))]).round(4)
+        assert agent.env is not None
+        return learn(agent, agent.env, iterations, fresh).drop(columns="seconds")
 
 
 def _make_agent(

@@ -199,6 +199,8 @@ def test_a_policy_is_measured_on_the_same_prompts_every_time(tmp_path, monkeypat
 
 # --- Tables
 
+FRESH = ["fresh_score", "fresh_outside", "fresh_kl", "fresh_distinct_2", "fresh_length"]
+
 
 def run_of(method, seed, scores, kl):
     task = TASKS["short"]
@@ -214,7 +216,7 @@ def run_of(method, seed, scores, kl):
             "kl": kl,
         }
     )
-    rows.loc[rows["iteration"] == task.iterations, list(report._FRESH)] = 1.0
+    rows.loc[rows["iteration"] == task.iterations, list(FRESH)] = 1.0
     return rows
 
 

@@ -1,6 +1,6 @@
 """Suites that compare methods of credit assignment and agents, with statistics.
 
-``textgym benchmark run SUITE`` runs a suite, and ``textgym benchmark report FOLDER`` makes its page
+``textgym benchmark run SUITE`` runs a suite, and ``textgym benchmark report SUITE`` makes its page
 again. Needs the extra ``textgym[benchmarks]``. docs/protocol.md says what a suite promises.
 """
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["commit", "commit_of_code", "describe", "has_bfloat16"]
+__all__ = ["commit", "commit_of_code", "describe"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
@@ -42,6 +42,8 @@ def describe(*packages: str) -> dict[str, Any]:
     Returns:
         Command, commit, machine, whether the processor has bfloat16 instructions, versions, date.
     """
+    from textgym.models.loading import has_bfloat16  # on use: slow to import
+
     return {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit_of_code(),
@@ -50,15 +52,6 @@ def describe(*packages: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "finished": time.strftime("%Y-%m-%d"),
     }
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor has instructions for bfloat16; without them it is emulated."""
-    import torch  # on use: slow to import
-
-    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in older versions
-    capabilities: dict[str, bool] = get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _git(*arguments: str) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from textgym.plotting import trailing_mean
 
-__all__ = ["draw_seeds", "first_reached", "new_figure", "save"]
+__all__ = ["draw_seeds", "first_reached", "label_panels", "new_figure", "save"]
 
 
 def first_reached(scores: Sequence[float], goal: float, window: int) -> int | None:
@@ -43,6 +43,23 @@ def save(figure: Figure, path: Path) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
+
+
+def label_panels(panels: Sequence[Axes], kl_budget: float) -> None:
+    """Finish three panels: score and KL against iterations, and score against KL.
+
+    Args:
+        panels: In this order, drawn on.
+        kl_budget: A dotted line in the second one.
+    """
+    panels[1].axhline(kl_budget, color="black", linewidth=0.8, linestyle=":")
+    kl = "KL to the reference policy (nats per completion)"
+    labels = [("iteration", "mean score"), ("iteration", kl), (kl, "mean score")]
+    for axes, (x, y) in zip(panels, labels, strict=True):
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, fontsize=8)
 
 
 def draw_seeds(

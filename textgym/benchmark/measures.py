@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from textgym.benchmark.curves import first_reached
 from textgym.plotting import trailing_mean
 
-__all__ = ["ENDS", "WINDOW", "best_score", "has_collapsed", "measure_run", "score_at_kl_budget"]
+__all__ = [
+    "ENDS",
+    "WINDOW",
+    "best_score",
+    "has_collapsed",
+    "measure_run",
+    "reached_at",
+    "score_at_kl_budget",
+]
 
 WINDOW = 5
 """Iterations of the trailing means that say when a score is reached, and what the best is."""
@@ -29,17 +39,11 @@ def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, f
         ``iterations``, ``tokens``, ``seconds`` and ``kl_there``, NaN if it does not.
     """
     last = run.tail(ENDS)
-    iteration = first_reached(run["score"].to_numpy(), goal, WINDOW)
-    there = {"iterations": float("nan"), "tokens": float("nan"), "seconds": float("nan")}
-    there["kl_there"] = float("nan")
-    if iteration is not None:
-        row = run.iloc[iteration - 1]
-        there = {
-            "iterations": float(iteration),
-            "tokens": float(row["timesteps"]),
-            "seconds": float(row["seconds"]),
-            "kl_there": float(run["kl"].iloc[max(0, iteration - WINDOW) : iteration].mean()),
-        }
+    iterations, kl_there = reached_at(run, goal)
+    there = {"iterations": iterations, "kl_there": kl_there}
+    for name, column in (("tokens", "timesteps"), ("seconds", "seconds")):
+        got_there = not math.isnan(iterations)
+        there[name] = float(run[column].iloc[int(iterations) - 1]) if got_there else math.nan
     return {
         "area": score_at_kl_budget(run, kl_budget, WINDOW),
         "final": float(last["score"].mean()),
@@ -48,6 +52,17 @@ def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, f
         "collapsed": float(has_collapsed(run)),
         **there,
     }
+
+
+def reached_at(run: pd.DataFrame, goal: float) -> tuple[float, float]:
+    """The first iteration whose trailing mean of the score reaches a goal, and that of the KL then.
+
+    NaN and NaN if the run does not get there.
+    """
+    iteration = first_reached(run["score"].to_numpy(), goal, WINDOW)
+    if iteration is None:
+        return math.nan, math.nan
+    return float(iteration), float(run["kl"].iloc[max(0, iteration - WINDOW) : iteration].mean())
 
 
 def best_score(run: pd.DataFrame) -> float:

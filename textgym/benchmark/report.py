@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from textgym.errors import InvalidArgumentError
 
 from .comparison import compare
-from .curves import new_figure, save
+from .curves import label_panels, new_figure, save
 from .measures import ENDS, WINDOW, best_score, measure_run
 from .methods import METHODS
 from .plan import TASKS, Suite
@@ -18,15 +18,16 @@ from .statistics import stratified_bootstrap
 from .storage import read_rows
 from .tables import markdown_table
 
-__all__ = ["draw", "make_tables", "measure_all", "write_report"]
+__all__ = ["draw", "fresh_table", "make_tables", "measure_all", "write_report"]
 
 _FRESH = {
-    "fresh_score": "score",
-    "fresh_outside": "outside scorer",
-    "fresh_kl": "KL",
-    "fresh_distinct_2": "distinct-2",
-    "fresh_length": "tokens",
+    "fresh_score": ("score", "+.2f"),
+    "fresh_outside": ("outside scorer", "+.2f"),
+    "fresh_kl": ("KL", ".1f"),
+    "fresh_distinct_2": ("distinct-2", ".2f"),
+    "fresh_length": ("tokens", ".1f"),
 }
+"""By column, what tables call it and how they show it."""
 
 
 def write_report(folder: Path, suite: Suite) -> str:
@@ -112,7 +113,12 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
             text += [""]
         text += ["## Stability", "", *_stability(by_method), ""]
         text += [f"## To the best score of {suite.baseline}", "", *_speed(by_method), ""]
-        text += ["## Fresh completions", "", *_fresh(runs[runs["task"] == task], suite)]
+        text += ["## Fresh completions", ""]
+        if "fresh_score" in runs:
+            rows = runs[runs["task"] == task]
+            text += fresh_table({method: rows[rows["method"] == method] for method in order})
+        else:
+            text += ["None were measured."]
     text += [
         "",
         "Interquartile means over seeds; in brackets, 95% intervals by the stratified bootstrap, "
@@ -142,14 +148,7 @@ def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
         panels[0].fill_between(spread.columns, *spread.to_numpy(), color=color, alpha=0.12)
         panels[1].plot(wide["kl"].mean(axis=1), color=color)
         panels[2].plot(wide["kl"].mean(axis=1), wide["score"].mean(axis=1), color=color)
-    panels[1].axhline(TASKS[task].kl_budget, color="black", linewidth=0.8, linestyle=":")
-    kl = "KL to the reference policy (nats per completion)"
-    labels = [("iteration", "mean score"), ("iteration", kl), (kl, "mean score")]
-    for axes, (x, y) in zip(panels, labels, strict=True):
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.grid(alpha=0.3)
-    panels[0].legend(frameon=False, fontsize=8)
+    label_panels(panels, TASKS[task].kl_budget)
     figure.suptitle(
         f"{task}: {runs['seed'].nunique()} seeds. Lines: means over seeds and {WINDOW} iterations; "
         "bands: the middle half of the seeds; dotted: KL budget",
@@ -184,17 +183,23 @@ def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:
     return markdown_table([*header, "seconds", "KL there"], lines)
 
 
-def _fresh(runs: pd.DataFrame, suite: Suite) -> list[str]:
-    if "fresh_score" not in runs:
-        return ["None were measured."]
-    measured = runs.dropna(subset=["fresh_score"])
+def fresh_table(by_method: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What was measured of fresh completions, mean over seeds; a line per method and point.
+
+    Args:
+        by_method: The rows of each method's runs; those without measures are passed over.
+    """
     lines = []
-    for method in _in_order(measured["method"].unique(), suite):
-        rows = measured[measured["method"] == method]
-        for iteration, means in rows.groupby("iteration")[list(_FRESH)].mean().iterrows():
-            numbers = ["–" if pd.isna(means[name]) else f"{means[name]:.2f}" for name in _FRESH]
-            lines.append([method, str(iteration), *numbers])
-    return markdown_table(["method", "iterations", *_FRESH.values()], lines)
+    for method, rows in by_method.items():
+        measured = rows.dropna(subset=["fresh_score"])
+        for iteration, means in measured.groupby("iteration")[list(_FRESH)].mean().iterrows():
+            cells = [
+                "–" if pd.isna(means[column]) else f"{means[column]:{form}}"
+                for column, (_, form) in _FRESH.items()
+            ]
+            lines.append([method, str(iteration), *cells])
+    names = [name for name, _ in _FRESH.values()]
+    return markdown_table(["method", "iterations", *names], lines)
 
 
 def _tasks(runs: pd.DataFrame, suite: Suite) -> list[str]:

@@ -24,7 +24,7 @@ from .fresh_completions import FreshCompletions
 from .methods import find_method, load_methods
 from .plan import EPISODES, TASKS, Method, Task
 
-__all__ = ["KEYS", "train"]
+__all__ = ["KEYS", "hyperparameters", "learn", "prefixed", "train"]
 
 KEYS = ("task", "method", "iterations", "seed")
 """What identifies a run."""
@@ -74,13 +74,16 @@ def train(
             make_envs(task, EPISODES, dtype),
             get_credit_assigner(method.credit, **method.credit_kwargs),
         )
-        settings |= _hyperparameters(method, task_name, iterations)
+        settings |= hyperparameters(method, task_name, iterations)
         agent = make_agent(task, method, envs, settings)
         fresh = None
         if num_fresh:
             rows = make_envs(task, min(num_fresh, 64), dtype)
             fresh = FreshCompletions(rows, num_fresh, task.outside_scorer)
-        return _learn(agent, envs, task, iterations, fresh)
+        rows = learn(agent, envs, iterations, fresh)
+        rows["samples"] = None
+        rows.loc[rows.index[-1], "samples"] = _samples(agent, envs)
+        return rows
 
 
 def make_agent(task: Task, method: Method, envs: VectorEnv, settings: dict[str, Any]) -> Agent:
@@ -102,24 +105,33 @@ def make_envs(task: Task, num_envs: int, dtype: str | None) -> VectorEnv:
     )
 
 
-def _hyperparameters(method: Method, task_name: str, iterations: int) -> dict[str, Any]:
+def hyperparameters(method: Method, task_name: str, iterations: int) -> dict[str, Any]:
+    """The agent's hyperparameters on a task, in a run of this length."""
     found = {**method.hyperparameters, **method.by_task.get(task_name, {})}
     if found.get("anneal_iterations") == "run":
         found["anneal_iterations"] = iterations
     return found
 
 
-def _learn(
-    agent: Agent, envs: VectorEnv, task: Task, iterations: int, fresh: FreshCompletions | None
+def learn(
+    agent: Agent, envs: VectorEnv, iterations: int, fresh: FreshCompletions | None = None
 ) -> pd.DataFrame:
+    """Train an agent; a row per iteration.
+
+    Args:
+        agent: Before its first iteration.
+        envs: What it learns in.
+        iterations: Length of the run, of :data:`textgym.benchmark.plan.EPISODES` episodes each.
+        fresh: Measures the policy after a quarter, a half and all of the iterations: columns that
+            begin with ``fresh_``, empty in other rows.
+    """
     points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
     found: dict[int, dict[str, float]] = {}
 
     def callback(row: dict[str, float]) -> bool:
         iteration = int(row["time/iteration"])
         if fresh is not None and iteration in points:
-            measures = fresh.measure(agent)
-            found[iteration] = {f"fresh_{name}": value for name, value in measures.items()}
+            found[iteration] = prefixed(fresh.measure(agent))
         return iteration < iterations
 
     base: Any = envs.unwrapped
@@ -127,10 +139,12 @@ def _learn(
     agent.learn(iterations * EPISODES * base.max_new_tokens, callback=callback)
     rows = pd.DataFrame(agent.history)[list(_COLUMNS)].rename(columns=_COLUMNS)
     rows["iteration"] = rows["iteration"].astype(int)
-    rows = rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
-    rows["samples"] = None
-    rows.loc[rows.index[-1], "samples"] = _samples(agent, envs)
-    return rows
+    return rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
+
+
+def prefixed(measures: dict[str, float]) -> dict[str, float]:
+    """Measures of fresh completions under the names of their columns."""
+    return {f"fresh_{name}": value for name, value in measures.items()}
 
 
 @torch.no_grad()

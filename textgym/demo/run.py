@@ -26,6 +26,7 @@ from textgym.demo.summary import summarize, summary_table
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
 from textgym.models import load_language_model, load_tokenizer
+from textgym.models.loading import has_bfloat16
 from textgym.plotting import plot_learning_curves
 from textgym.samples import Sample, samples_of
 from textgym.wrappers.vector import CreditAssignment
@@ -194,9 +195,7 @@ def _resolve_dtype(dtype: str) -> str:
         raise InvalidArgumentError("dtype", dtype, 'must be "auto", "float32" or "bfloat16"')
     if dtype != "auto":
         return dtype
-    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older versions lack it
-    has: Mapping[str, Any] = get_capabilities()
-    return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
+    return "bfloat16" if has_bfloat16() else "float32"
 
 
 def _fresh_folder(output: str | Path | None) -> Path:

@@ -28,6 +28,7 @@ from textgym.models.reward_model import RewardModel
 
 __all__ = [
     "EMBEDDED_FOLDER",
+    "has_bfloat16",
     "load_language_model",
     "load_reward_model",
     "load_tokenizer",
@@ -72,6 +73,13 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
             "dtype", dtype, 'pass a floating-point dtype such as "float32" or "bfloat16"'
         )
     return parsed
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; without them it is emulated."""
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older versions lack it
+    capabilities: dict[str, bool] = get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

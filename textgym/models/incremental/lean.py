@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -194,21 +194,62 @@ def _can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
+class _Step(NamedTuple):
+    """What all layers share when they read one token per text.
+
+    Attributes:
+        bias: By window of the layer, see :func:`_bias`.
+        cos: Cosines of the positions, shape (batch, 1, head_dim); unused with learned positions.
+        sin: Sines, the first half negative, of the same shape.
+    """
+
+    bias: dict[int | None, Tensor]
+    cos: Tensor
+    sin: Tensor
+
+
 class _Body(ABC):
-    """A decoder's embeddings, layers and last norm."""
+    """A decoder's embeddings, layers and last norm.
+
+    Attributes:
+        device: Of the weights.
+        heads_by_window: Heads of keys and values of the layers that see so many columns.
+        layers: First to last.
+        norm: The last norm.
+    """
 
     device: torch.device
+    heads_by_window: dict[int | None, int]
+    layers: Sequence[_GatedLayer | _GPT2Layer]
+    norm: Callable[[Tensor], Tensor]
 
     @abstractmethod
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """The first hidden states, (batch, hidden_size)."""
+
+    def rotation(self, positions: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions below a number of columns; see :class:`_Step`."""
+        return positions, positions
+
     def read(
         self,
         ids: Tensor,
         positions: Tensor,
         mask: Tensor,
-        layers: Sequence[GrowingLayer],
+        kept: Sequence[GrowingLayer],
         dtype: torch.dtype,
     ) -> tuple[Tensor, list[Tensor]]:
         """Hidden states after the last norm, (batch, hidden_size), and attention by layer."""
+        bias = {
+            window: _bias(mask, heads, dtype, window)
+            for window, heads in self.heads_by_window.items()
+        }
+        step = _Step(bias, *self.rotation(positions, mask.shape[1]))
+        x, attention = self.embed(ids, positions), []
+        for layer, cache in zip(self.layers, kept, strict=True):
+            x, weights = layer.read(x, step, cache)
+            attention.append(weights)
+        return self.norm(x), attention
 
 
 def _attend(
@@ -269,8 +310,19 @@ class _Gated(_Body):
         self.device = self._embeddings.device
         self._rotary = body.rotary_emb
         self._table = self._rotary_table(64)
-        self._norm = _norm(body.norm)
-        self._layers = [_GatedLayer(layer, dtype) for layer in body.layers]
+        self.norm = _norm(body.norm)
+        layers = [_GatedLayer(layer, dtype) for layer in body.layers]
+        self.layers = layers
+        self.heads_by_window = {layer.window: layer.num_key_value_heads for layer in layers}
+
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        return self._embeddings[ids]
+
+    def rotation(self, positions: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
+        if num_columns > len(self._table[0]):
+            self._table = self._rotary_table(2 * num_columns)
+        cos, sin = self._table
+        return cos[positions], sin[positions]
 
     def _rotary_table(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions up to a length, each (length, 1, head_dim).
@@ -283,27 +335,6 @@ class _Gated(_Body):
         half = sin.shape[-1] // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         return cos[0, :, None], sin[0, :, None]
-
-    def read(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        layers: Sequence[GrowingLayer],
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, list[Tensor]]:
-        if mask.shape[1] > len(self._table[0]):
-            self._table = self._rotary_table(2 * mask.shape[1])
-        cos, sin = (table[positions] for table in self._table)
-        biases = {
-            layer.window: _bias(mask, layer.num_key_value_heads, dtype, layer.window)
-            for layer in {one.window: one for one in self._layers}.values()
-        }
-        x, attention = self._embeddings[ids], []
-        for layer, kept in zip(self._layers, layers, strict=True):
-            x, weights = layer.read(x, cos, sin, biases[layer.window], kept)
-            attention.append(weights)
-        return self._norm(x), attention
 
 
 class _GatedLayer:
@@ -337,18 +368,18 @@ class _GatedLayer:
                 ]
             )
 
-    def read(
-        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, kept: GrowingLayer
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, x: Tensor, step: _Step, kept: GrowingLayer) -> tuple[Tensor, Tensor]:
         """The next hidden states, (batch, hidden_size), and the attention weights."""
         heads = self._qkv(self._norm_before(x)).view(len(x), -1, self._head_dim).float()
         rotated, values = heads.tensor_split([-self.num_key_value_heads], dim=1)
         if self._head_norm is not None:
             rotated = rms_norm(rotated, (self._head_dim,), None, self._eps) * self._head_norm
-        rotated = torch.addcmul(rotated * cos, rotated.roll(self._head_dim // 2, -1), sin)
+        rotated = torch.addcmul(rotated * step.cos, rotated.roll(self._head_dim // 2, -1), step.sin)
         query, keys = rotated.tensor_split([self._num_heads], dim=1)
         all_keys, all_values = kept.update(keys[:, :, None], values[:, :, None])
-        attended, weights = _attend(query, all_keys, all_values, bias, self._scaling)
+        attended, weights = _attend(
+            query, all_keys, all_values, step.bias[self.window], self._scaling
+        )
         x = x + self._out(attended)
         gate, up = self._gate_and_up(self._norm_between(x)).chunk(2, dim=-1)
         return x + self._down(self._activation(gate) * up), weights
@@ -361,24 +392,12 @@ class _GPT2(_Body):
         self._tokens: Tensor = body.wte.weight.detach()
         self._positions: Tensor = body.wpe.weight.detach()
         self.device = self._tokens.device
-        self._norm = _norm(body.ln_f)
-        self._num_heads = body.config.n_head
-        self._layers = [_GPT2Layer(layer, dtype) for layer in body.h]
+        self.norm = _norm(body.ln_f)
+        self.layers = [_GPT2Layer(layer, dtype) for layer in body.h]
+        self.heads_by_window = {None: body.config.n_head}
 
-    def read(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        layers: Sequence[GrowingLayer],
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, list[Tensor]]:
-        bias = _bias(mask, self._num_heads, dtype)
-        x, attention = self._tokens[ids] + self._positions[positions], []
-        for layer, kept in zip(self._layers, layers, strict=True):
-            x, weights = layer.read(x, bias, kept)
-            attention.append(weights)
-        return self._norm(x), attention
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        return self._tokens[ids] + self._positions[positions]
 
 
 class _GPT2Layer:
@@ -393,11 +412,13 @@ class _GPT2Layer:
         self._up, self._down = _Product([mlp.c_fc], dtype), _Product([mlp.c_proj], dtype)
         self._activation = _ACTIVATIONS[attention.config.activation_function]
 
-    def read(self, x: Tensor, bias: Tensor, kept: GrowingLayer) -> tuple[Tensor, Tensor]:
+    def read(self, x: Tensor, step: _Step, kept: GrowingLayer) -> tuple[Tensor, Tensor]:
         """The next hidden states, (batch, hidden_size), and the attention weights."""
         heads = self._qkv(self._norm_before(x)).view(len(x), 3, -1, 1, self._head_dim)
         query, keys, values = heads.unbind(1)
         all_keys, all_values = kept.update(keys, values)
-        attended, weights = _attend(query[:, :, 0], all_keys, all_values, bias, self._scaling)
+        attended, weights = _attend(
+            query[:, :, 0], all_keys, all_values, step.bias[None], self._scaling
+        )
         x = x + self._out(attended)
         return x + self._down(self._activation(self._up(self._norm_between(x)))), weights

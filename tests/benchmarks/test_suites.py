@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from reports import tuning
 
 from textgym.agents import PPO
 from textgym.benchmark import (
@@ -24,10 +26,11 @@ from textgym.benchmark.measures import has_collapsed, measure_run
 from textgym.benchmark.page import make_page
 from textgym.benchmark.report import make_tables, measure_all, write_report
 from textgym.benchmark.running import plan_runs, run_suite
-from textgym.benchmark.training import train
+from textgym.benchmark.training import hyperparameters, train
 from textgym.credit import get_credit_assigner
 from textgym.errors import InvalidArgumentError
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "tuning"
 SMALL = Suite(question="Which?", tasks=("8-16",), methods=("sparse", "ABC"), baseline="sparse")
 
 
@@ -53,6 +56,16 @@ def test_all_methods_of_a_seed_run_before_the_next_seed():
 def test_every_method_has_a_credit_assigner(name):
     method = METHODS[name]
     assert get_credit_assigner(method.credit, **method.credit_kwargs).name == method.credit
+
+
+@pytest.mark.parametrize(("searched", "task"), [("short", "8-16"), ("medium", "40-60")])
+def test_tuned_methods_have_the_settings_that_won_the_search(searched, task):
+    for name, setting in tuning.chosen(RESULTS, searched).items():
+        won = json.loads(setting)
+        method = METHODS[name]
+        assert method.credit_kwargs.get("start", "zero") == won.pop("start", "zero")
+        used = hyperparameters(method, task, 60)
+        assert {key: used[key] for key in won} == won
 
 
 def test_published_methods_share_their_settings():

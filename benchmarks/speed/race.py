@@ -1,8 +1,8 @@
 """A race to trl's best score, with dense reward on textgym's side.
 
-trl is paid the score at the end, textgym as :data:`RACE` says. The sides take turns, ten iterations
-each, until all of them are done. The score to be reached is the best running mean that trl shows;
-a side reaches it at the first iteration whose running mean is as high.
+trl is paid the score at the end, textgym as each of :data:`CONTESTANTS` says. The sides take turns,
+ten iterations each, until all of them are done. The score to be reached is the best running mean
+that trl shows; a side reaches it at the first iteration whose running mean is as high.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from speed.iteration import TRL_FAST, fastest
 from speed.ratios import Row, result
 from speed.textgym_side import NUM_ENVS, Rows, Side, Textgym, take_turns, thread_numbers
 from speed.trl_side import Trl, draw_prompts, has_trl
+from textgym.benchmark import METHODS
 from textgym.benchmark.curves import first_reached
+from textgym.benchmark.training import hyperparameters
 from textgym.plotting import trailing_mean
 
 __all__ = ["measure", "reached"]
@@ -31,38 +33,8 @@ TRL_RACE: dict[str, Any] = {
     "attention": "eager",
 }
 """trl's settings: on seed 0, minibatches of 4 and rates of 1e-4 and 2e-4 did worse."""
-RACE: dict[str, dict[str, Any]] = {
-    "prefix score": {
-        "credit": "prefix-score",
-        "learning_rate": 3.3e-4,
-        "kl_coef": 0.076,
-        "gae_lambda": 0.8,
-    },
-    "RLOO, prefix score": {
-        "agent": "rloo",
-        "credit": "prefix-score",
-        "start": "zero",
-        "advantages": "token",
-        "learning_rate": 4.5e-4,
-        "kl_coef": 0.056,
-        "minibatch_size": 8,
-        "num_epochs": 1,
-    },
-    "sparse": {
-        "credit": "sparse",
-        "learning_rate": 2.7e-4,
-        "kl_coef": 0.034,
-        "gae_lambda": 1.0,
-        "minibatch_size": 8,
-    },
-}
-"""textgym's contestants, with the settings that tuning.py found best."""
-SHARED: dict[str, Any] = {
-    "start": "prompt",
-    "kl_target": None,
-    "anneal_iterations": 80,
-    "bfloat16": True,
-}
+CONTESTANTS = ("prefix score", "RLOO, prefix score", "sparse, λ = 1")
+"""textgym's methods of :mod:`textgym.benchmark`, as tuned; a bundled agent each."""
 
 
 def reached(rows: Sequence[dict[str, float]], goal: float) -> tuple[int, float] | None:
@@ -95,7 +67,7 @@ def measure(quick: bool) -> list[Row]:
         return []
     blocks, iterations, seeds = (1, 2, 1) if quick else (7, 10, 3)
     settings = {"trl": {**TRL_FAST, **TRL_RACE}}
-    settings |= {name: SHARED | of_side for name, of_side in RACE.items()}
+    settings |= {name: _tuned(name, blocks * iterations) for name in CONTESTANTS}
     for name, of_side in settings.items():
         candidates = [{**of_side, "threads": threads} for threads in thread_numbers()]
         settings[name] = candidates[0] if quick else fastest(name, candidates)[0]
@@ -104,10 +76,23 @@ def measure(quick: bool) -> list[Row]:
         prompts = draw_prompts(blocks * iterations * NUM_ENVS, seed=1000 + seed)
         with Trl(prompts, seed=seed, **settings["trl"]) as trl:
             sides: dict[str, Side] = {"trl": trl}
-            sides |= {name: Textgym(seed=seed, **settings[name]) for name in RACE}
+            sides |= {name: Textgym(seed=seed, **settings[name]) for name in CONTESTANTS}
             for name, of_blocks in take_turns(sides, blocks, iterations).items():
                 runs[name].append([row for block in of_blocks for row in block])
-    return [_outcome(name, runs, settings) for name in RACE]
+    return [_outcome(name, runs, settings) for name in CONTESTANTS]
+
+
+def _tuned(name: str, iterations: int) -> dict[str, Any]:
+    """Settings of textgym's side in a run of this length."""
+    method = METHODS[name]
+    return {
+        "agent": method.agent,
+        "credit": method.credit,
+        **method.credit_kwargs,
+        "kl_target": None,
+        "bfloat16": True,
+        **hyperparameters(method, "8-16", iterations),
+    }
 
 
 def _outcome(

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 
-__all__ = ["Review", "clean_review", "is_held_out", "load_reviews"]
+__all__ = ["Review", "clean_review", "is_held_out", "load_reviews", "read_review_folder"]
 
 HELD_OUT_ONE_IN = 20
 
@@ -113,6 +113,30 @@ def load_reviews(
         if source in (None, row.source) and is_held_out(text) == (split == "held_out"):
             reviews.append(row._replace(text=text))
     return reviews
+
+
+def read_review_folder(folder: Path) -> list[Review]:
+    """Read one half of the Large Movie Review Dataset (Maas et al., 2011) as it is published.
+
+    Args:
+        folder: ``aclImdb/train`` or ``aclImdb/test``, with the folders ``pos`` and ``neg`` of
+            text files.
+
+    Returns:
+        The cleaned reviews without duplicates, ordered by label and file name.
+
+    Raises:
+        InvalidArgumentError: If the folder does not hold both kinds.
+    """
+    reviews: dict[str, Review] = {}
+    for label, name in enumerate(("neg", "pos")):
+        paths = sorted((folder / name).glob("*.txt"))
+        if not paths:
+            raise InvalidArgumentError("folder", str(folder), f"must have texts in {name}/*.txt")
+        for path in paths:
+            text = clean_review(path.read_text(encoding="utf-8"))
+            reviews.setdefault(text, Review(text, label, "imdb"))
+    return list(reviews.values())
 
 
 def _read_rows() -> Iterator[Review]:

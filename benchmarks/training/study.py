@@ -118,9 +118,11 @@ def train(
         fresh = FreshCompletions(_make_envs(task, 128, "sparse")) if measured else None
         if method == UNTRAINED:
             assert fresh is not None
-            return pd.DataFrame([{"iteration": 0} | prefixed(fresh.measure(agent))]).round(4)
+            measures = fresh.measure(fresh.write(agent))
+            return pd.DataFrame([{"iteration": 0} | prefixed(measures)]).round(4)
         assert agent.env is not None
-        return learn(agent, agent.env, iterations, fresh).drop(columns="seconds")
+        rows = learn(agent, agent.env, iterations, fresh)
+        return rows.drop(columns=["seconds", "fresh_texts"], errors="ignore")
 
 
 def _make_agent(

@@ -47,7 +47,7 @@ def test_suites_name_methods_that_exist(name):
 
 def test_all_methods_of_a_seed_run_before_the_next_seed():
     runs = plan_runs(SMALL, seeds=2, iterations=7)
-    assert runs == [("8-16", m, 7, seed) for seed in (0, 1) for m in ("sparse", "ABC")]
+    assert runs == [("8-16", m, 7, "float32", seed) for seed in (0, 1) for m in ("sparse", "ABC")]
     assert plan_runs(SMALL)[0][2] == TASKS["8-16"].iterations
     assert len(plan_runs(SMALL)) == 20
 
@@ -109,17 +109,20 @@ def test_a_file_that_registers_nothing_is_refused(tmp_path):
 
 
 def test_a_run_has_a_row_per_iteration_with_fresh_completions_and_samples():
-    rows = train(None, None, 64, "8-16", "ABC", 2, 0)
+    rows = train(None, 64, "8-16", "ABC", 2, "float32", 0)
     assert rows["iteration"].tolist() == [1, 2]
     assert rows["fresh_score"].notna().all()
     assert rows["fresh_outside"].notna().all()
+    texts = [json.loads(texts) for texts in rows["fresh_texts"]]
+    assert [len(pairs) for pairs in texts] == [64, 64]
+    assert [prompt for prompt, _ in texts[0]] == [prompt for prompt, _ in texts[1]]
     (samples,) = map(json.loads, rows["samples"].dropna())
     for sample in samples:
         assert len(sample["pieces"]) == len(sample["credit"])
 
 
 def test_methods_start_from_the_same_policy_and_prompts():
-    runs = [train(None, None, 0, "8-16", name, 1, 3) for name in ("sparse", "prefix score")]
+    runs = [train(None, 0, "8-16", name, 1, "float32", 3) for name in ("sparse", "prefix score")]
     # Rows of the first iteration come from before the first update.
     assert runs[0]["score"].tolist() == runs[1]["score"].tolist()
     assert runs[0]["kl"].tolist() == [0.0]
@@ -153,6 +156,14 @@ def test_only_methods_of_the_suite_can_be_chosen(tmp_path):
         run_suite(SMALL, tmp_path, only=("GRPO",))
 
 
+def test_a_folder_holds_runs_of_one_length_and_dtype(tmp_path):
+    run_of("ABC", 0, range(20)).to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(InvalidArgumentError, match="20 iterations in float32 on 8-16"):
+        run_suite(SMALL, tmp_path, iterations=30)
+    with pytest.raises(InvalidArgumentError, match="take another"):
+        run_suite(SMALL, tmp_path, iterations=20, dtype="bfloat16")
+
+
 # --- Measures and report
 
 
@@ -163,6 +174,7 @@ def run_of(method, seed, scores, kl=5.0, task="8-16"):
             "task": task,
             "method": method,
             "iterations": len(scores),
+            "dtype": "float32",
             "seed": seed,
             "iteration": iterations,
             "timesteps": 100 * iterations,

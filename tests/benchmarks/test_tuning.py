@@ -190,8 +190,8 @@ def test_a_policy_is_measured_on_the_same_prompts_every_time(tmp_path, monkeypat
     envs = gym.make_vec("ABC-RLHF-v0", 16, autoreset_mode=AutoresetMode.DISABLED)
     agent = PPO("embedded", envs, log_dir=tmp_path)
     fresh = FreshCompletions(envs, 32)
-    first = fresh.measure(agent)
-    assert fresh.measure(agent) == first
+    first = fresh.measure(fresh.write(agent))
+    assert fresh.measure(fresh.write(agent)) == first
     assert first["kl"] == pytest.approx(0.0, abs=1e-5)
     assert 0.5 < first["distinct_2"] <= 1.0
     assert 8 <= first["length"] <= 16

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from textgym.reviews import Review, load_reviews
 
 __all__ = [
     "FreshCompletions",
+    "Written",
     "distinct_2",
     "fit_outside_scorer",
     "outside_scorer",
@@ -34,6 +36,28 @@ __all__ = [
 NUM_COMPLETIONS = 512
 _SEED = 20_000
 """Of the prompts, the lengths and the tokens; agents are seeded with small numbers."""
+
+
+class Written(NamedTuple):
+    """Completions that a policy wrote.
+
+    Attributes:
+        prompts: Texts.
+        completions: Texts.
+        scores: Of the environment, (num_completions,).
+        kl: Divergence from the reference policy in nats, (num_completions,).
+        lengths: In tokens, (num_completions,).
+    """
+
+    prompts: list[str]
+    completions: list[str]
+    scores: NDArray[np.floating]
+    kl: NDArray[np.floating]
+    lengths: NDArray[np.integer]
+
+    def texts(self) -> list[str]:
+        """Prompts with their completions."""
+        return [a + b for a, b in zip(self.prompts, self.completions, strict=True)]
 
 
 class FreshCompletions:
@@ -53,14 +77,8 @@ class FreshCompletions:
         self.with_outside_scorer = with_outside_scorer
 
     @torch.no_grad()
-    def measure(self, agent: Agent) -> dict[str, float]:
-        """Let the agent's policy write, and measure what it wrote.
-
-        Returns:
-            ``score``, the mean; ``kl``, the mean divergence from the reference policy, exact in
-            each state, in nats per completion; ``outside``, the mean of the outside scorer's
-            log-odds for "positive", NaN without it; ``distinct_2``; ``length``, the mean in tokens.
-        """
+    def write(self, agent: Agent) -> Written:
+        """Let the agent's policy write."""
         tokens, prompts = (torch.Generator().manual_seed(_SEED + i) for i in range(2))
         rollout = collect_episodes(agent.policy, self.envs, self.number, tokens, prompts)
         kl = []
@@ -69,17 +87,31 @@ class FreshCompletions:
             ref_logits = agent.ref_policy.completion_logits(ids, attention_mask, mask)
             compared = agent.policy.compare(ids, attention_mask, mask, ref_logits)
             kl.append(compared.kl.sum(dim=1))
-        pairs = zip(rollout.prompts, rollout.completions, strict=True)
-        texts = [prompt + completion for prompt, completion in pairs]
+        return Written(
+            list(rollout.prompts),
+            list(rollout.completions),
+            rollout.scores.numpy(),
+            torch.cat(kl).numpy(),
+            rollout.episode_lengths.numpy(),
+        )
+
+    def measure(self, written: Written) -> dict[str, float]:
+        """Measure what was written.
+
+        Returns:
+            ``score``, the mean; ``kl``, the mean divergence from the reference policy, exact in
+            each state, in nats per completion; ``outside``, the mean of the outside scorer's
+            log-odds for "positive", NaN without it; ``distinct_2``; ``length``, the mean in tokens.
+        """
         outside = [float("nan")]
         if self.with_outside_scorer:
-            outside = outside_scorer().decision_function(texts)
+            outside = outside_scorer().decision_function(written.texts())
         return {
-            "score": rollout.scores.mean().item(),
-            "kl": torch.cat(kl).mean().item(),
+            "score": float(np.mean(written.scores)),
+            "kl": float(np.mean(written.kl)),
             "outside": float(np.mean(outside)),
-            "distinct_2": distinct_2(rollout.completions),
-            "length": rollout.episode_lengths.float().mean().item(),
+            "distinct_2": distinct_2(written.completions),
+            "length": float(np.mean(written.lengths)),
         }
 
 

@@ -7,32 +7,39 @@ run, so a benchmark that is killed loses only the runs that were going on.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from textgym.errors import InvalidArgumentError
+from textgym.errors import InvalidArgumentError, MissingDependencyError
 
 from .circumstances import commit_of_code
 from .storage import Aliases, read_rows, write_json, write_rows
 
 __all__ = ["duration", "run_missing"]
 
+Run = Callable[..., pd.DataFrame]
+Arguments = tuple[Any, ...]
+Outcome = tuple[Arguments, pd.DataFrame | Exception]
+
 
 def run_missing(
-    run: Callable[..., pd.DataFrame],
-    todo: Iterable[tuple[Any, ...]],
+    run: Run,
+    todo: Iterable[Arguments],
     keys: Sequence[str],
     path: Path,
     meta: Mapping[str, Any],
     *,
     order: str,
     jobs: int = 1,
+    engine: Literal["processes", "ray"] = "processes",
     aliases: Aliases | None = None,
     report: Callable[[pd.DataFrame], str] = lambda rows: f"{len(rows)} rows",
 ) -> pd.DataFrame:
@@ -47,6 +54,8 @@ def run_missing(
         meta: Written to meta.json after every run.
         order: The column that sorts the rows of a run.
         jobs: Number of processes.
+        engine: "processes" of this machine, or "ray": tasks of the cluster that the environment
+            variable ``RAY_ADDRESS`` names, or else of this machine.
         aliases: By column, labels of earlier results and what they are called today.
         report: What is printed of a run that has finished.
 
@@ -70,19 +79,15 @@ def run_missing(
         return runs
     version = commit_of_code()  # when the code is read, not when a run ends
     failures: list[Exception] = []
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_set_up_worker)
-    try:
-        futures = {pool.submit(run, *arguments): arguments for arguments in missing}
-        started = time.monotonic()
-        for number_done, future in enumerate(as_completed(futures), start=1):
-            arguments = futures[future]
+    started = time.monotonic()
+    outcomes = (_in_processes if engine == "processes" else _with_ray)(run, missing, jobs)
+    with closing(outcomes):
+        for number_done, (arguments, rows) in enumerate(outcomes, start=1):
             name = ", ".join(map(str, arguments))
-            try:
-                rows = future.result()
-            except Exception as error:
-                error.add_note(f"in the run {name}")
-                print(f"{name}: failed, {error!r}", flush=True)
-                failures.append(error)
+            if isinstance(rows, Exception):
+                rows.add_note(f"in the run {name}")
+                print(f"{name}: failed, {rows!r}", flush=True)
+                failures.append(rows)
                 continue
             columns = dict(zip((*keys, "commit"), (*arguments, version), strict=True))
             for number, (column, value) in enumerate(columns.items()):
@@ -94,11 +99,57 @@ def run_missing(
             left = (time.monotonic() - started) / number_done * (len(missing) - number_done)
             progress = f"{number_done} of {len(missing)}, {duration(left)} left"
             print(f"[{progress}] {name}: {report(rows)}", flush=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
     if failures:
         raise ExceptionGroup(f"{len(failures)} of {len(missing)} runs failed", failures)
     return runs
+
+
+def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Iterator[Outcome]:
+    """Runs in processes of this machine, each on a core of its own where there are enough."""
+    context = get_context("spawn")
+    cores: Any = context.SimpleQueue()
+    available = sorted(_cores())
+    for number in range(jobs):
+        cores.put(available[number] if jobs <= len(available) else None)
+    pool = ProcessPoolExecutor(jobs, context, initializer=_set_up_worker, initargs=(cores,))
+    try:
+        futures = {pool.submit(run, *arguments): arguments for arguments in missing}
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield futures[future], error or future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_ray(run: Run, missing: Sequence[Arguments], jobs: int) -> Iterator[Outcome]:
+    """Runs as tasks of Ray: on the cluster that it is connected to, or else on this machine."""
+    try:
+        import ray
+    except ImportError:
+        raise MissingDependencyError("ray", "rllib", 'The engine "ray"') from None
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        ray.init(address, num_cpus=None if address else jobs, log_to_driver=False)
+
+    def on_one_thread(*arguments: Any) -> pd.DataFrame:
+        _set_up_worker()
+        return run(*arguments)
+
+    task = ray.remote(num_cpus=1, max_retries=3)(on_one_thread)
+    waiting = {task.remote(*arguments): arguments for arguments in missing}
+    try:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            arguments = waiting.pop(done)
+            try:
+                yield arguments, ray.get(done)
+            except ray.exceptions.RayError as error:
+                yield arguments, error
+    finally:
+        for left in waiting:
+            ray.cancel(left)
 
 
 def duration(seconds: float) -> str:
@@ -113,10 +164,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _set_up_worker() -> None:
+def _set_up_worker(cores: Any = None) -> None:
     import torch  # on use: a benchmark with nothing left to run does not need it
 
     from textgym.memory import keep_freed_memory
 
+    core = cores.get() if cores is not None else None
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     keep_freed_memory()
+
+
+def _cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))

@@ -17,6 +17,7 @@ from .measures import ENDS
 from .methods import METHODS, load_methods
 from .plan import EPISODES, TASKS, Method, Suite
 from .runner import run_missing
+from .storage import read_rows
 from .training import KEYS, train
 
 __all__ = ["plan_runs", "run_suite"]
@@ -24,16 +25,22 @@ __all__ = ["plan_runs", "run_suite"]
 _PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "pandas", "scikit-learn")
 
 
-def plan_runs(suite: Suite, seeds: int | None = None, iterations: int | None = None) -> list[tuple]:
+def plan_runs(
+    suite: Suite,
+    seeds: int | None = None,
+    iterations: int | None = None,
+    dtype: str = "float32",
+) -> list[tuple]:
     """The arguments of all runs of a suite, the first seeds of all methods first.
 
     Args:
         suite: The suite.
         seeds: Number of seeds; None: the suite's.
         iterations: Length of every run; None: the suite's, or else the task's.
+        dtype: "float32" or "bfloat16".
     """
     return [
-        (task, method, iterations or suite.iterations or TASKS[task].iterations, seed)
+        (task, method, iterations or suite.iterations or TASKS[task].iterations, dtype, seed)
         for seed in range(suite.seeds if seeds is None else seeds)
         for task in suite.tasks
         for method in suite.methods
@@ -47,7 +54,7 @@ def run_suite(
     seeds: int | None = None,
     iterations: int | None = None,
     jobs: int = 1,
-    dtype: str | None = None,
+    dtype: str = "float32",
     num_fresh: int = 512,
     methods_file: Path | None = None,
     only: Sequence[str] = (),
@@ -60,7 +67,7 @@ def run_suite(
         seeds: See :func:`plan_runs`.
         iterations: See :func:`plan_runs`.
         jobs: Number of processes, each of one thread.
-        dtype: "bfloat16", or None for float32.
+        dtype: "float32" or "bfloat16", what policy and reward model compute in.
         num_fresh: See :func:`textgym.benchmark.training.train`.
         methods_file: A Python file with methods of the user's. They join the suite.
         only: The methods to run; all if empty.
@@ -69,7 +76,8 @@ def run_suite(
         All rows, old and new.
 
     Raises:
-        InvalidArgumentError: If ``only`` names a method that the suite does not have.
+        InvalidArgumentError: If ``only`` names a method that the suite does not have, or the folder
+            has runs of another length or dtype, which no table should mix.
     """
     own = load_methods(methods_file)
     suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
@@ -77,17 +85,19 @@ def run_suite(
         if name not in suite.methods:
             names = ", ".join(suite.methods)
             raise InvalidArgumentError("only", name, f"the suite has {names}")
+    runs = plan_runs(suite, seeds, iterations, dtype)
+    _check_folder(folder / "runs.parquet", runs)
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
         "episodes_per_iteration": EPISODES,
-        "dtype": dtype or "float32",
+        "dtype": dtype,
         "fresh_completions": num_fresh,
         "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
         "methods": {method: _plain(METHODS[method]) for method in suite.methods},
     }
     return run_missing(
-        partial(train, dtype, methods_file, num_fresh),
-        [run for run in plan_runs(suite, seeds, iterations) if not only or run[1] in only],
+        partial(train, methods_file, num_fresh),
+        [run for run in runs if not only or run[1] in only],
         KEYS,
         folder / "runs.parquet",
         meta,
@@ -95,6 +105,22 @@ def run_suite(
         jobs=jobs,
         report=_describe_run,
     )
+
+
+def _check_folder(path: Path, runs: list[tuple]) -> None:
+    """Refuse a folder whose runs differ in kind from those to be made."""
+    planned = {(task, iterations, dtype) for task, _, iterations, dtype, _ in runs}
+    tasks = {task for task, *_ in planned}
+    stored = read_rows(path, KEYS)[["task", "iterations", "dtype"]].drop_duplicates()
+    for kind in stored.itertuples(index=False, name=None):
+        if kind[0] in tasks and kind not in planned:
+            task, iterations, dtype = kind
+            raise InvalidArgumentError(
+                "output",
+                str(path.parent),
+                f"has runs of {iterations} iterations in {dtype} on {task}; "
+                "a folder holds runs of one length and dtype, so take another",
+            )
 
 
 def _plain(method: Method) -> dict[str, Any]:

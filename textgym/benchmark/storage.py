@@ -37,8 +37,10 @@ def read_rows(
 
 def write_rows(rows: pd.DataFrame, path: Path) -> None:
     """Write a table to a .csv or .parquet file."""
-    write = rows.to_csv if _is_csv(path) else rows.to_parquet
-    _replace(path, lambda new: write(new, index=False))
+    if _is_csv(path):
+        _replace(path, lambda new: rows.to_csv(new, index=False))
+    else:
+        _replace(path, lambda new: rows.to_parquet(new, index=False, compression="zstd"))
 
 
 def write_json(contents: Any, path: Path, indent: int = 2) -> None:

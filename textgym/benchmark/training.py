@@ -26,7 +26,7 @@ from .plan import EPISODES, TASKS, Method, Task
 
 __all__ = ["KEYS", "hyperparameters", "learn", "prefixed", "train"]
 
-KEYS = ("task", "method", "iterations", "seed")
+KEYS = ("task", "method", "iterations", "dtype", "seed")
 """What identifies a run."""
 _COLUMNS = {
     "time/iteration": "iteration",
@@ -42,12 +42,12 @@ _NUM_SAMPLES = 4
 
 
 def train(
-    dtype: str | None,
     methods_file: Path | None,
     num_fresh: int,
     task_name: str,
     method_name: str,
     iterations: int,
+    dtype: str,
     seed: int,
 ) -> pd.DataFrame:
     """One run, a row per iteration.
@@ -56,30 +56,33 @@ def train(
     same random numbers for the tokens.
 
     Args:
-        dtype: "bfloat16" for reward model and policy; None for float32.
         methods_file: Registers methods of the user's; None for none.
-        num_fresh: Fresh completions, a multiple of 64, that are measured after a quarter, a half
-            and all of the iterations: columns that begin with ``fresh_``; 0 for none. The last row
-            also has some of the run's own completions with their credit, as JSON in ``samples``.
+        num_fresh: Fresh completions, a multiple of 64; 0 for none. See :func:`learn`.
         task_name: One of :data:`textgym.benchmark.TASKS`.
         method_name: One of :data:`textgym.benchmark.METHODS`.
         iterations: Length of the run.
+        dtype: "float32" or "bfloat16", for reward model and policy.
         seed: Of the agent.
+
+    Returns:
+        What :func:`learn` returns. The last row also has some of the run's own completions with
+        their credit, as JSON in ``samples``.
     """
     load_methods(methods_file)
     task, method = TASKS[task_name], find_method(method_name)
+    autocast = None if dtype == "float32" else dtype
     with tempfile.TemporaryDirectory() as log_dir:
-        settings = {"dtype": dtype, "seed": seed, "log_dir": log_dir}
+        settings = {"dtype": autocast, "seed": seed, "log_dir": log_dir}
         envs = CreditAssignment(
-            make_envs(task, EPISODES, dtype),
+            make_envs(task, EPISODES, autocast),
             get_credit_assigner(method.credit, **method.credit_kwargs),
         )
         settings |= hyperparameters(method, task_name, iterations)
         agent = make_agent(task, method, envs, settings)
         fresh = None
         if num_fresh:
-            rows = make_envs(task, min(num_fresh, 64), dtype)
-            fresh = FreshCompletions(rows, num_fresh, task.outside_scorer)
+            apart = make_envs(task, min(num_fresh, 64), autocast)
+            fresh = FreshCompletions(apart, num_fresh, task.outside_scorer)
         rows = learn(agent, envs, iterations, fresh)
         rows["samples"] = None
         rows.loc[rows.index[-1], "samples"] = _samples(agent, envs)
@@ -122,16 +125,20 @@ def learn(
         agent: Before its first iteration.
         envs: What it learns in.
         iterations: Length of the run, of :data:`textgym.benchmark.plan.EPISODES` episodes each.
-        fresh: Measures the policy after a quarter, a half and all of the iterations: columns that
-            begin with ``fresh_``, empty in other rows.
+        fresh: Writes and measures after a quarter, a half and all of the iterations: columns that
+            begin with ``fresh_``, empty in other rows. ``fresh_texts`` is JSON: pairs of prompt and
+            completion, so that other judges can read them later.
     """
     points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
-    found: dict[int, dict[str, float]] = {}
+    found: dict[int, dict[str, Any]] = {}
 
     def callback(row: dict[str, float]) -> bool:
         iteration = int(row["time/iteration"])
         if fresh is not None and iteration in points:
-            found[iteration] = prefixed(fresh.measure(agent))
+            written = fresh.write(agent)
+            pairs = list(zip(written.prompts, written.completions, strict=True))
+            texts = json.dumps(pairs, ensure_ascii=False)
+            found[iteration] = prefixed({**fresh.measure(written), "texts": texts})
         return iteration < iterations
 
     base: Any = envs.unwrapped
@@ -142,7 +149,7 @@ def learn(
     return rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
 
 
-def prefixed(measures: dict[str, float]) -> dict[str, float]:
+def prefixed(measures: dict[str, Any]) -> dict[str, Any]:
     """Measures of fresh completions under the names of their columns."""
     return {f"fresh_{name}": value for name, value in measures.items()}
 

@@ -67,7 +67,7 @@ class BenchmarkCommand:
                     seeds=self.seeds,
                     iterations=self.iterations,
                     jobs=self.jobs,
-                    dtype=None if self.dtype == "float32" else self.dtype,
+                    dtype=self.dtype,
                     num_fresh=self.fresh,
                     methods_file=self.methods,
                     only=self.only,

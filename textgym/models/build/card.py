@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 __all__ = [
+    "gold_reward_model_card",
     "language_model_card",
     "planted_language_model_card",
     "planted_reward_model_card",
@@ -185,6 +186,69 @@ is trained on it for long enough finds strings of praise that no person would wr
 reviews in English and nothing else. Not for use in a product.
 
 {_LICENCE}"""
+
+
+def gold_reward_model_card(evaluation: dict[str, Any]) -> str:
+    """The gold reward model's card.
+
+    Args:
+        evaluation: Content of its ``evaluation.json``.
+
+    Returns:
+        The card, Markdown with YAML front matter.
+    """
+    figures = "\n".join(
+        f"| {name} | {row['windows']:,} | {row['accuracy']:.1%} |"
+        for name, row in evaluation["held_out"].items()
+    )
+    recipe, texts = evaluation["recipe"], evaluation["texts"]
+    return f"""\
+{_FRONT_MATTER.format(pipeline_tag="text-classification", tag="reward-model")}
+# textgym gold reward model
+
+A sentiment classifier for short film review texts with {evaluation["parameters"]:,} parameters, by
+which `textgym benchmark` judges policies. No policy is trained on it. The score is
+logit(POSITIVE) − logit(NEGATIVE).
+
+It differs from the embedded reward model in architecture (ModernBERT, an encoder with mean
+pooling), tokenizer (WordPiece, lower case), size and seed, and it was trained on other reviews.
+
+## Data
+
+The test half of the Large Movie Review Dataset (Maas et al., 2011, "Learning Word Vectors for
+Sentiment Analysis"), cleaned as for the embedded models: {texts["train"]:,} reviews for training
+and {texts["held_out"]:,} held out, a review in twenty by the checksum of its text. The embedded
+models saw none of them: reviews that the training half has, too, were dropped. No film is in both
+halves.
+
+## Training
+
+First {recipe["masked_passes"]:g} pass over the reviews, filling in masked tokens; then
+{recipe["passes"]} passes, each with a new piece of {recipe["min_tokens"]} to
+{recipe["max_tokens"]} tokens from every review, with log-uniform length, half of them from the
+start of the review and half from a random sentence. Muon on the matrices of the blocks, AdamW on
+the rest; linear decay. Stored in float16. Made by
+`python -m textgym.models.build.gold_reward_model`.
+
+{_settings(evaluation)}
+## Evaluation
+
+On pieces of held-out reviews, with the weights stored here, by the length of the piece in tokens:
+
+| tokens | pieces | accuracy |
+|---|---:|---:|
+{figures}
+
+## Use and limits
+
+For benchmarks. The label belongs to the whole review, so short pieces are often undecidable. It is
+another opinion, not the truth: it knows film reviews in English and nothing else.
+
+## Licence
+
+The weights are released under the MIT licence. The dataset's authors published the texts for
+research; the rights to each text remain with its writer.
+"""
 
 
 _PLANTED_FRONT_MATTER = """\

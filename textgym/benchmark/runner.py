@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from multiprocessing import get_context
@@ -104,7 +104,7 @@ def run_missing(
     return runs
 
 
-def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Iterator[Outcome]:
+def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:
     """Runs in processes of this machine, each on a core of its own where there are enough."""
     context = get_context("spawn")
     cores: Any = context.SimpleQueue()
@@ -123,7 +123,7 @@ def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _with_ray(run: Run, missing: Sequence[Arguments], jobs: int) -> Iterator[Outcome]:
+def _with_ray(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:
     """Runs as tasks of Ray: on the cluster that it is connected to, or else on this machine."""
     try:
         import ray

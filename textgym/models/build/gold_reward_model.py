@@ -166,7 +166,9 @@ def train_gold_reward_model(
     masked = ModernBertForMaskedLM(config)
     documents = [
         np.array([*ids, tokenizer.sep_token_id], dtype=np.int32)
-        for ids in tokenizer([r.text for r in reviews], truncation=False)["input_ids"]
+        for ids in tokenizer([r.text for r in reviews], truncation=False, verbose=False)[
+            "input_ids"
+        ]
     ]
     rows = pack(documents, recipe.row_length, recipe.masked_passes, recipe.seed)
     _train(
@@ -266,7 +268,7 @@ def _set_template(tokenizer: Any, template: str) -> None:
 
 
 def _config(recipe: GoldRecipe, tokenizer: PreTrainedTokenizerBase) -> ModernBertConfig:
-    return ModernBertConfig(
+    settings: dict[str, Any] = dict(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.intermediate_size,
@@ -288,6 +290,7 @@ def _config(recipe: GoldRecipe, tokenizer: PreTrainedTokenizerBase) -> ModernBer
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
+    return ModernBertConfig(**settings)
 
 
 class _Rows(Dataset):

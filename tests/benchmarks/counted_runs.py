@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -18,8 +19,10 @@ def run(folder: Path, condition: str, seed: int) -> pd.DataFrame:
         time.sleep(0.05)
     if Path(folder, f"fail {name}").exists():
         raise RuntimeError("no luck")
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    threads = torch.get_num_threads()
     return pd.DataFrame(
-        {"iteration": [2, 1], "score": [seed + 0.25, -seed], "threads": torch.get_num_threads()}
+        {"iteration": [2, 1], "score": [seed + 0.25, -seed], "threads": threads, "cores": cores}
     )
 
 

@@ -18,7 +18,7 @@ from counted_runs import run, started
 from textgym.benchmark.circumstances import commit, describe
 from textgym.benchmark.runner import run_missing
 from textgym.benchmark.storage import read_rows, write_rows
-from textgym.errors import InvalidArgumentError
+from textgym.errors import InvalidArgumentError, MissingDependencyError
 
 KEYS = ("condition", "seed")
 TODO = [(condition, seed) for condition in ("b", "a") for seed in (0, 1)]
@@ -89,6 +89,35 @@ def test_a_run_that_fails_leaves_the_others_stored_and_is_tried_again(tmp_path):
     assert sorted(set(zip(rows["condition"], rows["seed"], strict=True))) == sorted(TODO)
 
 
+def test_each_process_has_a_core_of_its_own_where_there_are_enough(tmp_path):
+    available = len(os.sched_getaffinity(0))
+    rows = run_all(tmp_path, jobs=min(2, available))
+    assert all("," not in str(cores) for cores in rows["cores"])
+    more = run_all(tmp_path, jobs=available + 1, name="more.csv")
+    assert {len(str(cores).split(",")) for cores in more["cores"]} == {available}
+
+
+def test_ray_runs_what_is_missing_and_reports_what_fails(tmp_path):
+    ray = pytest.importorskip("ray")
+    (tmp_path / "fail b 1").touch()
+    try:
+        with pytest.raises(ExceptionGroup, match="1 of 4 runs failed") as failure:
+            run_all(tmp_path, jobs=2, engine="ray")
+        assert "no luck" in str(failure.value.exceptions[0])
+        (tmp_path / "fail b 1").unlink()
+        rows = run_all(tmp_path, jobs=2, engine="ray")
+    finally:
+        ray.shutdown()
+    assert sorted(started(tmp_path)) == ["a 0", "a 1", "b 0", "b 1", "b 1"]
+    assert set(rows["threads"]) == {1}
+
+
+def test_ray_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"textgym\[ray\]"):
+        run_all(tmp_path, engine="ray")
+
+
 def test_what_is_stored_under_an_earlier_label_is_not_run_again(tmp_path):
     stored = pd.DataFrame(
         [("old", seed, 1, 0.5) for seed in (0, 1)], columns=[*KEYS, "iteration", "score"]
@@ -108,6 +137,8 @@ def test_meta_stands_beside_the_rows(tmp_path):
 def test_bad_arguments_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(InvalidArgumentError, match="jobs=0"):
         run_all(tmp_path, jobs=0)
+    with pytest.raises(InvalidArgumentError, match="engine='rey'"):
+        run_all(tmp_path, engine="rey")
     with pytest.raises(InvalidArgumentError, match="one value for each"):
         run_missing(run, [("a",)], KEYS, tmp_path / "runs.csv", {}, order="iteration")
     with pytest.raises(InvalidArgumentError, match=r"\.csv or \.parquet"):

@@ -21,7 +21,7 @@ def test_a_suite_runs_once_and_is_reported(tmp_path, capsys):
     small = ["--seeds", "1", "--iterations", "1", "--fresh", "0", "--only", "sparse"]
     command = ["benchmark", "run", "main", *small, "--output", str(tmp_path)]
     assert main(command) == 0
-    assert "[1 of 1, 0 s left] 8-16, sparse, 1, 0: score" in capsys.readouterr().out
+    assert "[1 of 1, 0 s left] 8-16, sparse, 1, float32, 0: score" in capsys.readouterr().out
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "of 1" not in shown

@@ -66,15 +66,15 @@ class FreshCompletions:
     Args:
         envs: Where the completions are written.
         number: How many, a multiple of the number of rows.
-        with_outside_scorer: Whether the texts are film reviews, which the outside scorer judges.
+        film_reviews: Whether the texts are film reviews, which the outside scorer can judge.
     """
 
     def __init__(
-        self, envs: VectorEnv, number: int = NUM_COMPLETIONS, with_outside_scorer: bool = True
+        self, envs: VectorEnv, number: int = NUM_COMPLETIONS, film_reviews: bool = True
     ) -> None:
         self.envs = envs
         self.number = number
-        self.with_outside_scorer = with_outside_scorer
+        self.film_reviews = film_reviews
 
     @torch.no_grad()
     def write(self, agent: Agent) -> Written:
@@ -104,7 +104,7 @@ class FreshCompletions:
             log-odds for "positive", NaN without it; ``distinct_2``; ``length``, the mean in tokens.
         """
         outside = [float("nan")]
-        if self.with_outside_scorer:
+        if self.film_reviews:
             outside = outside_scorer().decision_function(written.texts())
         return {
             "score": float(np.mean(written.scores)),

@@ -6,18 +6,20 @@ never saw; see its card, textgym/models/embedded/gold_reward_model/README.md.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 import textgym.models.embedded
 
-__all__ = ["gold_scores"]
+__all__ = ["gold_scores", "judge"]
 
 _FOLDER = Path(textgym.models.embedded.__file__).parent / "gold_reward_model"
 _BATCH = 64
@@ -42,6 +44,28 @@ def gold_scores(texts: Sequence[str]) -> NDArray[np.float32]:
         ).logits.float()
         scores[rows] = (logits[:, 1] - logits[:, 0]).numpy()
     return scores
+
+
+def judge(runs: pd.DataFrame) -> pd.DataFrame:
+    """Fill the column ``fresh_gold``: the mean gold score of a row's fresh completions.
+
+    Args:
+        runs: Rows of runs; ``fresh_texts`` has pairs of prompt and completion as JSON, or None.
+
+    Returns:
+        The same frame if no texts are left to judge.
+    """
+    if "fresh_texts" not in runs:
+        return runs
+    gold = runs["fresh_gold"].copy() if "fresh_gold" in runs else pd.Series(np.nan, runs.index)
+    todo = runs.index[runs["fresh_texts"].notna() & gold.isna()]
+    if not len(todo):
+        return runs
+    for row in todo:
+        pairs = json.loads(runs.loc[row, "fresh_texts"])
+        scores = gold_scores([prompt + completion for prompt, completion in pairs])
+        gold[row] = round(float(scores.mean()), 4)
+    return runs.assign(fresh_gold=gold)
 
 
 @cache

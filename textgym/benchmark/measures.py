@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from textgym.benchmark.curves import first_reached
@@ -16,6 +17,7 @@ __all__ = [
     "has_collapsed",
     "measure_run",
     "reached_at",
+    "score_at_kl",
     "score_at_kl_budget",
 ]
 
@@ -90,3 +92,23 @@ def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
     """
     kl = run["kl"].rolling(window, min_periods=1).mean()
     return float((run["score"] * (budget / kl.clip(lower=budget))).mean())
+
+
+def score_at_kl(run: pd.DataFrame, kl: float) -> float:
+    """The trailing mean of the score where that of the KL first reaches a value.
+
+    Interpolated between two iterations; NaN if the run stays below.
+
+    Args:
+        run: A row per iteration, with ``score`` and ``kl``.
+        kl: In the unit of the column.
+    """
+    means = run[["kl", "score"]].rolling(WINDOW, min_periods=1).mean().to_numpy()
+    (reached,) = np.nonzero(means[:, 0] >= kl)
+    if not len(reached):
+        return math.nan
+    last = int(reached[0])
+    if last == 0:
+        return float(means[0, 1])
+    (low, score), (high, next_score) = means[last - 1 : last + 1]
+    return float(score + (next_score - score) * (kl - low) / (high - low))

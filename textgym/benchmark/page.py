@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from markdown_it import MarkdownIt
 
 from textgym.samples import Sample
 
@@ -26,6 +27,8 @@ th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left 
 """
 _POSITIVE, _NEGATIVE = "26, 133, 255", "212, 17, 89"
 """Blue and red that people with any kind of colour vision can tell apart."""
+_NUM_TEXTS = 4
+"""Completions shown of a run at a point of its training."""
 
 
 def make_page(runs: pd.DataFrame, tables: str, figures: Mapping[str, Path], question: str) -> str:
@@ -42,7 +45,8 @@ def make_page(runs: pd.DataFrame, tables: str, figures: Mapping[str, Path], ques
         picture = base64.b64encode(path.read_bytes()).decode()
         alt = html.escape(f"Learning curves on {task}")
         parts.append(f'<img alt="{alt}" src="data:image/png;base64,{picture}">')
-    parts.append(_from_markdown(tables))
+    parts.append(MarkdownIt("commonmark", {"html": False}).enable("table").render(tables))
+    parts.append(_through_training(runs))
     parts.append(_samples(runs))
     body = "\n".join(parts)
     return (
@@ -50,6 +54,29 @@ def make_page(runs: pd.DataFrame, tables: str, figures: Mapping[str, Path], ques
         f"<title>{html.escape(question)}</title><style>{_STYLE}</style></head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _through_training(runs: pd.DataFrame) -> str:
+    """The first run of each method: what it writes after the same prompts at several KL."""
+    if "fresh_texts" not in runs or runs["fresh_texts"].isna().all():
+        return ""
+    parts = ["<h2>The same prompts through training</h2>"]
+    measured = runs.dropna(subset=["fresh_texts"])
+    for (task, method), rows in measured.groupby(["task", "method"], sort=False):
+        parts.append(f"<h3>{html.escape(f'{task}, {method}')}</h3>")
+        for _, row in rows[rows["seed"] == rows["seed"].min()].iterrows():
+            gold = row.get("fresh_gold", float("nan"))
+            judged = "" if pd.isna(gold) else f", gold {gold:+.2f}"
+            parts.append(
+                f"<p>iteration {row['iteration']}: KL {row['fresh_kl']:.0f}, "
+                f"score {row['fresh_score']:+.2f}{judged}</p>"
+            )
+            for prompt, completion in json.loads(row["fresh_texts"])[:_NUM_TEXTS]:
+                parts.append(
+                    f'<div class="sample"><span class="prompt">{html.escape(prompt)}</span>'
+                    f"{html.escape(completion)}</div>"
+                )
+    return "\n".join(parts)
 
 
 def _samples(runs: pd.DataFrame) -> str:
@@ -77,24 +104,3 @@ def _sample(sample: Sample) -> str:
         f'<div class="sample"><span class="score">{sample.score:+.2f}</span> '
         f'<span class="prompt">{html.escape(sample.prompt)}</span>{"".join(tokens)}</div>'
     )
-
-
-def _from_markdown(text: str) -> str:
-    """HTML of what the report writes: headings, tables and paragraphs."""
-    parts = []
-    for block in text.strip().split("\n\n"):
-        lines = block.splitlines()
-        if lines[0].startswith("#"):
-            level = len(lines[0]) - len(lines[0].lstrip("#")) + 1
-            parts.append(f"<h{level}>{html.escape(lines[0].lstrip('# '))}</h{level}>")
-        elif lines[0].startswith("|"):
-            header, _, *rows = ([c.strip() for c in line.strip("|").split("|")] for line in lines)
-            cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-            parts.append(f"<table><tr>{cells}</tr>")
-            for row in rows:
-                cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-                parts.append(f"<tr>{cells}</tr>")
-            parts.append("</table>")
-        else:
-            parts.append(f"<p>{html.escape(' '.join(lines))}</p>")
-    return "\n".join(parts)

@@ -30,7 +30,8 @@ class Task:
         iterations: Length of a run, of :data:`EPISODES` episodes each.
         kl_budget: In nats per completion. The area under the score curve counts iterations above
             it less.
-        outside_scorer: Whether the texts can be judged by the classifier of film reviews.
+        film_reviews: Whether the texts are film reviews, so that the gold reward model and the
+            outside scorer can judge them.
     """
 
     env_id: str = "ABC-RLHF-v0"
@@ -38,7 +39,7 @@ class Task:
     policy: str = "embedded"
     iterations: int
     kl_budget: float
-    outside_scorer: bool = True
+    film_reviews: bool = True
 
 
 def _reviews(shortest: int, longest: int, iterations: int, kl_budget: float) -> Task:
@@ -57,7 +58,7 @@ TASKS = {
         policy="planted",
         iterations=100,
         kl_budget=25.0,
-        outside_scorer=False,
+        film_reviews=False,
     ),
 }
 """Film reviews by the number of tokens of a completion, and the task with a known answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,17 +11,19 @@ from textgym.errors import InvalidArgumentError
 
 from .comparison import compare
 from .curves import label_panels, new_figure, save
-from .measures import ENDS, WINDOW, best_score, measure_run
+from .gold import judge
+from .measures import ENDS, WINDOW, best_score, measure_run, score_at_kl
 from .methods import METHODS
 from .plan import TASKS, Suite
 from .statistics import stratified_bootstrap
-from .storage import read_rows
+from .storage import read_rows, write_rows
 from .tables import markdown_table
 
 __all__ = ["draw", "fresh_table", "make_tables", "measure_all", "write_report"]
 
 _FRESH = {
     "fresh_score": ("score", "+.2f"),
+    "fresh_gold": ("gold", "+.2f"),
     "fresh_outside": ("outside scorer", "+.2f"),
     "fresh_kl": ("KL", ".1f"),
     "fresh_distinct_2": ("distinct-2", ".2f"),
@@ -42,7 +44,12 @@ def write_report(folder: Path, suite: Suite) -> str:
     """
     from .page import make_page  # Imported here: it imports this module's tables.
 
-    runs = read_rows(folder / "runs.parquet")
+    path = folder / "runs.parquet"
+    runs = read_rows(path)
+    judged = judge(runs)
+    if judged is not runs:
+        write_rows(judged, path)
+        runs = judged
     runs = runs[runs["task"].isin(suite.tasks)] if len(runs) else runs
     if not len(runs):
         raise InvalidArgumentError(
@@ -112,6 +119,8 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
                 text += [f"The baseline, {suite.baseline}, has not run yet."]
             text += [""]
         text += ["## Stability", "", *_stability(by_method), ""]
+        text += ["## Score where the KL first reaches a value, in nats", ""]
+        text += [*_at_equal_kl(runs[runs["task"] == task], order, budget), ""]
         text += [f"## To the best score of {suite.baseline}", "", *_speed(by_method), ""]
         text += ["## Fresh completions", ""]
         if "fresh_score" in runs:
@@ -123,6 +132,7 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
         "",
         "Interquartile means over seeds; in brackets, 95% intervals by the stratified bootstrap, "
         "which come out too narrow with few seeds. minus: of the differences under equal seeds. "
+        "At equal KL: means over the runs that reach it; in brackets their number, if not all do. "
         "P: probability that a run of the method scores higher than one of the baseline. "
         f"collapsed: runs that end with less than half of their highest gain. to the best score: "
         f"of the baseline under the same seed, mean over {WINDOW} iterations.",
@@ -132,8 +142,9 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
 
 def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
     """Score and KL against iterations, with the spread over seeds, and score against KL."""
-    figure = new_figure(15, 4.8)
-    panels = figure.subplots(1, 3)
+    measured = "fresh_gold" in runs and runs["fresh_gold"].notna().any()
+    figure = new_figure(20 if measured else 15, 4.8)
+    panels = figure.subplots(1, 4 if measured else 3)
     for method, rows in runs.groupby("method", sort=False):
         color = METHODS[method].color if method in METHODS else None
         wide = {
@@ -148,13 +159,34 @@ def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
         panels[0].fill_between(spread.columns, *spread.to_numpy(), color=color, alpha=0.12)
         panels[1].plot(wide["kl"].mean(axis=1), color=color)
         panels[2].plot(wide["kl"].mean(axis=1), wide["score"].mean(axis=1), color=color)
-    label_panels(panels, TASKS[task].kl_budget)
+        if measured:
+            gold = rows.groupby("iteration")[["fresh_kl", "fresh_gold"]].mean().dropna()
+            panels[3].plot(gold["fresh_kl"], gold["fresh_gold"], "o-", color=color)
+    label_panels(panels[:3], TASKS[task].kl_budget)
+    if measured:
+        panels[3].set_xlabel(panels[2].get_xlabel())
+        panels[3].set_ylabel("score by the gold reward model")
+        panels[3].grid(alpha=0.3)
     figure.suptitle(
         f"{task}: {runs['seed'].nunique()} seeds. Lines: means over seeds and {WINDOW} iterations; "
         "bands: the middle half of the seeds; dotted: KL budget",
         fontsize=10,
     )
     save(figure, path)
+
+
+def _at_equal_kl(runs: pd.DataFrame, order: Sequence[str], budget: float) -> list[str]:
+    levels = [budget * fifths / 5 for fifths in range(1, 8)]
+    lines = []
+    for method in order:
+        seeds = [run for _, run in runs[runs["method"] == method].groupby("seed")]
+        cells = [method]
+        for level in levels:
+            scores = pd.Series([score_at_kl(run, level) for run in seeds]).dropna()
+            number = "" if len(scores) == len(seeds) else f" ({len(scores)})"
+            cells.append(f"{scores.mean():+.2f}{number}" if len(scores) else "–")
+        lines.append(cells)
+    return markdown_table(["method", *(f"KL {level:g}" for level in levels)], lines)
 
 
 def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
@@ -190,15 +222,20 @@ def fresh_table(by_method: Mapping[str, pd.DataFrame]) -> list[str]:
         by_method: The rows of each method's runs; those without measures are passed over.
     """
     lines = []
+    columns = {
+        column: shown
+        for column, shown in _FRESH.items()
+        if any(column in rows for rows in by_method.values())
+    }
     for method, rows in by_method.items():
         measured = rows.dropna(subset=["fresh_score"])
-        for iteration, means in measured.groupby("iteration")[list(_FRESH)].mean().iterrows():
+        for iteration, means in measured.groupby("iteration")[list(columns)].mean().iterrows():
             cells = [
                 "–" if pd.isna(means[column]) else f"{means[column]:{form}}"
-                for column, (_, form) in _FRESH.items()
+                for column, (_, form) in columns.items()
             ]
             lines.append([method, str(iteration), *cells])
-    names = [name for name, _ in _FRESH.values()]
+    names = [name for name, _ in columns.values()]
     return markdown_table(["method", "iterations", *names], lines)
 
 

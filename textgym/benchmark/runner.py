@@ -63,12 +63,16 @@ def run_missing(
         All rows, old and new.
 
     Raises:
-        InvalidArgumentError: If there are fewer than one jobs, or arguments do not match the keys.
+        InvalidArgumentError: If there are fewer than one jobs, the engine is unknown, or arguments
+            do not match the keys.
+        MissingDependencyError: If the engine is "ray" and it is not installed.
         ExceptionGroup: If runs failed. The others are stored, and a second call tries those again.
     """
     todo = list(dict.fromkeys(todo))
     if jobs < 1:
         raise InvalidArgumentError("jobs", jobs, "must be at least 1")
+    if engine not in ("processes", "ray"):
+        raise InvalidArgumentError("engine", engine, 'must be "processes" or "ray"')
     for arguments in todo:
         if len(arguments) != len(keys):
             raise InvalidArgumentError("todo", arguments, f"must hold one value for each of {keys}")
@@ -128,7 +132,7 @@ def _with_ray(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Ou
     try:
         import ray
     except ImportError:
-        raise MissingDependencyError("ray", "rllib", 'The engine "ray"') from None
+        raise MissingDependencyError("ray", "ray", 'The engine "ray"') from None
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         ray.init(address, num_cpus=None if address else jobs, log_to_driver=False)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -54,6 +54,7 @@ def run_suite(
     seeds: int | None = None,
     iterations: int | None = None,
     jobs: int = 1,
+    engine: Literal["processes", "ray"] = "processes",
     dtype: str = "float32",
     num_fresh: int = 512,
     methods_file: Path | None = None,
@@ -67,6 +68,7 @@ def run_suite(
         seeds: See :func:`plan_runs`.
         iterations: See :func:`plan_runs`.
         jobs: Number of processes, each of one thread.
+        engine: See :func:`textgym.benchmark.runner.run_missing`.
         dtype: "float32" or "bfloat16", what policy and reward model compute in.
         num_fresh: See :func:`textgym.benchmark.training.train`.
         methods_file: A Python file with methods of the user's. They join the suite.
@@ -103,6 +105,7 @@ def run_suite(
         meta,
         order="iteration",
         jobs=jobs,
+        engine=engine,
         report=_describe_run,
     )
 

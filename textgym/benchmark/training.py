@@ -21,6 +21,7 @@ from textgym.samples import samples_of
 from textgym.wrappers.vector import CreditAssignment
 
 from .fresh_completions import FreshCompletions
+from .gold import judge
 from .methods import find_method, load_methods
 from .plan import EPISODES, TASKS, Method, Task
 
@@ -82,8 +83,8 @@ def train(
         fresh = None
         if num_fresh:
             apart = make_envs(task, min(num_fresh, 64), autocast)
-            fresh = FreshCompletions(apart, num_fresh, task.outside_scorer)
-        rows = learn(agent, envs, iterations, fresh)
+            fresh = FreshCompletions(apart, num_fresh, task.film_reviews)
+        rows = judge(learn(agent, envs, iterations, fresh))
         rows["samples"] = None
         rows.loc[rows.index[-1], "samples"] = _samples(agent, envs)
         return rows
@@ -126,8 +127,8 @@ def learn(
         envs: What it learns in.
         iterations: Length of the run, of :data:`textgym.benchmark.plan.EPISODES` episodes each.
         fresh: Writes and measures after a quarter, a half and all of the iterations: columns that
-            begin with ``fresh_``, empty in other rows. ``fresh_texts`` is JSON: pairs of prompt and
-            completion, so that other judges can read them later.
+            begin with ``fresh_``, empty in other rows. Of film reviews ``fresh_texts`` is JSON:
+            pairs of prompt and completion, so that other judges can read them later.
     """
     points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
     found: dict[int, dict[str, Any]] = {}
@@ -136,9 +137,10 @@ def learn(
         iteration = int(row["time/iteration"])
         if fresh is not None and iteration in points:
             written = fresh.write(agent)
-            pairs = list(zip(written.prompts, written.completions, strict=True))
-            texts = json.dumps(pairs, ensure_ascii=False)
-            found[iteration] = prefixed({**fresh.measure(written), "texts": texts})
+            found[iteration] = prefixed(fresh.measure(written))
+            if fresh.film_reviews:
+                pairs = list(zip(written.prompts, written.completions, strict=True))
+                found[iteration]["fresh_texts"] = json.dumps(pairs, ensure_ascii=False)
         return iteration < iterations
 
     base: Any = envs.unwrapped

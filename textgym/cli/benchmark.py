@@ -30,6 +30,8 @@ class BenchmarkCommand:
     """Length of every run. None: the suite's, or else the task's."""
     jobs: int = 1
     """Processes, of one thread each."""
+    ray: bool = False
+    """Run as tasks of Ray: on the cluster that RAY_ADDRESS names, or else on this machine."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What policy and reward model compute in."""
     fresh: int = 512
@@ -67,6 +69,7 @@ class BenchmarkCommand:
                     seeds=self.seeds,
                     iterations=self.iterations,
                     jobs=self.jobs,
+                    engine="ray" if self.ray else "processes",
                     dtype=self.dtype,
                     num_fresh=self.fresh,
                     methods_file=self.methods,

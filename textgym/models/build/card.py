@@ -223,7 +223,7 @@ halves.
 
 ## Training
 
-First {recipe["masked_passes"]:g} pass over the reviews, filling in masked tokens; then
+First {recipe["masked_passes"]:g} passes over the reviews, filling in masked tokens; then
 {recipe["passes"]} passes, each with a new piece of {recipe["min_tokens"]} to
 {recipe["max_tokens"]} tokens from every review, with log-uniform length, half of them from the
 start of the review and half from a random sentence. Muon on the matrices of the blocks, AdamW on

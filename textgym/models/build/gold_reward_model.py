@@ -72,14 +72,14 @@ class GoldRecipe:
     """Share of the tokens that are masked in the first stage."""
     row_length: int = 128
     """Tokens of a row in the first stage."""
-    masked_passes: float = 1.0
+    masked_passes: float = 0.5
     """Passes over the reviews in the first stage."""
     masked_muon_lr: float = 0.02
     masked_adamw_lr: float = 3e-3
     min_tokens: int = 6
     """Shortest piece of a review in the second stage."""
     max_tokens: int = 128
-    passes: int = 6
+    passes: int = 4
     """Passes over the reviews in the second stage; each draws a new piece of every review."""
     batch_size: int = 64
     pad_multiple: int = 16

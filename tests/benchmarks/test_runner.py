@@ -97,8 +97,10 @@ def test_each_process_has_a_core_of_its_own_where_there_are_enough(tmp_path):
     assert {len(str(cores).split(",")) for cores in more["cores"]} == {available}
 
 
-def test_ray_runs_what_is_missing_and_reports_what_fails(tmp_path):
+def test_ray_runs_what_is_missing_and_reports_what_fails(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    # Ray's workers import the module of the runs.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     (tmp_path / "fail b 1").touch()
     try:
         with pytest.raises(ExceptionGroup, match="1 of 4 runs failed") as failure:

@@ -22,7 +22,7 @@ from textgym.benchmark import (
     load_methods,
     register_method,
 )
-from textgym.benchmark.measures import has_collapsed, measure_run
+from textgym.benchmark.measures import has_collapsed, measure_run, score_at_kl
 from textgym.benchmark.page import make_page
 from textgym.benchmark.report import make_tables, measure_all, write_report
 from textgym.benchmark.running import plan_runs, run_suite
@@ -203,6 +203,30 @@ def test_a_run_that_loses_most_of_its_gain_has_collapsed():
     assert not has_collapsed(run_of("ABC", 0, [*up, *[3.0] * 10]))
 
 
+def test_the_score_at_a_kl_lies_between_the_iterations_on_either_side():
+    run = run_of("ABC", 0, 2 * np.arange(20.0), kl=np.arange(20.0))
+    assert score_at_kl(run, 5.25) == pytest.approx(10.5)  # The score is twice the KL.
+    assert score_at_kl(run, 0.0) == 0.0
+    assert score_at_kl(run, 17.0) == pytest.approx(34.0)  # The mean of the last five.
+    assert np.isnan(score_at_kl(run, 17.1))
+
+
+def test_the_table_at_equal_kl_says_how_many_runs_get_there():
+    near = run_of("sparse", 0, range(30), kl=np.linspace(0, 6, 30))
+    far = run_of("sparse", 1, range(30), kl=np.linspace(0, 12, 30))
+    runs = pd.concat([near, far], ignore_index=True)
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    (line,) = [
+        line
+        for line in text[text.index("where the KL first") :].splitlines()
+        if line.startswith("| sparse |")
+    ][:1]
+    _, _, five, ten, *_ = (cell.strip() for cell in line.split("|"))
+    expected = [score_at_kl(run, 5.0) for run in (near, far)]
+    assert five == f"{np.mean(expected):+.2f}"
+    assert ten == f"{score_at_kl(far, 10.0):+.2f} (1)"
+
+
 def runs_of_two_methods():
     sparse = [run_of("sparse", seed, np.linspace(0, 2, 40)) for seed in (0, 1)]
     fast = [run_of("ABC", seed, np.minimum(np.linspace(0, 4, 40), 2)) for seed in (0, 1)]
@@ -253,6 +277,23 @@ def test_the_page_needs_no_other_file_and_shows_texts_as_they_are(tmp_path):
     assert "data:image/png;base64," in page
     assert "http" not in page
     assert "<td>+1.00 (+1.00 to +1.00)</td>" in page
+
+
+def test_the_page_shows_the_same_prompts_through_training():
+    runs = runs_of_two_methods()
+    runs["fresh_texts"] = None
+    for iteration, kl, text in ((20, 4.0, " was <fine>"), (40, 31.0, " was great great")):
+        row = runs.index[(runs["method"] == "ABC") & (runs["iteration"] == iteration)][0]
+        runs.loc[row, ["fresh_texts", "fresh_kl", "fresh_score", "fresh_gold"]] = [
+            json.dumps([["The film", text]]),
+            kl,
+            1.0,
+            -0.25,
+        ]
+    page = make_page(runs, "text", {}, "Which?")
+    assert "iteration 20: KL 4, score +1.00, gold -0.25" in page
+    assert '<span class="prompt">The film</span> was &lt;fine&gt;' in page
+    assert page.index("KL 4") < page.index("KL 31") < page.index("great great")
 
 
 def test_a_page_without_samples_has_no_heading_for_them():

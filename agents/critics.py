@@ -215,7 +215,10 @@ class SeparateCritic(Critic):
             return  # The network comes from the checkpoint.
         self._reward_model = reward_model = _reward_model_of(agent.env)
         if not reward_model.is_causal:
-            remedy = "the environment's reward model is an encoder, which scores no prefixes."
+            remedy = (
+                "the environment's reward model is no decoder with the policy's tokenizer, so a "
+                'copy cannot score the text up to every token; use another critic, such as "head".'
+            )
             raise InvalidArgumentError("critic", "separate", remedy)
         model = in_float32(copy.deepcopy(reward_model.model), "reward_model")
         scale = reward_model.score_mean, reward_model.score_std

@@ -162,7 +162,9 @@ class AttentionRolloutCredit(WeightedCredit):
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
         """The rollout of the pooled position, shape (batch, num_tokens)."""
-        return attention_rollout(scored[LayerAttentionMaps()], scored[Pooling()])
+        return scored.by_reward_model_token(
+            lambda own: attention_rollout(own[LayerAttentionMaps()], own[Pooling()])
+        )
 
 
 def attention_received(attention_map: Tensor, completion_mask: Tensor) -> Tensor:

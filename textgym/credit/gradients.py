@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from textgym.credit.perturbation import reward_model_of
 from textgym.credit.registry import register_credit_assigner
 from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError, MissingDependencyError
-from textgym.models import GradientTimesInput, LeftAligned, ScoredCompletions, Scorer
+from textgym.models import GradientScorer, GradientTimesInput, LeftAligned, ScoredCompletions
 
 __all__ = ["GradientTimesInputCredit", "IntegratedGradientsCredit", "mean_embedding"]
 
@@ -72,8 +72,19 @@ class GradientTimesInputCredit(HindsightCredit):
         return scored[GradientTimesInput()]
 
 
+def _differentiable(scored: ScoredCompletions) -> GradientScorer:
+    reward_model: Any = reward_model_of(scored)
+    if not hasattr(reward_model, "score_embeddings"):
+        raise InvalidArgumentError(
+            "reward_model",
+            type(reward_model).__name__,
+            "integrated gradients follow its embeddings, and it has none; use occlusion",
+        )
+    return reward_model
+
+
 @torch.no_grad()
-def mean_embedding(reward_model: Scorer) -> Tensor:
+def mean_embedding(reward_model: GradientScorer) -> Tensor:
     """Mean embedding over the vocabulary, shape (hidden_size,)."""
     vocabulary = torch.arange(reward_model.num_embeddings, device=reward_model.device)
     # Some models scale the embeddings they look up, so this embeds every token instead of averaging
@@ -163,16 +174,10 @@ class IntegratedGradientsCredit(HindsightCredit):
         """One pass for each point on the line."""
         return self.num_steps
 
-    def baseline_score(self, scored: ScoredCompletions) -> Tensor:
-        """The reward model's score of the baseline, shape (batch,)."""
-        with torch.no_grad():
-            text, start, _ = self._line(scored)
-            return reward_model_of(scored).score_embeddings(start, text.attention_mask)
-
     @torch.no_grad()
     def _line(self, scored: ScoredCompletions) -> tuple[LeftAligned, Tensor, Tensor]:
         """The texts, and both ends of the line, each (batch, longest text, hidden_size)."""
-        reward_model = reward_model_of(scored)
+        reward_model = _differentiable(scored)
         text = LeftAligned.of(scored)
         end = reward_model.embed(text.input_ids)
         baseline = torch.zeros_like(end)
@@ -183,10 +188,13 @@ class IntegratedGradientsCredit(HindsightCredit):
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
         """Integrated gradients, summed over the components, shape (batch, num_tokens)."""
+        return scored.by_reward_model_token(self._integrate)
+
+    def _integrate(self, scored: ScoredCompletions) -> Tensor:
         from captum.attr import IntegratedGradients
 
         text, start, end = self._line(scored)
-        method = IntegratedGradients(reward_model_of(scored).score_embeddings)
+        method = IntegratedGradients(_differentiable(scored).score_embeddings)
         parts = []
         # captum splits the steps into smaller batches, but not the rows.
         for rows in torch.arange(len(scored), device=end.device).split(self.internal_batch_size):

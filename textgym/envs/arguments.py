@@ -75,9 +75,10 @@ class TextGenerationArguments:
         'Tokenizer of the policy: `"embedded"`, a local folder, a hub id, or a loaded one.',
     ] = "embedded"
     reward_model: Annotated[
-        str | Path | PreTrainedModel | RewardModel,
-        '`"embedded"`, a local folder, a hub id, a loaded sequence classifier, or a '
-        ":class:`textgym.models.RewardModel`. It must share the tokenizer.",
+        str | Path | PreTrainedModel | RewardModel | Callable[..., Sequence[float]],
+        '`"embedded"`, a local folder, a hub id, a loaded sequence classifier, a '
+        ":class:`textgym.models.RewardModel`, or a function of prompts and completions (see "
+        ":class:`textgym.models.RewardFunction`). It may have a tokenizer of its own.",
     ] = "embedded"
     prompts: Annotated[
         str | Path | Sequence[str] | PromptSource | Any,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from transformers import PreTrainedTokenizerBase
 
 from textgym.envs.arguments import TextGenerationArguments
 from textgym.errors import InvalidArgumentError
@@ -18,6 +17,7 @@ from textgym.models import (
     load_reward_model,
     load_tokenizer,
 )
+from textgym.models.bridge import reading_tokens_of
 from textgym.prompts import encode_prompts, load_prompts
 from textgym.rendering import token_pieces
 
@@ -33,36 +33,6 @@ def token_lists(completions: Completions) -> tuple[list[list[int]], list[list[in
         prompts.append(ids[: end - length])
         generated.append(ids[end - length : end])
     return prompts, generated
-
-
-def _differing_tokenizers(
-    arguments: TextGenerationArguments,
-    ours: PreTrainedTokenizerBase,
-    theirs: PreTrainedTokenizerBase,
-) -> InvalidArgumentError:
-    """The error for a reward model with another tokenizer; it says which of the two defaulted."""
-    defaults = ("embedded", "planted")
-    our_name, their_name = (one.name_or_path or type(one).__name__ for one in (ours, theirs))
-    if arguments.reward_model in defaults:
-        return InvalidArgumentError(
-            "tokenizer",
-            our_name,
-            f'it differs from the tokenizer of reward_model="{arguments.reward_model}" (the '
-            "default), and token ids pass straight through; also pass a reward model that uses it",
-        )
-    if arguments.tokenizer in defaults:
-        return InvalidArgumentError(
-            "reward_model",
-            their_name,
-            f'its tokenizer differs from tokenizer="{arguments.tokenizer}" (the default), and '
-            "token ids pass straight through; also pass the reward model's tokenizer",
-        )
-    return InvalidArgumentError(
-        "reward_model",
-        their_name,
-        f"its tokenizer differs from the environment's ({our_name}), and token ids pass straight "
-        "through; give both the same tokenizer",
-    )
 
 
 class TextGenerationTask:
@@ -88,12 +58,15 @@ class TextGenerationTask:
             )
         self.min_new_tokens, self.max_new_tokens = int(shortest), int(longest)
         self.tokenizer = load_tokenizer(arguments.tokenizer)
-        self.reward_model = load_reward_model(
-            arguments.reward_model,
+        self.reward_model = reading_tokens_of(
             self.tokenizer,
-            arguments.normalize_score,
-            arguments.device,
-            arguments.dtype,
+            load_reward_model(
+                arguments.reward_model,
+                self.tokenizer,
+                arguments.normalize_score,
+                arguments.device,
+                arguments.dtype,
+            ),
         )
         self.prompt_source = load_prompts(
             arguments.prompts, self.tokenizer, arguments.prompt_column
@@ -103,12 +76,9 @@ class TextGenerationTask:
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = 0 if pad is None else int(pad)  # It is masked, so any id will do.
         self.max_length = self.prompt_source.max_length + self.max_new_tokens
-        self._check_reward_model(arguments)
+        self._check_reward_model()
 
-    def _check_reward_model(self, arguments: TextGenerationArguments) -> None:
-        theirs = getattr(self.reward_model, "tokenizer", None)
-        if theirs is not None and theirs.get_vocab() != self.tokenizer.get_vocab():
-            raise _differing_tokenizers(arguments, self.tokenizer, theirs)
+    def _check_reward_model(self) -> None:
         limit = getattr(self.reward_model, "max_length", None)
         if limit is not None and self.max_length > limit:
             raise InvalidArgumentError(

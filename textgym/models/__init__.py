@@ -1,6 +1,13 @@
 """Language models, reward models, and what can be read out of them."""
 
-from textgym.models.completions import Completions, LeftAligned, ScoredCompletions, Scorer
+from textgym.models.bridge import RewardFunction, TextRewardModel
+from textgym.models.completions import (
+    Completions,
+    GradientScorer,
+    LeftAligned,
+    ScoredCompletions,
+    Scorer,
+)
 from textgym.models.incremental import (
     IncrementalLanguageModel,
     IncrementalRewardModel,
@@ -24,6 +31,7 @@ __all__ = [
     "AttentionRecorder",
     "AttentionRow",
     "Completions",
+    "GradientScorer",
     "GradientTimesInput",
     "IncrementalLanguageModel",
     "IncrementalRewardModel",
@@ -33,9 +41,11 @@ __all__ = [
     "Pooling",
     "PrefixScores",
     "Readout",
+    "RewardFunction",
     "RewardModel",
     "ScoredCompletions",
     "Scorer",
+    "TextRewardModel",
     "load_language_model",
     "load_reward_model",
     "load_tokenizer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from textgym.errors import InvalidArgumentError
 from textgym.models.readouts import Readout
 
-__all__ = ["Completions", "LeftAligned", "ScoredCompletions", "Scorer"]
+__all__ = ["Completions", "GradientScorer", "LeftAligned", "ScoredCompletions", "Scorer"]
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,8 @@ class Completions:
             value = getattr(self, one.name)
             if isinstance(value, Tensor):
                 value = value[rows]
+            elif isinstance(value, Completions):
+                value = value.select(rows)
             elif isinstance(value, Mapping):
                 value = {readout: values[rows] for readout, values in value.items()}
             chosen[one.name] = value
@@ -249,11 +251,22 @@ class LeftAligned:
 
 
 class Scorer(Protocol):
-    """What a credit assigner may ask of the model that scored a batch.
+    """What scores texts: the interface of a reward.
 
-    :class:`textgym.models.RewardModel` provides it. Assigners that score altered texts (occlusion,
-    Shapley values) need ``read``; those that follow gradients need the embeddings.
+    :class:`textgym.models.RewardModel` provides it, and so does any object of yours with this one
+    method. Sparse reward, uniform and random credit, and the methods that score altered texts
+    (occlusion, Shapley values) need no more. An object with a method ``check_readouts(readouts)``
+    can refuse what it does not provide when an environment is wrapped, not when an episode ends.
     """
+
+    def read(
+        self, completions: Completions, readouts: Collection[Readout] = ()
+    ) -> ScoredCompletions:
+        """Score a batch, and compute read-outs; see :meth:`Completions.with_score`."""
+
+
+class GradientScorer(Scorer, Protocol):
+    """A scorer whose score can be differentiated, as integrated gradients need."""
 
     @property
     def device(self) -> torch.device:
@@ -262,11 +275,6 @@ class Scorer(Protocol):
     @property
     def num_embeddings(self) -> int:
         """Number of token ids that can be embedded."""
-
-    def read(
-        self, completions: Completions, readouts: Collection[Readout] = ()
-    ) -> ScoredCompletions:
-        """Score a batch, and compute read-outs in the same forward pass."""
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings of tokens, shape (batch, num_tokens, hidden_size)."""
@@ -292,6 +300,20 @@ class ScoredCompletions(Completions):
     score: Tensor
     readouts: Mapping[Readout, Tensor] = field(default_factory=dict)
     reward_model: Scorer | None = None
+
+    def by_reward_model_token(self, compute: Callable[[ScoredCompletions], Tensor]) -> Tensor:
+        """Compute values of tokens from read-outs that belong to the reward model's own tokens.
+
+        If the reward model shares the policy's tokenizer, these are the same tokens. Otherwise
+        (:class:`textgym.models.bridge.TextCompletions`) the values are split among the policy's.
+
+        Args:
+            compute: Takes scored completions and returns values, shape (batch, num_tokens).
+
+        Returns:
+            Shape (batch, num_tokens).
+        """
+        return compute(self)
 
     def __getitem__(self, readout: Readout) -> Tensor:
         if readout not in self.readouts:

@@ -7,7 +7,7 @@ Weights are read from safetensors only, and code that ships with a model is neve
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from textgym.errors import InvalidArgumentError
+from textgym.models.bridge import RewardFunction
 from textgym.models.reward_model import RewardModel
 
 __all__ = [
@@ -130,22 +131,28 @@ def load_language_model(
 
 
 def load_reward_model(
-    reward_model: str | Path | PreTrainedModel | RewardModel,
+    reward_model: str | Path | PreTrainedModel | RewardModel | Callable[..., Sequence[float]],
     tokenizer: PreTrainedTokenizerBase | None = None,
     normalize_score: bool = True,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
-) -> RewardModel:
+) -> Any:
     """Load a reward model.
 
     Args:
         reward_model: ``"embedded"``, ``"planted"``, a local folder, a hub id, a loaded sequence
-            classifier, or a :class:`RewardModel`, which is returned unchanged.
-        tokenizer: Tokenizer of a loaded sequence classifier, which does not carry its own. Its size
-            must match the classifier's embedding, up to the usual padding of the embedding.
+            classifier, a function of prompts and completions (see :class:`RewardFunction`), or a
+            :class:`RewardModel` or any object with its method ``read``, which is returned
+            unchanged.
+        tokenizer: Tokenizer of a loaded sequence classifier, which does not carry its own, or of
+            the policy, for a function. The size of the former must match the classifier's
+            embedding, up to the usual padding of the embedding.
         normalize_score: See :class:`RewardModel`. A loaded one keeps its own setting.
         device: Device for a model loaded by name.
         dtype: Dtype for a model loaded by name; None for float32.
+
+    Returns:
+        A :class:`RewardModel`, a :class:`RewardFunction`, or what was passed.
 
     Raises:
         InvalidArgumentError: If it cannot be loaded, has weights that are not finite, or cannot
@@ -165,13 +172,20 @@ def load_reward_model(
         wrapped = RewardModel(reward_model, tokenizer, normalize_score)
         _check_vocabulary(wrapped, tokenizer)
         return wrapped
-    if not callable(getattr(reward_model, "read", None)):
+    if callable(getattr(reward_model, "read", None)):
+        return reward_model
+    if not callable(reward_model):
         raise InvalidArgumentError(
             "reward_model",
             reward_model,
-            'pass "embedded", a folder, a hub id, a sequence classifier or a RewardModel',
+            'pass "embedded", a folder, a hub id, a sequence classifier, a RewardModel, or a '
+            "function of prompts and completions",
         )
-    return reward_model
+    if tokenizer is None:
+        raise InvalidArgumentError(
+            "tokenizer", None, "a reward function needs the tokenizer of the policy"
+        )
+    return RewardFunction(reward_model, tokenizer)
 
 
 def _check_vocabulary(reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -47,6 +47,10 @@ class RewardModel:
             otherwise left as it is.
         tokenizer: The tokenizer that the model was trained with.
         normalize_score: Whether to centre and scale the score by the config's statistics.
+        template: Text around prompt and completion, such as ``"Review: {prompt}{completion}"``, or
+            ``"chat"`` for the tokenizer's chat template; see
+            :class:`textgym.models.bridge.TextTemplate`. Environments fill it in. :meth:`read` takes
+            token ids, and does not.
 
     Raises:
         InvalidArgumentError: If the model is not a sequence classifier with one or two labels, has
@@ -58,10 +62,12 @@ class RewardModel:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         normalize_score: bool = True,
+        template: str | None = None,
     ) -> None:
         _check_is_classifier(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.template = template
         if tokenizer is not None and self.num_embeddings < len(tokenizer):
             raise InvalidArgumentError(
                 "reward_model",

@@ -40,9 +40,9 @@ def find_text_env(env: Any, env_type: type[Env], needs_causal_reward_model: bool
         raise InvalidArgumentError(
             "env",
             env,
-            "its reward model is an encoder, which looks ahead, so attention-weighted prefix "
-            "scores would depend on tokens still to come; use a decoder as the reward model, or "
-            "PrefixScore() as the potential",
+            "its reward model looks ahead of a token (it is an encoder, or has another tokenizer "
+            "than the policy), so attention-weighted prefix scores would depend on tokens still to "
+            "come; use a decoder with the policy's tokenizer, or PrefixScore() as the potential",
         )
     return base
 

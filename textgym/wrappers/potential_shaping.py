@@ -15,7 +15,8 @@ from textgym.credit.potentials import Potential, StateFunction, get_potential
 from textgym.credit.start import Start, check_start
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
-from textgym.models import RewardModel, ScoredCompletions
+from textgym.models import ScoredCompletions
+from textgym.models.bridge import IncrementalTextReader
 from textgym.models.incremental import IncrementalRewardModel
 from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
 from textgym.wrappers._text_env import find_text_env, refuse_inside
@@ -54,11 +55,16 @@ class ShapingReader:
         self.start = check_start(start)
         self._env, self._potential = env, potential
         self._phi = np.zeros(len(env.ended))
-        self._reader: IncrementalRewardModel | None = None
-        reward_model, readouts = env.reward_model, potential.readouts
-        if isinstance(reward_model, RewardModel):
+        self._reader: IncrementalRewardModel | IncrementalTextReader | None = None
+        reward_model: Any = env.reward_model
+        readouts = potential.readouts
+        if hasattr(reward_model, "check_readouts"):
             reward_model.check_readouts(readouts)
-        if potential.reads_reward_model and IncrementalRewardModel.can_read(reward_model, readouts):
+        if not potential.reads_reward_model:
+            return
+        if IncrementalTextReader.can_read(reward_model, readouts):
+            self._reader = IncrementalTextReader(reward_model)
+        elif IncrementalRewardModel.can_read(reward_model, readouts):
             try:
                 self._reader = IncrementalRewardModel(reward_model, readouts)
             except InvalidArgumentError:  # Not a plain decoder: every step reads the whole text.
@@ -66,8 +72,8 @@ class ShapingReader:
 
     @property
     def is_incremental(self) -> bool:
-        """Whether a step costs one token of the reward model instead of the whole text."""
-        return self._reader is not None
+        """Whether a step costs little more than a token instead of the whole text."""
+        return self._reader is not None and self._reader.is_incremental
 
     def terms(self, going_on: np.ndarray) -> np.ndarray:
         """The terms of the step just taken.

@@ -142,6 +142,9 @@ class IncrementalRewardModel(IncrementalDecoder):
         self._last_only = all(layer_indices(one.layers) == (-1,) for one in self._wanted)
         super().__init__(reward_model.model.base_model)
 
+    is_incremental = True
+    """Whether keys and values are kept."""
+
     @staticmethod
     def can_read(reward_model: RewardModel, readouts: Collection[Readout]) -> bool:
         """Whether a reward model and read-outs are of the kind that can be read token by token.

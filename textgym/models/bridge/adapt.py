@@ -1,0 +1,31 @@
+"""Whether a reward model can read the policy's tokens as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from textgym.models.bridge.text_reward_model import TextRewardModel
+from textgym.models.reward_model import RewardModel
+
+__all__ = ["reading_tokens_of"]
+
+
+def reading_tokens_of(tokenizer: PreTrainedTokenizerBase, reward_model: Any) -> Any:
+    """A reward model in the form in which it reads a policy's tokens.
+
+    Args:
+        tokenizer: The policy's.
+        reward_model: A :class:`RewardModel`, or any object with its method ``read``.
+
+    Returns:
+        The reward model as it is if it has the same vocabulary and no template, or is of a class of
+        the user's; otherwise a :class:`TextRewardModel`.
+    """
+    if not isinstance(reward_model, RewardModel):
+        return reward_model
+    same = reward_model.tokenizer.get_vocab() == tokenizer.get_vocab()
+    if same and reward_model.template is None:
+        return reward_model
+    return TextRewardModel(reward_model, tokenizer)

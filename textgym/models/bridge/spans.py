@@ -1,0 +1,150 @@
+"""Which characters of a text each token stands for, and how tokens of two tokenizers overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from textgym.models.completions import Completions
+
+__all__ = ["TextRow", "TokenText", "overlap", "text_rows", "texts_of_tokens"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """The text of some tokens.
+
+    Attributes:
+        text: The text, without special tokens.
+        bounds: Token t stands for the characters from ``bounds[t]`` to ``bounds[t + 1]``; float64,
+            shape (num_tokens + 1,). Together the tokens cover the text. Tokens that make up a
+            character together, such as the bytes of an emoji, have equal parts of it. A special
+            token has no character.
+    """
+
+    text: str
+    bounds: Floats
+
+
+def texts_of_tokens(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]
+) -> list[TokenText]:
+    """The texts of some token lists.
+
+    A token's characters are those that decoding it adds to what came before, because what a token
+    stands for can depend on that: a leading space, or the bytes of one character.
+
+    Args:
+        tokenizer: The tokenizer of the tokens.
+        rows: Token ids of each text.
+    """
+    prefixes = [list(ids[:end]) for ids in rows for end in range(1, len(ids) + 1)]
+    decoded: Sequence[str] = tokenizer.batch_decode(
+        prefixes, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    special = set(tokenizer.all_special_ids)
+    found, first = [], 0
+    for ids in rows:
+        found.append(_bounds(ids, decoded[first : first + len(ids)], special))
+        first += len(ids)
+    return found
+
+
+def _bounds(ids: Sequence[int], prefixes: Sequence[str], special: set[int]) -> TokenText:
+    text = prefixes[-1] if prefixes else ""
+    bounds, waiting, end = [0.0], 0, 0
+    for token, prefix in zip(ids, prefixes, strict=True):
+        # An unfinished character is decoded to a mark that later tokens replace.
+        new_end = max(end, _common_length(prefix, text))
+        if token in special:
+            bounds += [float(end)] * (waiting + 1)
+            waiting = 0
+            continue
+        waiting += 1
+        if new_end > end:
+            bounds += np.linspace(end, new_end, waiting + 1)[1:].tolist()
+            end, waiting = new_end, 0
+    bounds += [float(end)] * waiting
+    return TokenText(text, np.array(bounds))
+
+
+def _common_length(a: str, b: str) -> int:
+    """Number of characters that both texts begin with."""
+    if b.startswith(a):
+        return len(a)
+    return next(i for i, (x, y) in enumerate(zip(a + "\0", b + "\1", strict=False)) if x != y)
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A row of a batch of completions as text.
+
+    Attributes:
+        columns: Where its tokens stand in the batch, int64, shape (num_tokens,).
+        tokens: The text of all of them, prompt first.
+        num_prompt_tokens: How many belong to the prompt.
+    """
+
+    columns: NDArray[np.int64]
+    tokens: TokenText
+    num_prompt_tokens: int
+
+    @property
+    def prompt_end(self) -> int:
+        """Number of characters of the prompt."""
+        return round(self.tokens.bounds[self.num_prompt_tokens])
+
+    @property
+    def prompt(self) -> str:
+        """Text of the prompt."""
+        return self.tokens.text[: self.prompt_end]
+
+    @property
+    def completion(self) -> str:
+        """Text of the completion."""
+        return self.tokens.text[self.prompt_end :]
+
+    def completion_until(self, num_tokens: int) -> str:
+        """Text of the completion after some tokens of the row, whole characters only."""
+        return self.tokens.text[self.prompt_end : int(self.tokens.bounds[num_tokens] + 1e-6)]
+
+
+def text_rows(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list[TextRow]:
+    """The rows of a batch as text. Masked tokens are left out, prompts come first."""
+    mask = completions.attention_mask.cpu().numpy()
+    generated = completions.completion_mask.cpu().numpy()
+    columns = [np.flatnonzero(row) for row in mask]
+    ids = completions.input_ids.cpu().numpy()
+    texts = texts_of_tokens(tokenizer, [ids[row, own].tolist() for row, own in enumerate(columns)])
+    return [
+        TextRow(own, text, int((~generated[row, own]).sum()))
+        for row, (own, text) in enumerate(zip(columns, texts, strict=True))
+    ]
+
+
+def overlap(starts: Floats, ends: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Which part of each of some other tokens lies in each token.
+
+    Args:
+        starts: First character of each token, shape (num_tokens,).
+        ends: Character behind each token, same shape.
+        offsets: First character of each other token and the one behind it, (num_others, 2). Tokens
+            without characters have equal numbers.
+
+    Returns:
+        Shape (num_tokens, num_others). A column sums to 1 if the tokens cover the other token, and
+        to 0 if it has no characters.
+
+    >>> overlap(np.array([0.0, 2.0]), np.array([2.0, 4.0]), np.array([[0, 3], [3, 4], [4, 4]]))
+    array([[0.66666667, 0.        , 0.        ],
+           [0.33333333, 1.        , 0.        ]])
+    """
+    common = np.minimum(ends[:, None], offsets[:, 1]) - np.maximum(starts[:, None], offsets[:, 0])
+    width = offsets[:, 1] - offsets[:, 0]
+    return common.clip(min=0.0) / np.maximum(width, 1)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from textgym.cli.console import make_console
-from textgym.cli.flags import make_credit
+from textgym.cli.flags import import_from_current_folder, make_credit
 from textgym.errors import InvalidArgumentError
 from textgym.rendering import credit_text, token_pieces, visible
 
@@ -42,7 +42,10 @@ class CreditCommand:
     start: Literal["zero", "prompt"] | None = None
     """What credit is measured from: 0, or what the prompt alone is worth. None: the default."""
     reward_model: str = "embedded"
-    """Reward model: "embedded", a folder or a hub id."""
+    """Reward model: "embedded", a folder, a hub id, or your own function as module:name."""
+    tokenizer: str | None = None
+    """Tokenizer of the tokens that get credit: "embedded", a folder or a hub id. None: the reward
+    model's, and the embedded one for a function."""
     policy: str = "embedded"
     """Language model whose attention abc-d and abc-d2 read: "embedded", a folder or a hub id."""
     device: str = "cpu"
@@ -56,18 +59,33 @@ class CreditCommand:
             self._show_credit()
 
     def _show_credit(self) -> None:
-        from textgym.models import Completions, load_reward_model
+        from textgym.models import (
+            AttentionRow,
+            Completions,
+            RewardModel,
+            TextRewardModel,
+            load_reward_model,
+            load_tokenizer,
+        )
+        from textgym.models.bridge import TextCompletions, reading_tokens_of
 
         assigner = make_credit(self.credit, self.beta, self.policy, start=self.start)
-        reward_model = load_reward_model(self.reward_model, device=self.device)
+        import_from_current_folder()
+        own = load_tokenizer(self.tokenizer) if self.tokenizer else None
+        loaded = load_reward_model(
+            self.reward_model, own or load_tokenizer("embedded"), device=self.device
+        )
+        tokenizer = own or getattr(loaded, "tokenizer", None) or load_tokenizer("embedded")
+        reward_model = reading_tokens_of(tokenizer, loaded)
+        if reward_model is loaded and isinstance(loaded, RewardModel) and not loaded.is_causal:
+            reward_model = TextRewardModel(loaded, tokenizer)  # with its [CLS] and [SEP]
         if assigner.needs_causal_reward_model and not reward_model.is_causal:
             raise InvalidArgumentError(
                 "reward_model", self.reward_model, f"{self.credit} credit needs a decoder"
             )
         assigner.check_reward_model(reward_model)
-        tokenizer = reward_model.tokenizer
         prompt_ids, completion_ids = self._encode(tokenizer)
-        limit = reward_model.max_length
+        limit = getattr(reward_model, "max_length", None)
         num_tokens = len(prompt_ids) + len(completion_ids)
         if limit is not None and num_tokens > limit:
             raise InvalidArgumentError(
@@ -91,6 +109,16 @@ class CreditCommand:
         console.print(f"score  {scored.score[0].item():+.4f}")
         what = "" if assigner.total == "score" else f"  ({assigner.total})"
         console.print(f"sum    {math.fsum(credit):+.4f}{what}")
+        for readout in assigner.readouts:
+            if isinstance(readout, AttentionRow):
+                row = scored[readout]
+                completion = row[scored.completion_mask].sum().item()
+                prompt = row[scored.prompt_mask].sum().item()
+                parts = [f"{completion:.0%} on the text", f"{prompt:.0%} on what comes before it"]
+                if isinstance(scored, TextCompletions):
+                    outside = 1 - completion - prompt
+                    parts.append(f"{outside:.0%} on special tokens and template")
+                console.print(f"attention  {', '.join(parts)}")
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """Token ids of the prompt and of the text."""

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from textgym.credit import CreditAssigner
     from textgym.wrappers.vector import CreditAssignment
 
-__all__ = ["EnvironmentFlags", "EnvironmentOverrides", "check_policy", "make_credit"]
+__all__ = [
+    "EnvironmentFlags",
+    "EnvironmentOverrides",
+    "check_policy",
+    "import_from_current_folder",
+    "make_credit",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +31,7 @@ class EnvironmentFlags:
     tokenizer: str | None = None
     """Tokenizer: a folder or a hub id. None: the policy's."""
     reward_model: str = "embedded"
-    """Reward model: "embedded", a folder or a hub id."""
+    """Reward model: "embedded", a folder, a hub id, or your own function as module:name."""
     prompts: str = "embedded"
     """Prompts: "embedded", "imdb", a JSONL, CSV or text file, or a hub dataset id."""
     prompt_column: str | None = None
@@ -56,6 +62,7 @@ class EnvironmentFlags:
         import textgym  # noqa: F401  registers the id
         from textgym.wrappers.vector import CreditAssignment
 
+        import_from_current_folder()
         envs = gym.make_vec(
             "ABC-RLHF-v0",
             num_envs=num_envs,
@@ -74,7 +81,7 @@ class EnvironmentOverrides:
     tokenizer: str | None = None
     """Tokenizer: a folder or a hub id."""
     reward_model: str | None = None
-    """Reward model: "embedded", a folder or a hub id."""
+    """Reward model: "embedded", a folder, a hub id, or your own function as module:name."""
     prompts: str | None = None
     """Prompts: "embedded", "imdb", a JSONL, CSV or text file, or a hub dataset id."""
     prompt_column: str | None = None
@@ -111,8 +118,7 @@ def make_credit(
     """
     from textgym.credit import find_credit_assigner, get_credit_assigner
 
-    if str(Path.cwd()) not in sys.path:  # "module:name" may be a file in the current folder
-        sys.path.insert(0, str(Path.cwd()))
+    import_from_current_folder()
     takes = inspect.signature(find_credit_assigner(name)).parameters
     given: dict[str, Any] = {"beta": beta, "start": start}
     for flag, value in given.items():
@@ -122,6 +128,12 @@ def make_credit(
     return get_credit_assigner(
         name, **{k: x for k, x in arguments.items() if x is not None and k in takes}
     )
+
+
+def import_from_current_folder() -> None:
+    """Let "module:name" be a file in the current folder."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
 
 
 def check_policy(policy: str) -> None:

@@ -78,7 +78,8 @@ class TextGenerationArguments:
         str | Path | PreTrainedModel | RewardModel | Callable[..., Sequence[float]],
         '`"embedded"`, a local folder, a hub id, a loaded sequence classifier, a '
         ":class:`textgym.models.RewardModel`, or a function of prompts and completions (see "
-        ":class:`textgym.models.RewardFunction`). It may have a tokenizer of its own.",
+        ":class:`textgym.models.RewardFunction`), by itself or as `module:name`. It may have a "
+        "tokenizer of its own.",
     ] = "embedded"
     prompts: Annotated[
         str | Path | Sequence[str] | PromptSource | Any,

@@ -7,6 +7,8 @@ Weights are read from safetensors only, and code that ships with a model is neve
 from __future__ import annotations
 
 import functools
+import importlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,7 @@ __all__ = [
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 """Folder of the models that ship with textgym."""
 
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _LFS_POINTER = b"version https://git-lfs"  # how the files that git-lfs leaves out begin
 
 
@@ -143,7 +146,7 @@ def load_reward_model(
         reward_model: ``"embedded"``, ``"planted"``, a local folder, a hub id, a loaded sequence
             classifier, a function of prompts and completions (see :class:`RewardFunction`), or a
             :class:`RewardModel` or any object with its method ``read``, which is returned
-            unchanged.
+            unchanged. ``"module:name"`` imports such an object.
         tokenizer: Tokenizer of a loaded sequence classifier, which does not carry its own, or of
             the policy, for a function. The size of the former must match the classifier's
             embedding, up to the usual padding of the embedding.
@@ -158,6 +161,8 @@ def load_reward_model(
         InvalidArgumentError: If it cannot be loaded, has weights that are not finite, or cannot
             serve as a reward model.
     """
+    if isinstance(reward_model, str) and _OBJECT.fullmatch(reward_model):
+        reward_model = _import_object(reward_model)
     if isinstance(reward_model, (str, Path)):
         place = _resolve("reward_model", reward_model, "reward_model")
         model = _load_model(
@@ -186,6 +191,17 @@ def load_reward_model(
             "tokenizer", None, "a reward function needs the tokenizer of the policy"
         )
     return RewardFunction(reward_model, tokenizer)
+
+
+def _import_object(name: str) -> Any:
+    """The object that "module:name" names."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidArgumentError(
+            "reward_model", name, f"cannot be imported as module:name ({error})"
+        ) from None
 
 
 def _check_vocabulary(reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -219,16 +219,25 @@ class TextRewardModel:
         """Encode texts that are in the template already.
 
         Raises:
-            InvalidArgumentError: If a text is too long for the reward model.
+            InvalidArgumentError: If a text is too long for the reward model, or cannot be encoded
+                by its tokenizer.
         """
         literal = self.template.is_empty  # Then "[SEP]" in a text is five characters.
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=not self.template.has_special_tokens,
-            return_offsets_mapping=True,
-            split_special_tokens=literal,
-            verbose=False,
-        )
+        try:
+            encoded = self.tokenizer(
+                list(texts),
+                add_special_tokens=not self.template.has_special_tokens,
+                return_offsets_mapping=True,
+                split_special_tokens=literal,
+                verbose=False,
+            )
+        except Exception as error:  # The tokenizers raise nothing narrower.
+            raise InvalidArgumentError(
+                "reward_model",
+                type(self.tokenizer).__name__,
+                f"its tokenizer cannot encode the text ({error}); pass a reward model whose "
+                "tokenizer has bytes or a token for the unknown",
+            ) from error
         found = [
             _Encoded(ids, np.array(offsets, dtype=np.int64).reshape(-1, 2))
             for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)

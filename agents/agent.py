@@ -28,11 +28,13 @@ from .distribution import ActionRules, sample
 from .environment import (
     action_rules,
     as_vector_env,
+    base_attribute,
     check_num_episodes,
     check_vocabulary,
     left_padded,
 )
 from .kl_control import KLController, make_kl_controller
+from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
@@ -74,7 +76,8 @@ class Agent(ABC):
         parts: The hyperparameters that name a part of the algorithm, and also take an object.
         config: Their values.
         policy: The policy that is trained.
-        ref_policy: The frozen reference policy.
+        ref_policy: The frozen reference policy. With adapters it is the policy without them.
+        base_model: Name or folder of the model that the policy started as; None for an object.
         trained_parameters: The policy's parameters that are not frozen, by name.
         history: One row of scalars per iteration.
         num_timesteps: Number of tokens generated in training.
@@ -104,7 +107,10 @@ class Agent(ABC):
         except InvalidArgumentError as error:
             raise InvalidArgumentError("policy", policy, error.remedy) from None
         check_vocabulary(policy, model, vector_env)
-        model = in_float32(copy.deepcopy(model), "policy")
+        model = copy.deepcopy(model)
+        if config.lora is None:  # Frozen weights may stay in a smaller dtype.
+            model = in_float32(model, "policy")
+        self.base_model = str(policy) if isinstance(policy, str | Path) else None
         self._set_up(model, action_rules(vector_env), vector_env, config, own_parts)
 
     def _set_up(
@@ -122,13 +128,20 @@ class Agent(ABC):
             )
         self.config = config
         self.env = env
+        if config.lora is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                add_lora(model, config.lora)
         self.policy = LanguageModelPolicy(
             model,
             rules,
             temperature=config.temperature,
             autocast_dtype=torch.bfloat16 if config.dtype else None,
         ).to(config.device)
-        self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        if config.lora is None:
+            self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        else:
+            self.ref_policy = AdapterOffPolicy(self.policy).to(config.device)
         self.trained_parameters = {
             n: p for n, p in self.policy.named_parameters() if p.requires_grad
         }
@@ -323,13 +336,43 @@ class Agent(ABC):
         self._undo_unfinished_iteration()
         write_checkpoint(path, self.name, self._checkpoint())
 
+    def save_pretrained(self, folder: str | Path, *, merge: bool = True) -> None:
+        """Write the policy as a Hugging Face folder, with the tokenizer of the environment.
+
+        Args:
+            folder: What ``AutoModelForCausalLM.from_pretrained`` will take.
+            merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
+        """
+        self._undo_unfinished_iteration()
+        model = merged(self.policy.model) if merge else self.policy.model
+        model.save_pretrained(folder)
+        tokenizer: Any = base_attribute(self.env, "tokenizer") if self.env is not None else None
+        if hasattr(tokenizer, "save_pretrained"):  # Other environments have token ids alone.
+            tokenizer.save_pretrained(folder)
+
+    def _weights(self) -> dict[str, Any]:
+        """The part of a checkpoint that holds weights.
+
+        Adapters alone if the model below them can be loaded again by its name.
+        """
+        if self.config.lora is None:
+            return {
+                "policy": self.policy.state_dict(),
+                "ref_policy": self.ref_policy.state_dict(),
+            }
+        state = self.policy.state_dict()
+        if self.base_model is not None:
+            names = {n for n, p in self.policy.named_parameters() if p.requires_grad}
+            state = {name: tensor for name, tensor in state.items() if name in names}
+        return {"policy": state, "fingerprint": fingerprint(self.policy.model)}
+
     def _checkpoint(self) -> dict[str, Any]:
         return {
+            **self._weights(),
+            "base_model": self.base_model,
             "hyperparameters": dataclasses.asdict(self.config),
             "rules": dataclasses.asdict(self.policy.rules),
             "model": describe_model(self.policy.model),
-            "policy": self.policy.state_dict(),
-            "ref_policy": self.ref_policy.state_dict(),
             "trained": list(self.trained_parameters),
             "optimizer": self.optimizer.state_dict(),
             "kl_controller": self.kl_controller.state_dict(),
@@ -352,9 +395,9 @@ class Agent(ABC):
     ) -> Self:
         """Restore an agent from a file that :meth:`save` wrote.
 
-        The model's folder or hub id is not needed. With the same kind of environment, training
-        continues exactly as if it had not stopped, provided that the environment's episodes depend
-        on nothing but the seed of their reset.
+        The model's folder or hub id is not needed, except below adapters. With the same kind of
+        environment, training continues exactly as if it had not stopped, provided that the
+        environment's episodes depend on nothing but the seed of their reset.
 
         Args:
             path: The file.
@@ -383,13 +426,27 @@ class Agent(ABC):
                     "env", env, f"its actions are {rules}, but the agent was trained on {trained}."
                 )
         agent = cls.__new__(cls)
-        model = model_from_description(contents["model"])
-        if "trained" in contents:  # Older files lack it: they come from training all parameters.
+        lora, base_model = config.lora is not None, contents.get("base_model")
+        if lora and base_model is not None:
+            model = copy.deepcopy(_load_base(base_model))
+        else:
+            model = model_from_description(contents["model"])
+        if (
+            "trained" in contents and not lora
+        ):  # Older files lack it: they come from training all parameters.
             for name, parameter in model.named_parameters(prefix="model"):
                 parameter.requires_grad_(name in contents["trained"])
+        agent.base_model = base_model
         agent._set_up(model, rules, vector_env, config, own_parts, contents)
-        agent.policy.load_state_dict(contents["policy"])
-        agent.ref_policy.load_state_dict(contents["ref_policy"])
+        agent.policy.load_state_dict(contents["policy"], strict=not lora)
+        if not lora:
+            agent.ref_policy.load_state_dict(contents["ref_policy"])
+        elif fingerprint(agent.policy.model) != contents["fingerprint"]:
+            raise InvalidArgumentError(
+                "path",
+                str(path),
+                f"its adapters belong to other weights than those of {base_model!r} now.",
+            )
         agent.optimizer.load_state_dict(contents["optimizer"])
         for name, state in contents["generators"].items():
             agent._generators[name].set_state(state)
@@ -397,3 +454,13 @@ class Agent(ABC):
         agent.history = contents["history"]
         agent._seconds = contents["seconds"]
         return agent
+
+
+def _load_base(name: str) -> PreTrainedModel:
+    from textgym.models.loading import load_language_model  # Imported here: slow.
+
+    try:
+        return load_language_model(name)
+    except InvalidArgumentError as error:
+        remedy = f"its adapters need the model {name!r}: {error.remedy}"
+        raise InvalidArgumentError("path", name, remedy) from None

@@ -60,6 +60,10 @@ class AgentConfig:
     """Divides the logits of the policy and the reference policy, in sampling and in training."""
     seed: int = 0
     """Seeds all of the agent's random generators."""
+    lora: str | None = None
+    """Train low-rank adapters and the value head only: True, a ``peft.LoraConfig``, or its
+    arguments as JSON, such as '{"r": 16}'. The reference policy is then the policy with its
+    adapters switched off. Needs the extra ``textgym[lora]``."""
     device: str = "cpu"
     """Device of the models, by its torch name."""
     dtype: str | None = None
@@ -92,6 +96,9 @@ class AgentConfig:
         # Imported here: it takes seconds, and whoever only reads the defaults does not need it.
         from textgym.models.loading import parse_device
 
+        from .lora import lora_as_text
+
+        object.__setattr__(self, "lora", lora_as_text(self.lora))
         object.__setattr__(self, "device", str(parse_device(self.device)))
         object.__setattr__(self, "dtype", self.dtype and "bfloat16")
         object.__setattr__(self, "log_dir", self.log_dir and str(self.log_dir))

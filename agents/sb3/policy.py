@@ -14,11 +14,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from textgym.agents.distribution import ActionRules, masked_entropy
+from textgym.agents.lora import add_lora
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
-
-from .lora import add_lora
 
 if TYPE_CHECKING:
     from peft import LoraConfig

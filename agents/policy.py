@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +91,7 @@ class LanguageModelPolicy(nn.Module):
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
         from textgym.models.kernels import fast_attention  # Imported here: slow.
+        from textgym.models.signature import forward_parameters
 
         super().__init__()
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape
@@ -105,7 +105,7 @@ class LanguageModelPolicy(nn.Module):
         self.autocast_dtype = autocast_dtype
         self._attention = fast_attention(model)
         self._reader: IncrementalLanguageModel | None = None
-        self._parameters_of_model = set(inspect.signature(model.forward).parameters)
+        self._parameters_of_model = forward_parameters(model)
         if self.rules.num_actions > vocab_size:
             raise InvalidArgumentError(
                 "policy",

@@ -56,6 +56,20 @@ def test_the_page_on_credit_runs_and_names_every_method(monkeypatch):
     assert [name for name in CREDIT_ASSIGNERS if f"`{name}`" not in text] == []
 
 
+def test_the_page_on_reward_models_runs():
+    scope = {}
+    for block in python_blocks(ROOT / "docs" / "reward_models.md"):
+        exec(block, scope)
+        if "env" in scope:
+            env = scope["env"]
+            env.reset(seed=0)
+            env.action_space.seed(0)
+            terminated = False
+            while not terminated:
+                _, _, terminated, _, info = env.step(env.action_space.sample())
+            assert np.isfinite(info["score"])
+
+
 def test_the_page_on_agents_runs():
     blocks = python_blocks(ROOT / "docs" / "agents.md")
     assert len(blocks) == 5

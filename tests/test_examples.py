@@ -14,6 +14,7 @@ SIZES = {
     "train_ppo.py": ("--iterations", "1"),
     "causal_shaping.py": ("--iterations", "1"),
     "planted.py": ("--iterations", "1"),
+    "other_models.py": ("--iterations", "1"),
     "sb3_language_model.py": ("--iterations", "1"),
     "cleanrl_style_ppo.py": ("--num-envs", "2", "--num-steps", "34", "--total-timesteps", "68"),
 }

@@ -156,6 +156,23 @@ def test_the_weights_below_adapters_keep_their_dtype(make_agent, make_model):
     assert np.isfinite(agent.history[-1]["rollout/kl"])
 
 
+def test_a_model_of_peft_is_a_policy_too(make_agent, make_model):
+    """Its forward pass hides its arguments, positions among them, behind **kwargs."""
+    model = make_model()
+    wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(**TARGETS))
+    ids, mask = torch.tensor([[0, 0, 3, 4, 5]]), torch.tensor([[0, 0, 1, 1, 1]]).bool()
+    policies = [LanguageModelPolicy(one) for one in (model, wrapped)]
+    plain, hidden = (policy(ids, mask, 1)[0] for policy in policies)
+    torch.testing.assert_close(hidden, plain)
+    with policies[1].reading() as reader:
+        torch.testing.assert_close(reader.read([[3, 4, 5]]).logits, plain[:, 0])
+    agent = make_agent(wrapped, lora=False)
+    agent.learn(10)
+    trained = {name for name in agent.trained_parameters if not name.startswith("value_head")}
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
 @pytest.mark.parametrize(
     ("lora", "text"),
     [

@@ -146,7 +146,8 @@ def load_reward_model(
     """Load a reward model.
 
     Args:
-        reward_model: ``"embedded"``, ``"planted"``, a local folder, a hub id, a loaded sequence
+        reward_model: ``"embedded"``, ``"planted"``, ``"gold"`` (an encoder with another tokenizer;
+            benchmarks judge policies by it), a local folder, a hub id, a loaded sequence
             classifier, a function of prompts and completions (see :class:`RewardFunction`), or a
             :class:`RewardModel` or any object with its method ``read``, which is returned
             unchanged. ``"module:name"`` imports such an object.
@@ -229,6 +230,8 @@ def _resolve(argument: str, name: str | Path, embedded: str) -> str:
         return str(EMBEDDED_FOLDER / embedded)
     if str(name) == "planted":
         return str(EMBEDDED_FOLDER / "planted" / embedded)
+    if str(name) == "gold" and embedded == "reward_model":
+        return str(EMBEDDED_FOLDER / "gold_reward_model")
     if str(name) == "smollm2":
         return _smollm2()
     folder = Path(name).expanduser()

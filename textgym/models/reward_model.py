@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from textgym.models.readouts import (
 )
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
 from textgym.models.score import Score, make_score
+from textgym.models.signature import forward_parameters
 
 __all__ = ["RewardModel"]
 
@@ -94,7 +94,7 @@ class RewardModel:
         """How attention spreads over a completion on average; see textgym.models.profile."""
         self._recorder: AttentionRecorder | None = None
         # Without this, a decoder would keep keys and values for tokens that never come.
-        parameters = inspect.signature(model.base_model.forward).parameters
+        parameters = forward_parameters(model.base_model)
         without_cache = self.is_causal and "use_cache" in parameters
         self._arguments = {"use_cache": False} if without_cache else {}
 

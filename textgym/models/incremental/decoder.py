@@ -17,7 +17,6 @@ biases derived from the mask. Below, row 0 gets the token x, row 1 waits, and ro
 from __future__ import annotations
 
 import contextlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from textgym.errors import InvalidArgumentError
 from textgym.models.incremental.cache import GrowingLayer, layers_of
 from textgym.models.incremental.lean import LeanDecoder
 from textgym.models.incremental.output import Output
+from textgym.models.signature import forward_parameters
 
 __all__ = ["IncrementalDecoder", "Pass", "Text"]
 
@@ -92,7 +92,7 @@ class IncrementalDecoder(ABC):
 
     def __init__(self, module: PreTrainedModel) -> None:
         self._module = module
-        self._parameters = set(inspect.signature(module.forward).parameters)
+        self._parameters = forward_parameters(module)
         self._can_be_lean = LeanDecoder.knows(module)
         self._forget(0)
         if self._can_be_lean:

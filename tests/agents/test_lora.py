@@ -14,9 +14,10 @@ from textgym.errors import InvalidArgumentError
 
 pytest.importorskip("peft")
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from textgym.agents.lora import lora_as_text
+from textgym.agents.policy import LanguageModelPolicy
 
 IDS = torch.tensor([[2, 3, 4, 5]])
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}

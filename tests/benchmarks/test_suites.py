@@ -22,7 +22,15 @@ from textgym.benchmark import (
     load_methods,
     register_method,
 )
+from textgym.benchmark.frontier import (
+    draw_frontier,
+    ends_of_families,
+    frontier_tables,
+    scores_at_kl,
+)
+from textgym.benchmark.lengths import draw_lengths, mean_length
 from textgym.benchmark.measures import has_collapsed, measure_run, score_at_kl
+from textgym.benchmark.methods import FRONTIER_KL_COEFS
 from textgym.benchmark.page import make_page
 from textgym.benchmark.report import make_tables, measure_all, write_report
 from textgym.benchmark.running import plan_runs, run_suite
@@ -225,6 +233,40 @@ def test_the_table_at_equal_kl_says_how_many_runs_get_there():
     expected = [score_at_kl(run, 5.0) for run in (near, far)]
     assert five == f"{np.mean(expected):+.2f}"
     assert ten == f"{score_at_kl(far, 10.0):+.2f} (1)"
+
+
+def test_the_score_at_equal_kl_is_interpolated_seed_by_seed(tmp_path):
+    names = [f"ABC, KL {kl:g}" for kl in FRONTIER_KL_COEFS]
+    runs = []
+    for seed in (0, 1):
+        for name, kl in zip(names, (40.0, 20.0, 10.0), strict=True):
+            run = run_of(name, seed, [0.0] * 12)
+            last = run.index[-1]
+            run.loc[last, ["fresh_kl", "fresh_score"]] = [kl, kl / 10 + seed]
+            runs.append(run)
+    ends = ends_of_families(pd.concat([*runs, run_of("sparse", 0, [0.0] * 12)], ignore_index=True))
+    assert set(ends["family"]) == {"ABC"}
+    assert scores_at_kl(ends, 15.0).tolist() == [1.5, 2.5]
+    assert scores_at_kl(ends, 9.0) is None
+    assert scores_at_kl(ends, 41.0) is None
+    table = "\n".join(frontier_tables(ends, levels=(30.0, 50.0)))
+    assert "| ABC | +3.50 (+3.00 to +4.00) | – |" in table
+    draw_frontier(ends, tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").stat().st_size > 0
+
+
+def test_the_share_of_iterations_is_drawn_against_the_length(tmp_path):
+    slow, fast = np.linspace(0, 2, 40), np.minimum(np.linspace(0, 4, 40), 2)
+    runs = [
+        run_of(method, 0, scores, task=task)
+        for task in ("8-16", "40-60")
+        for method, scores in (("sparse", slow), ("ABC", fast))
+    ]
+    measured = measure_all(pd.concat(runs, ignore_index=True), "sparse")
+    assert [mean_length(task) for task in ("8-16", "40-60", "planted")] == [12, 50, None]
+    assert draw_lengths(measured, "sparse", tmp_path / "lengths.png")
+    assert (tmp_path / "lengths.png").stat().st_size > 0
+    assert not draw_lengths(measured[measured["task"] == "8-16"], "sparse", tmp_path / "no.png")
 
 
 def runs_of_two_methods():

@@ -17,10 +17,21 @@ from textgym.errors import InvalidArgumentError
 
 from .plan import Method
 
-__all__ = ["METHODS", "find_method", "load_methods", "register_method"]
+__all__ = [
+    "FRONTIER",
+    "FRONTIER_KL_COEFS",
+    "METHODS",
+    "find_method",
+    "load_methods",
+    "register_method",
+]
 
 METHODS: dict[str, Method] = {}
 """All methods by name."""
+FRONTIER = ("sparse, λ = 1", "uniform", "ABC", "prefix score", "RLOO, prefix score")
+"""Methods that also exist with other weights of the KL penalty, such as "ABC, KL 0.04"."""
+FRONTIER_KL_COEFS = (0.02, 0.04, 0.08)
+"""The weights."""
 
 
 def register_method(name: str, method: Method) -> Method:
@@ -179,6 +190,18 @@ def _register_all() -> None:
         beta = tenth / 10
         swept = {"beta": beta, **_PROMPT}
         register_method(f"β = {beta:g}", replace(abc, credit_kwargs=swept))
+    for name in FRONTIER:
+        for kl_coef in FRONTIER_KL_COEFS:
+            changed = {"kl_coef": kl_coef}
+            base = METHODS[name]
+            by_task = {task: {**settings, **changed} for task, settings in base.by_task.items()}
+            variant = replace(
+                base,
+                hyperparameters={**base.hyperparameters, **changed},
+                by_task=by_task,
+                family=name,
+            )
+            register_method(f"{name}, KL {kl_coef:g}", variant)
     published = {
         name: Method(credit=tuned[name].credit, hyperparameters=_PUBLISHED)
         for name in _COLORS

@@ -37,13 +37,13 @@ def make_page(runs: pd.DataFrame, tables: str, figures: Mapping[str, Path], ques
     Args:
         runs: Rows of all runs; ``samples`` holds completions as JSON.
         tables: Markdown, as the report makes it: headings, tables and paragraphs.
-        figures: Picture files by task.
+        figures: Picture files by title.
         question: The heading.
     """
     parts = [f"<h1>{html.escape(question)}</h1>"]
-    for task, path in figures.items():
+    for title, path in figures.items():
         picture = base64.b64encode(path.read_bytes()).decode()
-        alt = html.escape(f"Learning curves on {task}")
+        alt = html.escape(title)
         parts.append(f'<img alt="{alt}" src="data:image/png;base64,{picture}">')
     parts.append(MarkdownIt("commonmark", {"html": False}).enable("table").render(tables))
     parts.append(_through_training(runs))

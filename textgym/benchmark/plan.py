@@ -77,6 +77,8 @@ class Method:
         hyperparameters: Of the agent.
         by_task: Hyperparameters that differ on single tasks, by the task's name.
         color: In figures; None for any.
+        family: What this method is a variant of, with another weight of the KL penalty. The
+            variants of a family are a line in the figure of score against KL.
     """
 
     agent: str | Callable[[Task, VectorEnv, dict[str, Any]], Agent] = "ppo"
@@ -85,6 +87,7 @@ class Method:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     color: str | None = None
+    family: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,9 @@ from textgym.errors import InvalidArgumentError
 
 from .comparison import compare
 from .curves import label_panels, new_figure, save
+from .frontier import draw_frontier, ends_of_families, frontier_tables
 from .gold import judge
+from .lengths import draw_lengths
 from .measures import ENDS, WINDOW, best_score, measure_run, score_at_kl
 from .methods import METHODS
 from .plan import TASKS, Suite
@@ -59,11 +61,20 @@ def write_report(folder: Path, suite: Suite) -> str:
     runs = runs.sort_values("method", key=lambda names: names.map(order), kind="stable")
     measured = measure_all(runs, suite.baseline)
     text = make_tables(runs, measured, suite)
-    (folder / "table.md").write_text(text, encoding="utf-8")
     figures = {}
+    if draw_lengths(measured, suite.baseline, folder / "lengths.png"):
+        figures["Iterations needed, by length"] = folder / "lengths.png"
     for task in _tasks(runs, suite):
-        figures[task] = folder / f"curves_{task}.png"
-        draw(runs[runs["task"] == task], task, figures[task])
+        of_task = runs[runs["task"] == task]
+        ends = ends_of_families(of_task)
+        if len(ends):
+            figures[f"Score at equal KL on {task}"] = folder / f"frontier_{task}.png"
+            draw_frontier(ends, folder / f"frontier_{task}.png")
+            tables = frontier_tables(ends)
+            text += "\n".join(["", f"# {task}: at equal KL, at the end of the runs", "", *tables])
+        figures[f"Learning curves on {task}"] = folder / f"curves_{task}.png"
+        draw(of_task, task, folder / f"curves_{task}.png")
+    (folder / "table.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(
         make_page(runs, text, figures, suite.question), encoding="utf-8"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textgym.errors import InvalidArgumentError
 
+from .methods import FRONTIER, FRONTIER_KL_COEFS
 from .plan import Suite
 
 __all__ = ["SUITES", "find_suite"]
@@ -51,6 +52,14 @@ SUITES = {
         methods=("sparse", "uniform", "ABC", "prefix score"),
         baseline="sparse",
         seeds=5,
+    ),
+    "frontier": Suite(
+        question="What does each method score at equal KL? Three weights of the KL penalty each.",
+        tasks=("8-16",),
+        methods=tuple(f"{name}, KL {kl:g}" for name in FRONTIER for kl in FRONTIER_KL_COEFS),
+        baseline=f"{FRONTIER[0]}, KL {FRONTIER_KL_COEFS[1]:g}",
+        seeds=5,
+        iterations=80,
     ),
     "leaderboard": Suite(
         question="Which agent and which credit learn best?",

@@ -1,0 +1,84 @@
+"""Score at equal KL, from runs with several weights of the KL penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .curves import new_figure, save
+from .methods import METHODS
+from .statistics import stratified_bootstrap
+from .tables import markdown_table
+
+__all__ = ["draw_frontier", "ends_of_families", "frontier_tables", "scores_at_kl"]
+
+_MEASURES = {"fresh_score": "score", "fresh_gold": "gold"}
+
+
+def ends_of_families(runs: pd.DataFrame) -> pd.DataFrame:
+    """The last rows of the runs whose method has a family, with a column ``family``."""
+    families = runs["method"].map(lambda name: METHODS[name].family if name in METHODS else None)
+    ends = runs.assign(family=families)
+    is_end = (ends["iteration"] == ends["iterations"]) & ends["family"].notna()
+    return ends[is_end & ends["fresh_kl"].notna()] if "fresh_kl" in ends else ends[:0]
+
+
+def scores_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> pd.Series | None:
+    """Each seed's score at a KL, interpolated between its runs on either side.
+
+    Args:
+        ends: Last rows of the runs of one family, with ``seed``, ``fresh_kl`` and the column.
+        kl: In nats.
+        column: What is interpolated.
+
+    Returns:
+        By seed; None if some seed has no run on one side.
+    """
+    scores = {}
+    for seed, rows in ends.groupby("seed"):
+        rows = rows.sort_values("fresh_kl")
+        if not rows["fresh_kl"].min() <= kl <= rows["fresh_kl"].max():
+            return None
+        scores[seed] = float(np.interp(kl, rows["fresh_kl"], rows[column]))
+    return pd.Series(scores)
+
+
+def frontier_tables(
+    ends: pd.DataFrame, levels: Sequence[float] = (15.0, 20.0, 25.0, 30.0, 35.0)
+) -> list[str]:
+    """A table for each measure: families in lines, values of KL in columns."""
+    text: list[str] = []
+    for column, name in _MEASURES.items():
+        if column not in ends or ends[column].isna().all():
+            continue
+        lines = []
+        for family, rows in ends.groupby("family", sort=False):
+            found = [scores_at_kl(rows, kl, column) for kl in levels]
+            cells = ["–" if one is None else str(stratified_bootstrap(one)) for one in found]
+            lines.append([str(family), *cells])
+        header = [f"{name} of 512 fresh completions at", *(f"KL {kl:.0f}" for kl in levels)]
+        text += [*markdown_table(header, lines), ""]
+    return text
+
+
+def draw_frontier(ends: pd.DataFrame, path: Path) -> None:
+    """Score and gold score against KL: a line per family, a point per weight of the penalty."""
+    measures = [one for one in _MEASURES if one in ends and ends[one].notna().any()]
+    figure = new_figure(6.5 * len(measures), 4.8)
+    for axes, column in zip(
+        np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True
+    ):
+        for family, rows in ends.groupby("family", sort=False):
+            color = METHODS[str(family)].color
+            means = rows.groupby("method", sort=False)[["fresh_kl", column]].mean()
+            means = means.sort_values("fresh_kl")
+            axes.plot(rows["fresh_kl"], rows[column], ".", color=color, alpha=0.4)
+            axes.plot(means["fresh_kl"], means[column], "o-", color=color, label=family)
+        axes.set_xlabel("KL to the reference policy (nats per completion)")
+        axes.set_ylabel(f"{_MEASURES[column]} of fresh completions, at the end")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from textgym.benchmark.curves import new_figure, save
+from textgym.benchmark.frontier import scores_at_kl
 from textgym.benchmark.statistics import stratified_bootstrap
 from textgym.benchmark.tables import markdown_table
 from training.plan import METHODS, TASKS
@@ -78,10 +78,5 @@ def _ends(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at_kl(ends: pd.DataFrame, kl: float) -> str:
-    scores = {}
-    for seed, rows in ends.groupby("seed"):
-        rows = rows.sort_values("fresh_kl")
-        if not rows["fresh_kl"].min() <= kl <= rows["fresh_kl"].max():
-            return "–"
-        scores[seed] = float(np.interp(kl, rows["fresh_kl"], rows["fresh_score"]))
-    return str(stratified_bootstrap(pd.Series(scores)))
+    scores = scores_at_kl(ends, kl)
+    return "–" if scores is None else str(stratified_bootstrap(scores))

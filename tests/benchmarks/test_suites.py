@@ -129,6 +129,16 @@ def test_a_run_has_a_row_per_iteration_with_fresh_completions_and_samples():
         assert len(sample["pieces"]) == len(sample["credit"])
 
 
+def test_an_agent_of_sb3_is_measured_like_the_others():
+    rows = train(None, 64, "8-16", "SB3's PPO, prefix score", 1, "float32", 0)
+    assert rows["timesteps"].tolist() == [256]
+    assert np.isfinite(rows[["score", "kl", "entropy", "fresh_score", "fresh_kl"]]).all(axis=None)
+    # Its tokens come from the policy that is measured: it has moved after the first update.
+    assert rows["fresh_kl"].iloc[0] > 1e-4
+    assert rows["fresh_length"].between(8, 16).all()
+    assert rows["samples"].notna().all()
+
+
 def test_methods_start_from_the_same_policy_and_prompts():
     runs = [train(None, 0, "8-16", name, 1, "float32", 3) for name in ("sparse", "prefix score")]
     # Rows of the first iteration come from before the first update.

@@ -16,6 +16,7 @@ from typing import Any
 from textgym.errors import InvalidArgumentError
 
 from .plan import Method
+from .sb3 import SB3PPO
 
 __all__ = [
     "FRONTIER",
@@ -128,6 +129,8 @@ _COLORS = {
     "RLOO": "#332288",
     "GRPO": "#117733",
     "RLOO, prefix score": "#8B5A2B",
+    "SB3's PPO": "#A6CEE3",
+    "SB3's PPO, prefix score": "#FB9A99",
 }
 
 
@@ -173,6 +176,24 @@ def _register_all() -> None:
             hyperparameters=_setting(
                 4.5e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token"
             ),
+        ),
+    }
+    # SB3's PPO had no search: the weight of the KL penalty is that of "sparse, λ = 1".
+    sb3 = {
+        "learning_rate": 1e-4,
+        "kl_coef": 0.034,
+        "batch_size": 64,
+        "n_epochs": 2,
+        "vf_coef": 0.1,
+        "gae_lambda": 1.0,
+    }
+    tuned |= {
+        "SB3's PPO": Method(agent=SB3PPO, hyperparameters=sb3),
+        "SB3's PPO, prefix score": Method(
+            agent=SB3PPO,
+            credit="prefix-score",
+            credit_kwargs=_PROMPT,
+            hyperparameters={**sb3, "gae_lambda": 0.8},
         ),
     }
     # Variants and controls of ABC take its settings.

@@ -11,7 +11,6 @@ from textgym.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-    from textgym.agents import Agent
 
 __all__ = ["EPISODES", "TASKS", "Method", "Suite", "Task"]
 
@@ -81,7 +80,7 @@ class Method:
             variants of a family are a line in the figure of score against KL.
     """
 
-    agent: str | Callable[[Task, VectorEnv, dict[str, Any]], Agent] = "ppo"
+    agent: str | Callable[[Task, VectorEnv, dict[str, Any]], Any] = "ppo"
     credit: str = "sparse"
     credit_kwargs: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

@@ -72,6 +72,8 @@ SUITES = {
             "RLOO",
             "GRPO",
             "RLOO, prefix score",
+            "SB3's PPO",
+            "SB3's PPO, prefix score",
         ),
         baseline="sparse",
         seeds=5,

@@ -1,0 +1,125 @@
+"""PPO of Stable-Baselines3, with a language model as its policy, in the form that suites train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from .plan import Task
+
+__all__ = ["SB3PPO"]
+
+
+class SB3PPO:
+    """Trains SB3's PPO, and shows what suites read of an agent.
+
+    An iteration is a rollout of as many steps as a completion may have tokens. So it has about as
+    many tokens as an iteration of the bundled agents, but no fixed number of episodes. The KL is
+    SB3's estimate from the sampled tokens. The seed is its own: prompts and tokens are not those
+    of the other agents.
+
+    Args:
+        task: What is learned.
+        envs: The environment, with credit.
+        settings: ``seed``, ``kl_coef``, and arguments of SB3's PPO. ``dtype`` and ``log_dir`` are
+            not used: SB3 trains in float32.
+    """
+
+    def __init__(self, task: Task, envs: VectorEnv, settings: dict[str, Any]) -> None:
+        from stable_baselines3 import PPO  # Imported here: slow.
+
+        from textgym.agents.environment import action_rules
+        from textgym.agents.sb3 import (
+            HindsightCreditCallback,
+            KLPenaltyCallback,
+            LanguageModelPolicy,
+            TextVecEnv,
+        )
+        from textgym.wrappers.vector import IllegalToken
+
+        arguments = {k: v for k, v in settings.items() if k not in ("dtype", "log_dir", "kl_coef")}
+        base: Any = envs.unwrapped
+        self.agent = PPO(
+            LanguageModelPolicy,
+            TextVecEnv(IllegalToken(envs)),
+            policy_kwargs={"model": task.policy},
+            n_steps=base.max_new_tokens,
+            gamma=1.0,
+            **arguments,
+        )
+        network: Any = self.agent.policy.network
+        network.rules = action_rules(envs)  # SB3 asks the environment; suites ask the policy.
+        self.policy = network
+        reference: Any = self.agent.policy.reference()  # type: ignore[operator]
+        reference.network.rules = network.rules
+        self.ref_policy = reference.network
+        self._callbacks = [HindsightCreditCallback(), KLPenaltyCallback(settings["kl_coef"])]
+        self.history: list[dict[str, float]] = []
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callable[[dict[str, float]], bool | None] | None = None,
+    ) -> None:
+        """Train until the callback says stop; see :meth:`textgym.agents.Agent.learn`."""
+        from stable_baselines3.common.callbacks import CallbackList
+
+        recorder = _make_recorder(self.history, callback)
+        self.agent.learn(total_timesteps, callback=CallbackList([*self._callbacks, recorder]))
+
+
+def _make_recorder(history: list[dict[str, float]], callback: Any) -> Any:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Recorder(BaseCallback):
+        """Notes a row per rollout, after the update that follows it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._row: dict[str, float] | None = None
+            self._goes_on = True
+            self._started = time.perf_counter()
+
+        def _on_rollout_start(self) -> None:
+            self._finish()
+            self._scores: list[float] = []
+            self._lengths: list[int] = []
+
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "score" in info:
+                    self._scores.append(info["score"])
+                    self._lengths.append(info["completion_tokens"])
+            return self._goes_on
+
+        def _on_rollout_end(self) -> None:
+            logged = self.logger.name_to_value
+            self._row = {
+                "time/iteration": len(history) + 1,
+                "time/total_timesteps": self.num_timesteps,
+                "rollout/score_mean": float(np.mean(self._scores)),
+                "rollout/kl_exact": float(logged.get("rollout/kl", np.nan)),
+                "rollout/episode_length": float(np.mean(self._lengths)),
+                "train/alarm": 0.0,
+            }
+
+        def _on_training_end(self) -> None:
+            if self._goes_on:
+                self._finish()
+
+        def _finish(self) -> None:
+            if self._row is None:
+                return
+            # SB3 logs the negative entropy of the update as a loss.
+            entropy = -float(self.logger.name_to_value.get("train/entropy_loss", np.nan))
+            seconds = time.perf_counter() - self._started
+            history.append({**self._row, "train/entropy": entropy, "time/seconds": seconds})
+            self._row = None
+            if callback is not None and callback(history[-1]) is False:
+                self._goes_on = False
+
+    return Recorder()

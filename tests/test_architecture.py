@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up
     ["textgym.credit"],
     ["textgym.envs", "textgym.agents"],
     ["textgym.wrappers"],
-    ["textgym.plotting", "textgym.samples"],
+    ["textgym.plotting", "textgym.samples", "textgym.reward_training"],
     ["textgym.demo", "textgym.benchmark"],
     ["textgym.cli"],
     ["textgym.__main__"],

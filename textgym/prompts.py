@@ -16,7 +16,14 @@ from textgym.reviews import load_reviews
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["FixedPrompts", "PrefixPrompts", "PromptSource", "encode_prompts", "load_prompts"]
+__all__ = [
+    "FixedPrompts",
+    "PrefixPrompts",
+    "PromptSource",
+    "encode_prompts",
+    "load_prompts",
+    "read_dataset",
+]
 
 _EMBEDDED_PROMPTS = Path(__file__).parent / "models" / "embedded" / "prompts.json"
 _READERS = {
@@ -168,7 +175,7 @@ def load_prompts(
     elif isinstance(prompts, str) and prompts == "imdb":
         return _review_prefixes(tokenizer)
     elif isinstance(prompts, (str, Path)):
-        prompts = _column(_read(prompts), column)
+        prompts = _column(read_dataset(prompts), column)
     elif hasattr(prompts, "column_names"):
         prompts = _column(prompts, column)
     texts = list(prompts) if isinstance(prompts, Iterable) else None
@@ -191,25 +198,34 @@ def _review_prefixes(tokenizer: PreTrainedTokenizerBase) -> PrefixPrompts:
     return PrefixPrompts(encoded, num_special=len(encoded[0]) - len(bare))
 
 
-def _read(name: str | Path) -> Any:
+def read_dataset(name: str | Path, argument: str = "prompts") -> Any:
+    """Read a file or a hub dataset.
+
+    Args:
+        name: A JSONL, JSON, CSV, Parquet or text file, or a hub dataset id (split ``train``).
+        argument: The argument that errors name.
+
+    Raises:
+        InvalidArgumentError: If it cannot be read.
+    """
     import datasets
 
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix not in _READERS:
             raise InvalidArgumentError(
-                "prompts", str(name), f"unknown file type; use one of {', '.join(_READERS)}"
+                argument, str(name), f"unknown file type; use one of {', '.join(_READERS)}"
             )
         return datasets.load_dataset(
             _READERS[path.suffix], data_files=str(path.resolve()), split="train"
         )
     if path.suffix in _READERS or isinstance(name, Path):
-        raise InvalidArgumentError("prompts", str(name), "no such file")
+        raise InvalidArgumentError(argument, str(name), "no such file")
     try:
         return datasets.load_dataset(str(name), split="train")
     except Exception as error:  # the hub client raises many exception classes, some of them private
         raise InvalidArgumentError(
-            "prompts",
+            argument,
             str(name),
             f"neither a file nor a dataset that can be loaded ({str(error).splitlines()[0]})",
         ) from None

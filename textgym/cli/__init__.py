@@ -1,4 +1,4 @@
-"""The command line: ``textgym demo``, ``train``, ``evaluate``, ``credit`` and ``benchmark``.
+"""The command line: ``textgym demo``, ``train``, ``evaluate``, ``credit`` and others.
 
 Each command is a dataclass in a file of its own. Its fields are the flags, and their docstrings are
 the help. Slow imports wait until a command runs, so that ``textgym --help`` answers at once.
@@ -15,6 +15,7 @@ from textgym.cli.credit import CreditCommand
 from textgym.cli.demo import DemoCommand
 from textgym.cli.evaluate import EvaluateCommand
 from textgym.cli.train import TrainCommand
+from textgym.cli.train_reward import TrainRewardCommand
 from textgym.cli.usage import parse
 from textgym.errors import TextgymError
 
@@ -25,6 +26,7 @@ _COMMANDS = {
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
     "credit": CreditCommand,
+    "train-reward": TrainRewardCommand,
     "benchmark": BenchmarkCommand,
 }
 

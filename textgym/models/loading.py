@@ -38,6 +38,7 @@ __all__ = [
     "load_tokenizer",
     "parse_device",
     "parse_dtype",
+    "place_of_model",
 ]
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -223,6 +224,19 @@ def _check_vocabulary(reward_model: RewardModel, tokenizer: PreTrainedTokenizerB
             f"{num_tokens} tokens; pass RewardModel(model, tokenizer) with the tokenizer that it "
             'was trained with (an environment whose tokenizer is not given uses "embedded")',
         )
+
+
+def place_of_model(argument: str, name: str | Path) -> str:
+    """The folder or hub id of a language model's weights.
+
+    Args:
+        argument: The argument that errors name.
+        name: ``"embedded"``, a folder or a hub id.
+
+    Raises:
+        InvalidArgumentError: If there is no such folder.
+    """
+    return _resolve(argument, name, "language_model")
 
 
 def _resolve(argument: str, name: str | Path, embedded: str) -> str:

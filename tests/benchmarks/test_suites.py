@@ -22,12 +22,14 @@ from textgym.benchmark import (
     load_methods,
     register_method,
 )
+from textgym.benchmark.fresh_completions import windows
 from textgym.benchmark.frontier import (
     draw_frontier,
     ends_of_families,
     frontier_tables,
     scores_at_kl,
 )
+from textgym.benchmark.gold import gold_scores, judge
 from textgym.benchmark.lengths import draw_lengths, mean_length
 from textgym.benchmark.measures import has_collapsed, measure_run, score_at_kl
 from textgym.benchmark.methods import FRONTIER_KL_COEFS
@@ -37,6 +39,7 @@ from textgym.benchmark.running import plan_runs, run_suite
 from textgym.benchmark.training import hyperparameters, train
 from textgym.credit import get_credit_assigner
 from textgym.errors import InvalidArgumentError
+from textgym.reviews import load_reviews
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "tuning"
 SMALL = Suite(question="Which?", tasks=("8-16",), methods=("sparse", "ABC"), baseline="sparse")
@@ -121,12 +124,35 @@ def test_a_run_has_a_row_per_iteration_with_fresh_completions_and_samples():
     assert rows["iteration"].tolist() == [1, 2]
     assert rows["fresh_score"].notna().all()
     assert rows["fresh_outside"].notna().all()
+    assert rows["fresh_gold"].notna().all()
     texts = [json.loads(texts) for texts in rows["fresh_texts"]]
     assert [len(pairs) for pairs in texts] == [64, 64]
     assert [prompt for prompt, _ in texts[0]] == [prompt for prompt, _ in texts[1]]
     (samples,) = map(json.loads, rows["samples"].dropna())
     for sample in samples:
         assert len(sample["pieces"]) == len(sample["credit"])
+
+
+def test_the_gold_reward_model_knows_reviews_that_it_never_saw():
+    texts, labels = windows(load_reviews("held_out"), seed=1)
+    scores = gold_scores(texts)
+    assert ((scores > 0) == labels).mean() > 0.72
+    order = np.argsort(texts)  # The order of a batch changes nothing.
+    again = gold_scores([texts[i] for i in order])
+    np.testing.assert_allclose(again, scores[order], atol=1e-3)
+
+
+def test_rows_with_texts_are_judged_once():
+    runs = run_of("ABC", 0, range(3))
+    assert judge(runs) is runs
+    pairs = [["I", " loved this wonderful film"], ["The", " film is a terrible bore"]]
+    runs["fresh_texts"] = [None, json.dumps(pairs), json.dumps(pairs[:1])]
+    judged = judge(runs)
+    gold = judged["fresh_gold"].tolist()
+    assert np.isnan(gold[0])
+    expected = gold_scores(["I loved this wonderful film", "The film is a terrible bore"])
+    assert gold[1:] == pytest.approx([expected.mean(), expected[0]], abs=1e-3)
+    assert judge(judged) is judged
 
 
 def test_an_agent_of_sb3_is_measured_like_the_others():

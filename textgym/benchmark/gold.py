@@ -8,40 +8,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-
-import textgym.models.embedded
 
 __all__ = ["gold_scores", "judge"]
 
-_FOLDER = Path(textgym.models.embedded.__file__).parent / "gold_reward_model"
 _BATCH = 64
 
 
-@torch.no_grad()
 def gold_scores(texts: Sequence[str]) -> NDArray[np.float32]:
     """Log-odds for "positive", float32 (num_texts,).
 
     Args:
         texts: Prompts with their completions.
     """
-    tokenizer, model = _load()
+    import torch  # Imported here: slow, and tables do not need it.
+
+    from textgym.models import load_reward_model
+
+    gold = load_reward_model("gold")
     scores = np.empty(len(texts), dtype=np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")  # Less padding.
     for rows in np.split(order, range(_BATCH, len(order), _BATCH)):
-        batch = tokenizer(
+        batch = gold.tokenizer(
             [texts[row] for row in rows], return_tensors="pt", padding=True, truncation=True
         )
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).logits.float()
+        with torch.no_grad():
+            logits = gold.model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).logits.float()
         scores[rows] = (logits[:, 1] - logits[:, 0]).numpy()
     return scores
 
@@ -66,11 +63,3 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
         scores = gold_scores([prompt + completion for prompt, completion in pairs])
         gold[row] = round(float(scores.mean()), 4)
     return runs.assign(fresh_gold=gold)
-
-
-@cache
-def _load() -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    model = AutoModelForSequenceClassification.from_pretrained(_FOLDER, dtype=torch.float32)
-    return AutoTokenizer.from_pretrained(_FOLDER), model.eval()

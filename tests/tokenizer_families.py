@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -50,7 +52,23 @@ def word_piece():
 def llama():
     """Llama 2's and Mistral's way: sentencepiece BPE whose unknown characters become bytes."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trainer = trainers.BpeTrainer(
+        vocab_size=160, special_tokens=["<unk>"], limit_alphabet=60, show_progress=False
+    )
+    trained.train_from_iterator(["▁" + t.replace(" ", "▁") for t in SENTENCES], trainer)
+    learned = json.loads(trained.to_str())["model"]
+    tokens = ["<unk>", "<s>", "</s>", *bytes_]
+    tokens += [token for token in learned["vocab"] if token != "<unk>"]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {token: number for number, token in enumerate(tokens)},
+            [tuple(pair) for pair in learned["merges"]],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
@@ -62,13 +80,6 @@ def llama():
             decoders.Strip(" ", 1, 0),
         ]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=["<unk>", "<s>", "</s>", *bytes_],
-        limit_alphabet=60,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["▁" + t.replace(" ", "▁") for t in SENTENCES], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )

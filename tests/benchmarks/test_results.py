@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from reports import agents, demo_speed, fidelity, learning, precision, throughput, tuning
+from reports import agents, demo_speed, fidelity, learning, precision, suites, throughput, tuning
 
 from textgym.benchmark.comparison import compare
 from textgym.benchmark.curves import first_reached
@@ -24,6 +24,7 @@ WRITERS = {
     "learning": partial(learning.write, env_id="ABC-RLHF-v0", num_envs=16),
     "learning_planted": partial(learning.write, env_id="ABC-RLHF-Planted-v0", num_envs=64),
     "precision": partial(precision.write, before=RESULTS / "learning" / "runs.csv"),
+    "suites": suites.write,
     "throughput": throughput.write,
     "tuning": tuning.write,
 }
@@ -34,11 +35,11 @@ def test_the_tables_come_out_as_they_are_committed(name, tmp_path):
     folder = tmp_path / name
     shutil.copytree(RESULTS / name, folder, ignore=shutil.ignore_patterns("*.md", "*.png"))
     table = WRITERS[name](folder)
-    committed = sorted(RESULTS.joinpath(name).glob("*.md"))
-    assert sorted(path.name for path in folder.glob("*.md")) == [path.name for path in committed]
-    for path in committed:
-        written = (folder / path.name).read_text(encoding="utf-8")
-        assert written == path.read_text(encoding="utf-8")
+    tables, committed = (
+        {path.relative_to(f): path.read_text(encoding="utf-8") for path in f.rglob("*.md")}
+        for f in (folder, RESULTS / name)
+    )
+    assert tables == committed
     assert table == (folder / "table.md").read_text(encoding="utf-8")
     figures, committed_figures = (
         sorted(path.relative_to(f) for path in f.rglob("*.png")) for f in (folder, RESULTS / name)

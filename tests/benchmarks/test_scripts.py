@@ -32,6 +32,7 @@ def test_there_is_a_script_for_each_folder_of_results():
         "demo_speed.py",
         "learning.py",
         "precision.py",
+        "suites.py",
         "throughput.py",
         "tuning.py",
     ]

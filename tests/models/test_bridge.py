@@ -41,6 +41,7 @@ from textgym.models.bridge import (
     TextTemplate,
     texts_of_tokens,
 )
+from textgym.models.bridge.spans import text_rows
 
 get_tokenizer = functools.cache(lambda family: FAMILIES[family]())
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -119,6 +120,18 @@ def test_tokens_cover_the_decoded_text_in_order(family, text):
     assert found.bounds[0] == 0.0
     assert found.bounds[-1] == len(found.text)
     assert (np.diff(found.bounds) >= 0).all()
+
+
+@families
+@few
+@given(prompt=texts, completion=texts)
+def test_whole_texts_are_those_of_the_tokens(family, prompt, completion):
+    tokenizer = get_tokenizer(family)
+    batch = encode(tokenizer, prompt, completion)
+    if not batch.attention_mask.any():
+        return
+    (slow,), (fast,) = (text_rows(tokenizer, batch, every_token=one) for one in (True, False))
+    assert (fast.prompt, fast.completion) == (slow.prompt, slow.completion)
 
 
 def test_the_bytes_of_a_character_share_it_and_special_tokens_have_none():

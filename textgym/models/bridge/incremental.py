@@ -71,7 +71,7 @@ class IncrementalTextReader:
         chosen = completions.to(self.reward_model.device).select(
             requested.to(self.reward_model.device)
         )
-        texts = text_rows(self.reward_model.tokenizer_of_policy, chosen)
+        texts = text_rows(self.reward_model.tokenizer_of_policy, chosen, every_token=False)
         newest = self._score(texts, requested.tolist(), len(completions))
         unknown = {text.prompt for text in texts}.difference(self._prompt_scores)
         if unknown:
@@ -88,8 +88,7 @@ class IncrementalTextReader:
 
     def _score(self, texts: Sequence[TextRow], requested: Sequence[int], batch: int) -> Tensor:
         prompts = [text.prompt for text in texts]
-        # Without the part of a character that later tokens complete.
-        completions = [text.completion_until(len(text.columns)) for text in texts]
+        completions = [text.completion for text in texts]
         if self._reader is None or isinstance(self.reward_model, RewardFunction):
             return self.reward_model.score_texts(prompts, completions)
         encoded = self.reward_model.encode(

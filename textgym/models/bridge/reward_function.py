@@ -87,10 +87,11 @@ class RewardFunction:
         """
         self.check_readouts(readouts)
         completions = completions.to(self.device)
-        rows = text_rows(self.tokenizer_of_policy, completions)
+        wants_prefixes = PrefixScores() in readouts
+        rows = text_rows(self.tokenizer_of_policy, completions, every_token=wants_prefixes)
         scores = self.score_texts([row.prompt for row in rows], [row.completion for row in rows])
         values: dict[Readout, Any] = {}
-        if PrefixScores() in readouts:
+        if wants_prefixes:
             places, texts = [], []
             for number, row in enumerate(rows):
                 for end in range(max(1, row.num_prompt_tokens), len(row.columns) + 1):

@@ -115,17 +115,45 @@ class TextRow:
         return self.tokens.text[self.prompt_end : int(self.tokens.bounds[num_tokens] + 1e-6)]
 
 
-def text_rows(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list[TextRow]:
-    """The rows of a batch as text. Masked tokens are left out, prompts come first."""
+def text_rows(
+    tokenizer: PreTrainedTokenizerBase, completions: Completions, every_token: bool = True
+) -> list[TextRow]:
+    """The rows of a batch as text. Masked tokens are left out, prompts come first.
+
+    Args:
+        tokenizer: The tokenizer of the tokens.
+        completions: The batch.
+        every_token: Whether the bounds of all tokens are needed. Otherwise only those around the
+            completion are known, and the others are NaN: two texts are decoded instead of one per
+            token.
+    """
     mask = completions.attention_mask.cpu().numpy()
     generated = completions.completion_mask.cpu().numpy()
+    input_ids = completions.input_ids.cpu().numpy()
     columns = [np.flatnonzero(row) for row in mask]
-    ids = completions.input_ids.cpu().numpy()
-    texts = texts_of_tokens(tokenizer, [ids[row, own].tolist() for row, own in enumerate(columns)])
-    return [
-        TextRow(own, text, int((~generated[row, own]).sum()))
-        for row, (own, text) in enumerate(zip(columns, texts, strict=True))
-    ]
+    ids = [input_ids[row, own].tolist() for row, own in enumerate(columns)]
+    lengths = [int((~generated[row, own]).sum()) for row, own in enumerate(columns)]
+    if every_token:
+        texts = texts_of_tokens(tokenizer, ids)
+    else:
+        texts = _whole_texts(tokenizer, ids, lengths)
+    return [TextRow(*row) for row in zip(columns, texts, lengths, strict=True)]
+
+
+def _whole_texts(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], prompt_lengths: Sequence[int]
+) -> list[TokenText]:
+    prompts = [ids[:length] for ids, length in zip(rows, prompt_lengths, strict=True)]
+    decoded: Sequence[str] = tokenizer.batch_decode(
+        [*prompts, *rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    found = []
+    for number, (ids, length) in enumerate(zip(rows, prompt_lengths, strict=True)):
+        text = decoded[len(rows) + number]
+        bounds = np.full(len(ids) + 1, np.nan)
+        bounds[length], bounds[len(ids)] = _common_length(decoded[number], text), len(text)
+        found.append(TokenText(text, bounds))
+    return found
 
 
 def overlap(starts: Floats, ends: Floats, offsets: NDArray[np.int64]) -> Floats:

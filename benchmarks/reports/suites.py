@@ -1,33 +1,46 @@
-"""Our main figure beside the authors': ratios to sparse reward, from the runs of the suite "main".
-
-python benchmarks/findings.py
-
-Reads ``results/suites/main/runs.parquet``, which ``textgym benchmark run main`` made, and writes
-``findings.md`` beside it. The authors' figures are recomputed from the result files that they
-published (10 seeds, GPT-2, IMDb).
-"""
+"""Reports of the suites that were run, and our main figure beside the authors'."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 
+from textgym.benchmark import SUITES
 from textgym.benchmark.measures import best_score, reached_at
+from textgym.benchmark.report import write_report
 from textgym.benchmark.statistics import paired_difference, stratified_bootstrap
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 
-RESULTS = Path(__file__).parent / "results" / "suites" / "main"
+__all__ = ["beside_the_authors", "write"]
+
 AUTHORS = {"sparse": 7.22, "ABC": 8.32, "uniform": 6.60, "ABC-D": 6.89}
 """Mean score over a run, by method; of a reward model whose scores have another zero than ours."""
 AUTHORS_SHARE = "46%"
-"""Where ABC reached the peak of sparse reward: at iteration 41 of 89."""
+"""Where ABC reached the peak of sparse reward: at iteration 41 of 89.
+
+The authors' figures are recomputed from the result files that they published (10 seeds, GPT-2).
+"""
 CONTROLS = ("uniform", "random", "shuffled ABC", "position", "sparse, λ = 1")
 
 
-def make_tables(runs: pd.DataFrame) -> str:
+def write(output: Path) -> str:
+    """Write the report of every suite that has runs, and ``table.md``; returns the latter.
+
+    Args:
+        output: Has a folder for each suite that was run, with ``runs.parquet``.
+    """
+    for name, suite in SUITES.items():
+        if (output / name / "runs.parquet").exists():
+            write_report(output / name, suite)
+    text = beside_the_authors(read_rows(output / "main" / "runs.parquet"))
+    (output / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def beside_the_authors(runs: pd.DataFrame) -> str:
+    """Tables of the suite "main", as ratios to sparse reward, beside the authors'."""
     mean = runs.groupby(["method", "seed"])["score"].mean()
     lines = []
     for method, theirs in AUTHORS.items():
@@ -67,16 +80,3 @@ def _share(runs: pd.DataFrame) -> float:
             length = float(by_method["ABC"]["iteration"].max())
             shares[seed] = (length if pd.isna(there) else there) / own
     return stratified_bootstrap(pd.Series(shares)).value
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    text = make_tables(read_rows(arguments.output / "runs.parquet"))
-    (arguments.output / "findings.md").write_text(text, encoding="utf-8")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,9 +42,12 @@ class PromptSource(ABC):
 
     Attributes:
         max_length: Length of the longest possible prompt, in tokens.
+        texts: By the tokens of a prompt, what rewards that read text see of it, where that is not
+            the decoded tokens: of a chat, what is said, without the words of the chat template.
     """
 
     max_length: int
+    texts: Mapping[tuple[int, ...], str] = MappingProxyType({})
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> list[int]:
@@ -62,14 +66,20 @@ class FixedPrompts(PromptSource):
 
     Args:
         prompt_ids: Token ids of the prompts.
+        texts: See :class:`PromptSource`.
 
     Raises:
         InvalidArgumentError: If there is no prompt, or if one is empty.
     """
 
-    def __init__(self, prompt_ids: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        texts: Mapping[tuple[int, ...], str] | None = None,
+    ) -> None:
         self.prompt_ids = _checked(prompt_ids)
         self.max_length = max(map(len, self.prompt_ids))
+        self.texts = texts or {}
 
     def sample(self, rng: np.random.Generator) -> list[int]:
         """Draw one prompt; see :class:`PromptSource`."""
@@ -158,6 +168,8 @@ def load_prompts(
             - ``"imdb"``: the first 2 to 8 tokens of the IMDb training reviews (extra
               ``textgym[imdb]``);
             - strings, each one a prompt;
+            - conversations, each a list of messages with ``role`` and ``content``, the last one of
+              the user: they are put into the tokenizer's chat template;
             - a ``datasets.Dataset``, a JSONL, JSON, CSV, Parquet or text file, or a hub dataset id
               (split ``train``), with one prompt per row;
             - a :class:`PromptSource`, which is returned as it is.
@@ -179,15 +191,53 @@ def load_prompts(
     elif hasattr(prompts, "column_names"):
         prompts = _column(prompts, column)
     texts = list(prompts) if isinstance(prompts, Iterable) else None
+    if texts and all(_is_conversation(text) for text in texts):
+        return _conversations(texts, tokenizer)
     if texts is None or not all(isinstance(text, str) for text in texts):
         raise InvalidArgumentError(
             "prompts",
             prompts,
-            'pass "embedded", "imdb", strings, a datasets.Dataset, a file or a hub dataset id',
+            'pass "embedded", "imdb", strings, conversations, a datasets.Dataset, a file or a hub '
+            "dataset id",
         )
     if not texts:
         raise InvalidArgumentError("prompts", prompts, "there must be at least one prompt")
     return FixedPrompts(encode_prompts(texts, tokenizer))
+
+
+def _is_conversation(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, list | tuple)
+        and len(prompt) > 0
+        and all(isinstance(one, Mapping) and {"role", "content"} <= set(one) for one in prompt)
+    )
+
+
+def _conversations(
+    conversations: Sequence[Any], tokenizer: PreTrainedTokenizerBase
+) -> FixedPrompts:
+    """Prompts in the chat template, and what the users say in them."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InvalidArgumentError(
+            "prompts",
+            conversations[0],
+            "the tokenizer has no chat template; pass strings, or the tokenizer of an instruct "
+            "model",
+        )
+    texts = {}
+    prompt_ids = []
+    for messages in conversations:
+        if messages[-1]["role"] != "user":
+            raise InvalidArgumentError(
+                "prompts", messages, "the last message must be the user's; the policy answers"
+            )
+        ids: Any = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        prompt_ids.append([int(token) for token in ids])
+        said = [str(one["content"]) for one in messages if one["role"] != "system"]
+        texts[tuple(prompt_ids[-1])] = "\n".join(said)
+    return FixedPrompts(prompt_ids, texts)
 
 
 def _review_prefixes(tokenizer: PreTrainedTokenizerBase) -> PrefixPrompts:

@@ -17,7 +17,7 @@ from tests.tokenizer_families import word_piece
 from textgym.agents import PPO
 from textgym.credit import OcclusionCredit
 from textgym.errors import InvalidArgumentError
-from textgym.models import RewardFunction, RewardModel, TextRewardModel
+from textgym.models import AttentionRow, RewardFunction, RewardModel, TextRewardModel
 from textgym.wrappers import AttentionShaping, PotentialShaping
 from textgym.wrappers.vector import CreditAssignment
 from textgym.wrappers.vector import PotentialShaping as VectorPotentialShaping
@@ -143,6 +143,77 @@ def test_ppo_learns_from_credit_through_another_tokenizer(arguments, language_mo
     agent = PPO(language_model, envs, episodes_per_iteration=4, log_dir=tmp_path, seed=0)
     agent.learn(40)
     assert np.isfinite(agent.history[-1]["rollout/score_mean"])
+
+
+# --- Conversations
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+TALK = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "This film?"},
+]
+
+
+@pytest.fixture
+def chat(tiny):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT
+    return {**tiny, "tokenizer": tokenizer, "prompts": [TALK]}
+
+
+def test_a_conversation_is_put_into_the_chat_template(chat):
+    env = gym.make("ABC-RLHF-v0", **chat)
+    observation, _ = env.reset(seed=0)
+    ids = observation["input_ids"][observation["attention_mask"] == 1]
+    text = "<system> Be kind.</s><user> This film?</s><assistant> "
+    assert chat["tokenizer"].decode(ids) == text
+
+
+def test_rewards_that_read_text_see_what_is_said(chat, encoder):
+    seen = []
+
+    def listen(prompts, completions):
+        seen.extend(prompts)
+        return [0.0] * len(prompts)
+
+    play(gym.make("ABC-RLHF-v0", **{**chat, "reward_model": listen}))
+    assert seen == ["This film?"]
+    encoder = RewardModel(encoder.model, encoder.tokenizer, template="Q: {prompt} A: {completion}")
+    _, info = play(gym.make("ABC-RLHF-v0", **{**chat, "reward_model": encoder}))
+    expected = score_of(encoder, f"Q: This film? A: {info['completion']}")
+    assert info["score"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_attention_to_what_is_said_is_not_credit_of_the_completion(chat, encoder):
+    env = gym.make("ABC-RLHF-v0", **{**chat, "reward_model": encoder})
+    play(env)
+    task = env.unwrapped
+    scored = task.reward_model.read(task.completions, [AttentionRow()])
+    row = scored[AttentionRow()]
+    assert row[scored.prompt_mask].sum() == 0
+    whole = row.sum() + scored.outside(scored.source[AttentionRow()])
+    assert whole.item() == pytest.approx(1.0, abs=1e-5)
+    assert row[scored.completion_mask].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([TALK[:1]], "the last message must be the user's"),
+        ([TALK, "text"], "conversations"),
+    ],
+)
+def test_other_conversations_are_refused(prompts, message, chat):
+    with pytest.raises(InvalidArgumentError, match=message):
+        gym.make("ABC-RLHF-v0", **{**chat, "prompts": prompts})
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tiny):
+    with pytest.raises(InvalidArgumentError, match="no chat template"):
+        gym.make("ABC-RLHF-v0", **{**tiny, "prompts": [TALK]})
 
 
 # --- A function

@@ -58,6 +58,9 @@ class TextGenerationTask:
             )
         self.min_new_tokens, self.max_new_tokens = int(shortest), int(longest)
         self.tokenizer = load_tokenizer(arguments.tokenizer)
+        self.prompt_source = load_prompts(
+            arguments.prompts, self.tokenizer, arguments.prompt_column
+        )
         self.reward_model = reading_tokens_of(
             self.tokenizer,
             load_reward_model(
@@ -67,9 +70,7 @@ class TextGenerationTask:
                 arguments.device,
                 arguments.dtype,
             ),
-        )
-        self.prompt_source = load_prompts(
-            arguments.prompts, self.tokenizer, arguments.prompt_column
+            self.prompt_source.texts,
         )
         self.vocab_size = len(self.tokenizer)
         self.eos_token_id = int(self.tokenizer.eos_token_id)

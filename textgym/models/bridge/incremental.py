@@ -71,7 +71,12 @@ class IncrementalTextReader:
         chosen = completions.to(self.reward_model.device).select(
             requested.to(self.reward_model.device)
         )
-        texts = text_rows(self.reward_model.tokenizer_of_policy, chosen, every_token=False)
+        texts = text_rows(
+            self.reward_model.tokenizer_of_policy,
+            chosen,
+            every_token=False,
+            prompt_texts=self.reward_model.prompt_texts,
+        )
         newest = self._score(texts, requested.tolist(), len(completions))
         unknown = {text.prompt for text in texts}.difference(self._prompt_scores)
         if unknown:

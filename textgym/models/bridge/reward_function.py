@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class RewardFunction:
     Args:
         function: The function.
         tokenizer: The policy's tokenizer.
+        prompt_texts: See :class:`TextRewardModel`.
 
     Raises:
         InvalidArgumentError: If ``function`` is not callable.
@@ -53,8 +54,12 @@ class RewardFunction:
     max_length: int | None = None
 
     def __init__(
-        self, function: Callable[..., Sequence[float]], tokenizer: PreTrainedTokenizerBase
+        self,
+        function: Callable[..., Sequence[float]],
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_texts: Mapping[tuple[int, ...], str] | None = None,
     ) -> None:
+        self.prompt_texts = prompt_texts or {}
         if not callable(function):
             raise InvalidArgumentError("function", function, "pass a function")
         self.function = function
@@ -88,7 +93,7 @@ class RewardFunction:
         self.check_readouts(readouts)
         completions = completions.to(self.device)
         wants_prefixes = PrefixScores() in readouts
-        rows = text_rows(self.tokenizer_of_policy, completions, every_token=wants_prefixes)
+        rows = text_rows(self.tokenizer_of_policy, completions, wants_prefixes, self.prompt_texts)
         scores = self.score_texts([row.prompt for row in rows], [row.completion for row in rows])
         values: dict[Readout, Any] = {}
         if wants_prefixes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,21 +90,24 @@ class TextRow:
         columns: Where its tokens stand in the batch, int64, shape (num_tokens,).
         tokens: The text of all of them, prompt first.
         num_prompt_tokens: How many belong to the prompt.
+        own_prompt: The prompt as rewards that read text see it, if that is not its decoded tokens:
+            of a chat, what the user says. None otherwise.
     """
 
     columns: NDArray[np.int64]
     tokens: TokenText
     num_prompt_tokens: int
+    own_prompt: str | None = None
 
     @property
     def prompt_end(self) -> int:
-        """Number of characters of the prompt."""
+        """Number of characters of the prompt's tokens."""
         return round(self.tokens.bounds[self.num_prompt_tokens])
 
     @property
     def prompt(self) -> str:
         """Text of the prompt."""
-        return self.tokens.text[: self.prompt_end]
+        return self.tokens.text[: self.prompt_end] if self.own_prompt is None else self.own_prompt
 
     @property
     def completion(self) -> str:
@@ -116,7 +120,10 @@ class TextRow:
 
 
 def text_rows(
-    tokenizer: PreTrainedTokenizerBase, completions: Completions, every_token: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    completions: Completions,
+    every_token: bool = True,
+    prompt_texts: Mapping[tuple[int, ...], str] = MappingProxyType({}),
 ) -> list[TextRow]:
     """The rows of a batch as text. Masked tokens are left out, prompts come first.
 
@@ -126,6 +133,7 @@ def text_rows(
         every_token: Whether the bounds of all tokens are needed. Otherwise only those around the
             completion are known, and the others are NaN: two texts are decoded instead of one per
             token.
+        prompt_texts: By the tokens of a prompt, what rewards that read text see of it.
     """
     mask = completions.attention_mask.cpu().numpy()
     generated = completions.completion_mask.cpu().numpy()
@@ -137,7 +145,8 @@ def text_rows(
         texts = texts_of_tokens(tokenizer, ids)
     else:
         texts = _whole_texts(tokenizer, ids, lengths)
-    return [TextRow(*row) for row in zip(columns, texts, lengths, strict=True)]
+    own = [prompt_texts.get(tuple(row[:length])) for row, length in zip(ids, lengths, strict=True)]
+    return [TextRow(*row) for row in zip(columns, texts, lengths, own, strict=True)]
 
 
 def _whole_texts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -105,6 +105,8 @@ class TextRewardModel:
         reward_model: The reward model, with its tokenizer.
         tokenizer: The policy's tokenizer.
         template: See :meth:`textgym.models.bridge.TextTemplate.of`; None for the reward model's.
+        prompt_texts: By the tokens of a prompt, what the reward model reads instead of the decoded
+            tokens; see :class:`textgym.prompts.PromptSource`.
 
     Raises:
         InvalidArgumentError: If the template cannot be used, or the reward model's tokenizer does
@@ -119,7 +121,9 @@ class TextRewardModel:
         reward_model: RewardModel,
         tokenizer: PreTrainedTokenizerBase,
         template: str | TextTemplate | None = None,
+        prompt_texts: Mapping[tuple[int, ...], str] | None = None,
     ) -> None:
+        self.prompt_texts = prompt_texts or {}
         self.reward_model = reward_model
         self.tokenizer_of_policy = tokenizer
         self.tokenizer = reward_model.tokenizer
@@ -179,7 +183,7 @@ class TextRewardModel:
         """
         self.check_readouts(readouts)
         completions = completions.to(self.device)
-        rows = text_rows(self.tokenizer_of_policy, completions)
+        rows = text_rows(self.tokenizer_of_policy, completions, prompt_texts=self.prompt_texts)
         encoded = self.encode([self.template.fill(row.prompt, row.completion) for row in rows])
         for row, one in zip(rows, encoded, strict=True):
             if not one.ids:
@@ -276,11 +280,16 @@ class TextRewardModel:
 
     def _align(self, row: TextRow, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Part of each of the reward model's tokens in each of the policy's."""
-        is_prompt = np.arange(len(row.columns)) < row.num_prompt_tokens
+        number, bounds = row.num_prompt_tokens, row.tokens.bounds
+        starts, ends = bounds[:-1].copy(), bounds[1:].copy()
         before = len(self.template.before)
-        shift = np.where(is_prompt, before, before + len(self.template.between))
-        bounds = row.tokens.bounds
-        return overlap(bounds[:-1] + shift, bounds[1:] + shift, offsets)
+        for edges in (starts, ends):
+            edges[number:] += before + len(row.prompt) + len(self.template.between) - row.prompt_end
+            if row.own_prompt is None:
+                edges[:number] += before
+            else:  # The prompt's tokens stand for a text that the reward model does not read.
+                edges[:number] = 0.0
+        return overlap(starts, ends, offsets)
 
     def _batch(
         self,

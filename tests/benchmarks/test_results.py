@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from reports import agents, demo_speed, fidelity, learning, precision, suites, throughput, tuning
+from reports import (
+    agents,
+    demo_speed,
+    fidelity,
+    learning,
+    pairs,
+    precision,
+    suites,
+    throughput,
+    tuning,
+)
 
 from textgym.benchmark.comparison import compare
 from textgym.benchmark.curves import first_reached
@@ -23,6 +33,7 @@ WRITERS = {
     "demo_speed": partial(demo_speed.write, iterations=8),
     "learning": partial(learning.write, env_id="ABC-RLHF-v0", num_envs=16),
     "learning_planted": partial(learning.write, env_id="ABC-RLHF-Planted-v0", num_envs=64),
+    "pairs": pairs.write,
     "precision": partial(precision.write, before=RESULTS / "learning" / "runs.csv"),
     "suites": suites.write,
     "throughput": throughput.write,

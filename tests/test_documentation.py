@@ -125,6 +125,12 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
     [
         ("agents.md", "agents/table.md", "| agent | environment steps |", 12),
         ("agents.md", "tuning/table.md", "| variant | criterion |", 24),
+        ("findings.md", "suites/main/table.md", "| method | seeds | score |", 14),
+        ("findings.md", "suites/main/table.md", "| method | KL 5 |", 14),
+        ("findings.md", "suites/main/table.md", "| method | iterations | score |", 38),
+        ("findings.md", "suites/table.md", "| method | authors, ratio |", 6),
+        ("findings.md", "suites/table.md", "| control | seeds |", 7),
+        ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
         ("learning.md", "tuning/table.md", "| method | to +1 |", 11),
         ("learning.md", "learning/table.md", "| condition | first |", 9),

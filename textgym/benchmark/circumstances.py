@@ -45,13 +45,22 @@ def describe(*packages: str) -> dict[str, Any]:
     from textgym.models.loading import has_bfloat16  # on use: slow to import
 
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": _command(),
         "commit": commit_of_code(),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
         "bfloat16_instructions": has_bfloat16(),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "finished": time.strftime("%Y-%m-%d"),
     }
+
+
+def _command() -> str:
+    """The command without the folder of the script, which is the machine's affair."""
+    script, *arguments = sys.argv
+    name = Path(script).name
+    if name in ("__main__.py", "textgym"):
+        return " ".join(["textgym", *arguments])
+    return " ".join(["python", script, *arguments])
 
 
 def _git(*arguments: str) -> str:

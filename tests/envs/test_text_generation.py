@@ -174,12 +174,6 @@ def test_bad_arguments_are_refused_at_construction(tiny, changes, message):
         textgym.envs.TextGenerationEnv(**{**tiny, **changes})
 
 
-def test_a_reward_model_with_another_tokenizer_is_refused(tiny):
-    other = make_tokenizer(["quite other words", "give quite other tokens"], vocab_size=300)
-    with pytest.raises(InvalidArgumentError, match="tokenizer differs"):
-        textgym.envs.TextGenerationEnv(**{**tiny, "tokenizer": other})
-
-
 @pytest.mark.parametrize("options", [{"prompt": ""}, {"prompt": "word " * 60}])
 def test_prompts_that_do_not_fit_are_refused_at_reset(tiny, options, tokenizer):
     bare = make_tokenizer()

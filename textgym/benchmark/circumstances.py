@@ -57,8 +57,8 @@ def describe(*packages: str) -> dict[str, Any]:
 def _command() -> str:
     """The command without the folder of the script, which is the machine's affair."""
     script, *arguments = sys.argv
-    name = Path(script).name
-    if name in ("__main__.py", "textgym"):
+    path = Path(script)
+    if path.name == "textgym" or path.parts[-2:] == ("textgym", "__main__.py"):
         return " ".join(["textgym", *arguments])
     return " ".join(["python", script, *arguments])
 

@@ -89,7 +89,12 @@ class RewardModel:
         self.score_mean = _statistic(model, "score_mean", 0.0) if normalize_score else 0.0
         self.score_std = _statistic(model, "score_std", 1.0) if normalize_score else 1.0
         config: Any = model.config
-        self._score = make_score(config, score, label)
+        try:
+            self._score = make_score(config, score, label)
+        except InvalidArgumentError as error:
+            if score is not None:
+                raise
+            raise InvalidArgumentError("reward_model", _name_of(model), error.remedy) from None
         self.attention_profile: list[float] | None = getattr(config, "attention_profile", None)
         """How attention spreads over a completion on average; see textgym.models.profile."""
         self._recorder: AttentionRecorder | None = None

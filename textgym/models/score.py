@@ -55,8 +55,8 @@ def make_score(
         raise InvalidArgumentError(
             "score",
             None,
-            f"the reward model has {num_labels} labels ({', '.join(names)}); name the one that "
-            'counts, as in RewardModel(model, tokenizer, score="log-odds", label="joy"), or pass a '
+            f"it has {num_labels} labels ({', '.join(names)}); name the one that counts, as in "
+            'RewardModel(model, tokenizer, score="log-odds", label="joy"), or pass a '
             "function of the logits",
         )
     if score not in (None, "log-odds", "logit", "log-probability"):

@@ -431,9 +431,8 @@ class Agent(ABC):
             model = copy.deepcopy(_load_base(base_model))
         else:
             model = model_from_description(contents["model"])
-        if (
-            "trained" in contents and not lora
-        ):  # Older files lack it: they come from training all parameters.
+        # Older files lack "trained": they come from training all parameters.
+        if "trained" in contents and not lora:
             for name, parameter in model.named_parameters(prefix="model"):
                 parameter.requires_grad_(name in contents["trained"])
         agent.base_model = base_model

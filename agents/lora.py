@@ -80,9 +80,10 @@ def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | Lora
         from peft import LoraConfig
     except ImportError:
         raise MissingDependencyError("peft", "lora", "training low-rank adapters") from None
-    text = lora_as_text(lora)
     try:
-        model.add_adapter(LoraConfig(**json.loads(text or "{}")))
+        is_config = isinstance(lora, LoraConfig)
+        config = lora if is_config else LoraConfig(**json.loads(lora_as_text(lora) or "{}"))
+        model.add_adapter(config)
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
             "lora", lora, f"it does not fit {type(model).__name__} ({error})"

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 __all__ = ["gold_scores", "judge"]
 
-_BATCH = 64
-
 
 def gold_scores(texts: Sequence[str]) -> NDArray[np.float32]:
     """Log-odds for "positive", float32 (num_texts,).
@@ -24,23 +22,11 @@ def gold_scores(texts: Sequence[str]) -> NDArray[np.float32]:
     Args:
         texts: Prompts with their completions.
     """
-    import torch  # Imported here: slow, and tables do not need it.
-
-    from textgym.models import load_reward_model
+    from textgym.models import load_reward_model  # Imported here: slow; tables do not need it.
 
     gold = load_reward_model("gold")
-    scores = np.empty(len(texts), dtype=np.float32)
-    order = np.argsort([len(text) for text in texts], kind="stable")  # Less padding.
-    for rows in np.split(order, range(_BATCH, len(order), _BATCH)):
-        batch = gold.tokenizer(
-            [texts[row] for row in rows], return_tensors="pt", padding=True, truncation=True
-        )
-        with torch.no_grad():
-            logits = gold.model(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).logits.float()
-        scores[rows] = (logits[:, 1] - logits[:, 0]).numpy()
-    return scores
+    encoded = gold.tokenizer(list(texts), truncation=True)["input_ids"]
+    return gold.score_ids(encoded, max_rows=64).numpy()
 
 
 def judge(runs: pd.DataFrame) -> pd.DataFrame:

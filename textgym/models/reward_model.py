@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,6 +196,26 @@ class RewardModel:
             readouts={readout: self._read_out(readout, reading, text) for readout in readouts},
             reward_model=self,
         )
+
+    @torch.no_grad()
+    def score_ids(self, texts: Sequence[Sequence[int]], max_rows: int = 256) -> Tensor:
+        """Scores of token lists; texts of similar length go together, so that little is padding.
+
+        Args:
+            texts: Token ids of each text. A text without tokens counts 0.
+            max_rows: Largest number of texts in one forward pass.
+
+        Returns:
+            float32, shape (num_texts,), on the model's device.
+        """
+        scores = torch.zeros(len(texts), device=self.device)
+        lengths = torch.tensor([len(ids) for ids in texts])
+        order = lengths.argsort(stable=True)
+        for rows in order[lengths[order] > 0].split(max_rows):
+            ids = [texts[int(row)] for row in rows]
+            batch = Completions.from_lists([[] for _ in ids], ids, device=self.device)
+            scores[rows.to(self.device)] = self.read(batch).score
+        return scores
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings of tokens, shape (batch, num_tokens, hidden_size)."""

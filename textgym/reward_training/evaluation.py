@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from textgym.models import Completions, RewardModel
+from textgym.models import RewardModel
 from textgym.reward_training.data import Labelled, Pair
 
 __all__ = ["calibration_error", "evaluate"]
@@ -18,7 +17,6 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of a text that are scored."""
 
 
-@torch.no_grad()
 def evaluate(
     reward_model: RewardModel, examples: Sequence[Pair] | Sequence[Labelled], max_length: int = 256
 ) -> dict[str, Any]:
@@ -104,10 +102,4 @@ def _scores(
         list(texts), truncation=True, max_length=max_length, verbose=False
     )["input_ids"]
     cut = [ids[: max(1, round(share * len(ids)))] for ids in encoded]
-    scores = np.zeros(len(cut))
-    order = np.argsort([len(ids) for ids in cut], kind="stable")
-    for rows in np.split(order, range(64, len(order), 64)):
-        ids = [cut[row] for row in rows]
-        batch = Completions.from_lists([[] for _ in ids], ids, device=reward_model.device)
-        scores[rows] = reward_model.read(batch).score.cpu().numpy()
-    return scores
+    return reward_model.score_ids(cut, max_rows=64).cpu().numpy().astype(np.float64)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from textgym.errors import InvalidArgumentError
-from textgym.models.bridge.spans import text_rows
+from textgym.models.bridge.spans import prefix_texts, text_rows
 from textgym.models.completions import Completions, ScoredCompletions
 from textgym.models.readouts import PrefixScores, Readout
 
@@ -97,11 +97,7 @@ class RewardFunction:
         scores = self.score_texts([row.prompt for row in rows], [row.completion for row in rows])
         values: dict[Readout, Any] = {}
         if wants_prefixes:
-            places, texts = [], []
-            for number, row in enumerate(rows):
-                for end in range(max(1, row.num_prompt_tokens), len(row.columns) + 1):
-                    places.append((number, int(row.columns[end - 1])))
-                    texts.append((row.prompt, row.completion_until(end)))
+            places, texts = prefix_texts(rows)
             distinct = list(dict.fromkeys(texts))
             found = dict(zip(distinct, self.score_texts(*zip(*distinct, strict=True)), strict=True))
             prefix_scores = torch.zeros_like(completions.input_ids, dtype=torch.float32)

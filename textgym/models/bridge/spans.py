@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.models.completions import Completions
 
-__all__ = ["TextRow", "TokenText", "overlap", "text_rows", "texts_of_tokens"]
+__all__ = ["TextRow", "TokenText", "overlap", "prefix_texts", "text_rows", "texts_of_tokens"]
 
 Floats = NDArray[np.float64]
 
@@ -45,10 +45,17 @@ def texts_of_tokens(
         tokenizer: The tokenizer of the tokens.
         rows: Token ids of each text.
     """
-    prefixes = [list(ids[:end]) for ids in rows for end in range(1, len(ids) + 1)]
-    decoded: Sequence[str] = tokenizer.batch_decode(
-        prefixes, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    prefixes = [tuple(ids[:end]) for ids in rows for end in range(1, len(ids) + 1)]
+    if not prefixes:  # The library decodes an empty list to one text.
+        return [TokenText("", np.zeros(1)) for _ in rows]
+    distinct = list(dict.fromkeys(prefixes))  # Prompts, and altered texts, begin alike.
+    texts: Sequence[str] = tokenizer.batch_decode(
+        [list(ids) for ids in distinct],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
     )
+    by_prefix = dict(zip(distinct, texts, strict=True))
+    decoded = [by_prefix[ids] for ids in prefixes]
     special = set(tokenizer.all_special_ids)
     found, first = [], 0
     for ids in rows:
@@ -163,6 +170,26 @@ def _whole_texts(
         bounds[length], bounds[len(ids)] = _common_length(decoded[number], text), len(text)
         found.append(TokenText(text, bounds))
     return found
+
+
+def prefix_texts(
+    rows: Sequence[TextRow],
+) -> tuple[list[tuple[int, int]], list[tuple[str, str]]]:
+    """The texts up to each token, from the end of the prompt on.
+
+    Args:
+        rows: With the bounds of every token.
+
+    Returns:
+        The place of each such token, its row and column in the batch; and for each the prompt and
+        the completion so far.
+    """
+    places, texts = [], []
+    for number, row in enumerate(rows):
+        for end in range(max(1, row.num_prompt_tokens), len(row.columns) + 1):
+            places.append((number, int(row.columns[end - 1])))
+            texts.append((row.prompt, row.completion_until(end)))
+    return places, texts
 
 
 def overlap(starts: Floats, ends: Floats, offsets: NDArray[np.int64]) -> Floats:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from textgym.errors import InvalidArgumentError
-from textgym.models.bridge.spans import TextRow, overlap, text_rows
+from textgym.models.bridge.spans import TextRow, overlap, prefix_texts, text_rows
 from textgym.models.bridge.template import TextTemplate
 from textgym.models.completions import Completions, ScoredCompletions
 from textgym.models.readouts import AttentionRow, GradientTimesInput, PrefixScores, Readout
@@ -264,19 +264,8 @@ class TextRewardModel:
             prompts: Their prompts.
             completions: Their completions, which may be empty. A text without tokens counts 0.
         """
-        texts = map(self.template.fill, prompts, completions)
-        return self._score_encoded(self.encode(list(texts)))
-
-    def _score_encoded(self, texts: Sequence[_Encoded], max_rows: int = 256) -> Tensor:
-        scores = torch.zeros(len(texts), device=self.device)
-        lengths = torch.tensor([len(one.ids) for one in texts])
-        # Texts of similar length go together, because a forward pass is as wide as its longest.
-        order = lengths.argsort(stable=True)
-        for rows in order[lengths[order] > 0].split(max_rows):
-            ids = [texts[int(row)].ids for row in rows]
-            batch = Completions.from_lists([[] for _ in ids], ids, device=self.device)
-            scores[rows.to(self.device)] = self.reward_model.read(batch).score
-        return scores
+        encoded = self.encode(list(map(self.template.fill, prompts, completions)))
+        return self.reward_model.score_ids([one.ids for one in encoded])
 
     def _align(self, row: TextRow, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
         """Part of each of the reward model's tokens in each of the policy's."""
@@ -315,12 +304,8 @@ class TextRewardModel:
         self, rows: Sequence[TextRow], encoded: Sequence[_Encoded], scored: TextCompletions
     ) -> Tensor:
         """The score of the text up to each token of the policy, from the prompt's end on."""
-        places: list[tuple[int, int]] = []
-        texts: list[str] = []
-        for number, row in enumerate(rows):
-            for end in range(max(1, row.num_prompt_tokens), len(row.columns) + 1):
-                places.append((number, int(row.columns[end - 1])))
-                texts.append(self.template.fill(row.prompt, row.completion_until(end)))
+        places, pairs = prefix_texts(rows)
+        texts = [self.template.fill(*pair) for pair in pairs]
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         prefixes = self.encode(list(distinct))
         values = torch.zeros_like(scored.input_ids, dtype=torch.float32)
@@ -337,7 +322,7 @@ class TextRewardModel:
             else:
                 todo.setdefault(distinct[text], []).append((number, column))
         if todo:
-            scores = self._score_encoded([prefixes[text] for text in todo])
+            scores = self.reward_model.score_ids([prefixes[text].ids for text in todo])
             for score, owners in zip(scores, todo.values(), strict=True):
                 for number, column in owners:
                     values[number, column] = score

@@ -41,6 +41,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from textgym.models.build.card import gold_reward_model_card
 from textgym.models.build.language_model import pack
 from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.models.build.reward_model import BANDS, score_sequences
 from textgym.models.build.windows import (
     PadRight,
     Window,
@@ -201,12 +202,11 @@ def train_gold_reward_model(
     return model, tokenizer
 
 
-@torch.no_grad()
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     reviews: Sequence[Review],
-    bands: Sequence[tuple[int, int]] = ((8, 24), (24, 64), (120, 128)),
+    bands: Sequence[tuple[int, int]] = BANDS,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Accuracy on pieces of held-out reviews, by their length in tokens.
@@ -215,7 +215,6 @@ def evaluate(
         By band, such as ``"8-24"``: ``accuracy`` and ``windows``, their number.
     """
     _set_template(tokenizer, "[CLS] $A")
-    pad = PadRight(tokenizer.pad_token_id, multiple=1)
     found = {}
     for shortest, longest in bands:
         rng = np.random.default_rng(seed)
@@ -224,15 +223,10 @@ def evaluate(
             for _ in range(2)
             for window in draw_windows(reviews, tokenizer, shortest, longest, rng, end_share=1.0)
         ]
-        right = 0
-        for first in range(0, len(windows), 128):
-            batch = _with_mask(pad(windows[first : first + 128]))
-            labels = batch.pop("labels")
-            right += int((model(**batch).logits.argmax(dim=1) == labels).sum())
-        found[f"{shortest}-{longest}"] = {
-            "accuracy": right / len(windows),
-            "windows": len(windows),
-        }
+        scores = score_sequences(model, [window.input_ids for window in windows])
+        labels = torch.tensor([window.label for window in windows])
+        accuracy = ((scores > 0) == (labels == 1)).float().mean().item()
+        found[f"{shortest}-{longest}"] = {"accuracy": accuracy, "windows": len(windows)}
     _set_template(tokenizer, "[CLS] $A [SEP]")
     return found
 

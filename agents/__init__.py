@@ -8,6 +8,7 @@ from .grpo import GRPO, GRPOConfig
 from .kl_control import KLController
 from .policy import LanguageModelPolicy
 from .ppo import PPO, PPOConfig
+from .processes import Processes
 from .registry import AGENTS, load_agent
 from .rloo import RLOO, RLOOConfig
 from .rollout import Rollout, collect_episodes
@@ -25,6 +26,7 @@ __all__ = [
     "KLController",
     "LanguageModelPolicy",
     "PPOConfig",
+    "Processes",
     "RLOOConfig",
     "Rollout",
     "collect_episodes",

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -38,6 +39,7 @@ from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
+from .processes import Processes
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ class Agent(ABC):
     An iteration that is interrupted, by Ctrl-C or by any error, is undone: the agent is back in the
     state after the last finished iteration, and can be saved or trained on from there.
 
+    Several processes that ``accelerate launch`` has started train one agent together; see
+    :mod:`textgym.agents.processes`. The main one logs and saves.
+
     Args:
         policy: ``"embedded"``, a folder, a hub id, or a loaded causal language model. A loaded
             model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
@@ -75,6 +80,7 @@ class Agent(ABC):
         config_class: The class of its hyperparameters.
         parts: The hyperparameters that name a part of the algorithm, and also take an object.
         config: Their values.
+        processes: The processes that train this agent; usually one.
         policy: The policy that is trained.
         ref_policy: The frozen reference policy. With adapters it is the policy without them.
         base_model: Name or folder of the model that the policy started as; None for an object.
@@ -122,10 +128,8 @@ class Agent(ABC):
         own_parts: dict[str, Any],
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
-        if env is not None:
-            check_num_episodes(
-                "episodes_per_iteration", config.episodes_per_iteration, env.num_envs
-            )
+        self.processes = Processes.current(config.device)
+        self._check_parts_of_work(config, env)
         self.config = config
         self.env = env
         if config.lora is not None:
@@ -138,6 +142,7 @@ class Agent(ABC):
             temperature=config.temperature,
             autocast_dtype=torch.bfloat16 if config.dtype else None,
         ).to(config.device)
+        self.processes.synchronize(self.policy)  # A model made at random differs between them.
         if config.lora is None:
             self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
         else:
@@ -160,13 +165,28 @@ class Agent(ABC):
             name: torch.Generator().manual_seed(int(seed))
             for name, seed in zip(names, seeds, strict=True)
         }
-        self.log_dir = Path(config.log_dir or fresh_log_dir(prefix=self.name.lower()))
+        self.log_dir = self.processes.of_main(
+            Path(config.log_dir or fresh_log_dir(prefix=self.name.lower()))
+        )
         self.num_timesteps = 0
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
         self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)
         self._is_iterating = False
         self._set_up_parts(own_parts, checkpoint)
+
+    def _check_parts_of_work(self, config: AgentConfig, env: VectorEnv | None) -> None:
+        """Make sure that processes, rows, groups and minibatches divide the episodes evenly."""
+        number, size = config.episodes_per_iteration, self.processes.size
+        if env is not None:
+            check_num_episodes("episodes_per_iteration", number, env.num_envs, size)
+        group_size = getattr(config, "group_size", 1)
+        if number % (group_size * size):
+            remedy = f"must be a multiple of group_size={group_size} times {size} processes."
+            raise InvalidArgumentError("episodes_per_iteration", number, remedy)
+        if (config.minibatch_size or size) % size:
+            remedy = f"must be a multiple of the number of processes, {size}."
+            raise InvalidArgumentError("minibatch_size", config.minibatch_size, remedy)
 
     def _set_up_parts(self, own_parts: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         """Make the parts that are the user's own objects, or chosen by name; restore them."""
@@ -203,7 +223,8 @@ class Agent(ABC):
         Args:
             total_timesteps: Number of tokens to generate.
             progress_bar: Show a progress bar with the score and the KL.
-            callback: Called after each iteration with its row of scalars; False stops.
+            callback: Called after each iteration with its row of scalars, in every process; False
+                stops.
 
         Returns:
             The agent.
@@ -217,16 +238,19 @@ class Agent(ABC):
             )
         self._undo_unfinished_iteration()
         start = self.num_timesteps
+        is_main = self.processes.is_main
+        settings = dataclasses.asdict(self.config)
         with (
-            MetricsLog(self.log_dir, dataclasses.asdict(self.config), self.history) as log,
-            TrainingProgress(total_timesteps, progress_bar, title=self.name) as progress,
+            MetricsLog(self.log_dir, settings, self.history) if is_main else nullcontext() as log,
+            TrainingProgress(total_timesteps, progress_bar and is_main, self.name) as progress,
         ):
             while self.num_timesteps - start < total_timesteps:
                 row = self._iterate_or_undo(self.env)
-                log.write(row)
+                if log is not None:
+                    log.write(row)
                 progress.update(self.num_timesteps - start, row)
                 keep_going = callback(row) if callback is not None else None
-                if keep_going is not None and not keep_going:
+                if self.processes.any(keep_going is not None and not keep_going):
                     break
         return self
 
@@ -251,7 +275,8 @@ class Agent(ABC):
                 **scalars,
             }
             num_actions = self.policy.rules.num_actions
-            row["train/alarm"] = float(sound_alarm([*self.history, row], num_actions))
+            rows = [*self.history, row]
+            row["train/alarm"] = float(sound_alarm(rows, num_actions, warn=self.processes.is_main))
             self.history.append(row)
             self._is_iterating = False
         except BaseException:
@@ -265,6 +290,12 @@ class Agent(ABC):
         self.trained_parameters.update(parameters)  # The snapshot sees them, too.
         full_lr = self.config.learning_rate if learning_rate is None else learning_rate
         self.optimizer.add_param_group({"params": [*parameters.values()], "full_lr": full_lr})
+
+    @property
+    def _own_minibatch_size(self) -> int | None:
+        """Episodes of this process in each minibatch."""
+        size = self.config.minibatch_size
+        return size and self.processes.split(size)
 
     def _set_learning_rates(self) -> None:
         factor = self.config.learning_rate_factor(len(self.history) + 1)
@@ -331,10 +362,12 @@ class Agent(ABC):
     def save(self, path: str | Path) -> None:
         """Write everything that an exact continuation needs into one file.
 
-        If an iteration was interrupted, the file holds the state after the last finished one.
+        If an iteration was interrupted, the file holds the state after the last finished one. Of
+        several processes the main one writes; training goes on with as many as load the file.
         """
         self._undo_unfinished_iteration()
-        write_checkpoint(path, self.name, self._checkpoint())
+        if self.processes.is_main:
+            write_checkpoint(path, self.name, self._checkpoint())
 
     def save_pretrained(self, folder: str | Path, *, merge: bool = True) -> None:
         """Write the policy as a Hugging Face folder, with the tokenizer of the environment.
@@ -344,6 +377,8 @@ class Agent(ABC):
             merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
         """
         self._undo_unfinished_iteration()
+        if not self.processes.is_main:
+            return
         model = merged(self.policy.model) if merge else self.policy.model
         model.save_pretrained(folder)
         tokenizer: Any = base_attribute(self.env, "tokenizer") if self.env is not None else None

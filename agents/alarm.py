@@ -12,16 +12,19 @@ _WINDOW = 3
 """Iterations to average over: one may be an accident."""
 
 
-def sound_alarm(history: Sequence[Mapping[str, float]], num_actions: int) -> bool:
+def sound_alarm(
+    history: Sequence[Mapping[str, float]], num_actions: int, warn: bool = True
+) -> bool:
     """Whether something runs away, with a warning if it is the first time in this run.
 
     Args:
         history: Rows of scalars, one per iteration; at least one. ``train/alarm`` in a row says
             that there was an alarm.
         num_actions: Size of the action space.
+        warn: False only tells.
     """
     runaway = find_runaway(history, num_actions)
-    if runaway is not None and not any(row.get("train/alarm") for row in history):
+    if warn and runaway is not None and not any(row.get("train/alarm") for row in history):
         warnings.warn(f"iteration {len(history)}: {runaway}.", RuntimeWarning, stacklevel=4)
     return runaway is not None
 

@@ -291,6 +291,9 @@ class NoCritic(Critic):
                 config.episodes_per_iteration,
                 "must be at least 2 without a critic: episodes are compared with each other.",
             )
+        if agent.processes.size > 1 and self._group_size is None:
+            remedy = "must be above 1 without a critic: processes do not see each other's episodes."
+            raise InvalidArgumentError("group_size", config.group_size, remedy)
         if config.critic_warmup:
             remedy = "must be 0: there is no critic to train."
             raise InvalidArgumentError("critic_warmup", config.critic_warmup, remedy)

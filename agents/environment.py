@@ -95,14 +95,23 @@ def action_rules(env: VectorEnv) -> ActionRules:
     )
 
 
-def check_num_episodes(argument: str, num_episodes: int, num_envs: int) -> None:
-    """Raise InvalidArgumentError unless ``num_episodes`` is a positive multiple of ``num_envs``."""
-    if num_episodes < 1 or num_episodes % num_envs:
+def check_num_episodes(
+    argument: str, num_episodes: int, num_envs: int, num_processes: int = 1
+) -> None:
+    """Make sure that all rows of the environments of all processes play equally many episodes.
+
+    Raises:
+        InvalidArgumentError: If they cannot.
+    """
+    if num_episodes < 1 or num_episodes % (num_envs * num_processes):
+        rows = f"num_envs={num_envs}"
+        if num_processes > 1:
+            rows += f" in each of {num_processes} processes"
         raise InvalidArgumentError(
             argument,
             num_episodes,
-            f"must be a positive multiple of the environment's num_envs={num_envs}, because all "
-            "rows play the same number of episodes.",
+            f"must be a positive multiple of the environment's {rows}, because all rows play the "
+            "same number of episodes.",
         )
 
 

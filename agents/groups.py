@@ -195,6 +195,7 @@ class GroupAgent(Agent):
             generator=self._generators["tokens"],
             seed_generator=self._generators["episodes"],
             group_size=self.config.group_size,
+            processes=self.processes,
         ).to(self.config.device)
         if rollout.truncated.any():
             raise InvalidArgumentError(

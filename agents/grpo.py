@@ -206,13 +206,13 @@ class GRPO(GroupAgent):
 
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
         """Run one iteration, from the rollout to the last optimizer step; returns its scalars."""
-        config, kl_coef = self.config, self.kl_controller.coef
+        config, kl_coef, processes = self.config, self.kl_controller.coef, self.processes
         num_episodes = config.episodes_per_iteration
 
         # Rollout: whole episodes, in groups that start from the same prompt.
         rollout = self._collect_groups(env)
         mask = rollout.completion_mask  # (num_episodes, num_steps)
-        self.num_timesteps += int(mask.sum())
+        self.num_timesteps += int(processes.total(mask.sum()))
 
         # Log-probabilities, not those of the rollout: in bfloat16 the forward with a cache rounds
         # differently from the one that is trained, and the first probability ratio must be 1.
@@ -236,7 +236,7 @@ class GRPO(GroupAgent):
         batch = GroupBatch(*rollout.texts, old.logprobs, old.ref_logprobs, advantages, weights)
         means = ScalarMeans()
         for mb in batch.minibatches(
-            config.num_epochs, config.minibatch_size, self._generators["minibatches"]
+            config.num_epochs, self._own_minibatch_size, self._generators["minibatches"]
         ):
             new = self.policy.evaluate(*mb.texts)
             pg_loss, kl_loss = grpo_loss(
@@ -249,13 +249,17 @@ class GRPO(GroupAgent):
                 config.normalize_length,
                 config.clip_coef_high,
             )
-            entropy = masked_mean(new.entropy, mb.completion_mask)
+            # Means over tokens count by the tokens of this process, means over completions do not.
+            mask = mb.completion_mask
+            share = processes.token_share(mask)
+            entropy = share * masked_mean(new.entropy, mask)
             loss = pg_loss + kl_coef * kl_loss
             if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
                 loss = loss - config.ent_coef * entropy
 
             self.optimizer.zero_grad()
             loss.backward()
+            processes.average_gradients(self.trained_parameters.values())
             grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
             self.optimizer.step()
 
@@ -266,20 +270,20 @@ class GRPO(GroupAgent):
                     "train/policy_loss": pg_loss,
                     "train/kl_loss": kl_loss,
                     "train/entropy": entropy,
-                    "train/approx_kl": masked_mean(kl_estimate(log_ratio), mb.completion_mask),
-                    "train/clip_fraction": masked_mean(clipped.float(), mb.completion_mask),
+                    "train/approx_kl": share * masked_mean(kl_estimate(log_ratio), mask),
+                    "train/clip_fraction": share * masked_mean(clipped.float(), mask),
                     "train/grad_norm": grad_norm,
                 }
             )
 
-        kl_per_episode = (old.logprobs - old.ref_logprobs).sum(dim=1).mean().item()
+        kl_per_episode = processes.mean((old.logprobs - old.ref_logprobs).sum(dim=1).mean()).item()
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
-            **rollout.scalars(),
-            "rollout/group_std": self._group_std(rollout.env_returns),
+            **rollout.scalars(processes),
+            **processes.means({"rollout/group_std": self._group_std(rollout.env_returns)}),
             "rollout/kl": kl_per_episode,
-            "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
-            **means.means(),
+            "rollout/kl_exact": processes.mean(old.kl.sum(dim=1).mean()).item(),
+            **processes.means(means.means()),
             "train/kl_coef": kl_coef,
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }

@@ -19,8 +19,7 @@ __all__ = [
     "completion_mean",
     "is_clipped",
     "masked_mean",
-    "masked_whiten",
-    "whitening_scale",
+    "whitening",
 ]
 
 
@@ -48,27 +47,20 @@ def completion_mean(x: Tensor, mask: Tensor, normalize_length: bool = True) -> T
     return (total / mask.sum(dim=1) if normalize_length else total).mean()
 
 
-def whitening_scale(x: Tensor, mask: Tensor) -> Tensor:
-    """What :func:`masked_whiten` multiplies with: 1 / standard deviation over the mask; a scalar.
+def whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The shift and the scale that give mean 0 and variance 1: (x − shift) · scale.
 
-    A small number keeps it finite where all entries are equal.
-    """
-    variance = masked_mean((x - masked_mean(x, mask)).square(), mask)
-    return (variance + 1e-8).rsqrt()
-
-
-def masked_whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale ``x`` to mean 0 and variance 1 over the mask, and set it to 0 outside.
+    A small number keeps the scale finite where all entries are equal.
 
     Args:
-        x: Any shape.
-        mask: True at the entries that count, shape of ``x``.
+        x: (num_entries,).
 
     Returns:
-        Shape of ``x``.
+        Two scalars: the mean, and 1 / standard deviation.
     """
-    whitened = (x - masked_mean(x, mask)) * whitening_scale(x, mask)
-    return whitened.masked_fill(~mask, 0.0)
+    mean = x.mean()
+    variance = (x - mean).square().mean()
+    return mean, (variance + 1e-8).rsqrt()
 
 
 def clipped_surrogate(

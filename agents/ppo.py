@@ -31,8 +31,7 @@ from .losses import (
     clipped_surrogate,
     is_clipped,
     masked_mean,
-    masked_whiten,
-    whitening_scale,
+    whitening,
 )
 from .metrics import ScalarMeans, explained_variance
 from .parts import CUSTOM, own_part
@@ -277,7 +276,7 @@ class PPO(Agent):
 
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
         """Run one iteration, from the rollout to the last optimizer step; returns its scalars."""
-        config, kl_coef = self.config, self.kl_controller.coef
+        config, kl_coef, processes = self.config, self.kl_controller.coef, self.processes
         num_episodes = config.episodes_per_iteration
 
         # Rollout: whole episodes. Prompts are padded on the left, completions on the right.
@@ -288,9 +287,10 @@ class PPO(Agent):
             generator=self._generators["tokens"],
             seed_generator=self._generators["episodes"],
             group_size=config.group_size,
+            processes=processes,
         ).to(config.device)
         mask = rollout.completion_mask  # (num_episodes, num_steps)
-        self.num_timesteps += int(mask.sum())
+        self.num_timesteps += int(processes.total(mask.sum()))
 
         # Log-probabilities and values, (num_episodes, num_steps). In bfloat16, those of the rollout
         # are rounded differently (its forward has a cache), and the first ratio must be 1.
@@ -305,6 +305,7 @@ class PPO(Agent):
         rewards = rollout.credit - kl_coef * penalty
         if rollout.truncated.any():
             rewards = rewards + config.gamma * self.critic.after_truncation(rollout)
+        self.critic.generator = processes.own_generator(self._generators["critic"])
         with torch.no_grad():
             known_values = self.critic.known(rollout, rewards)
             values = known_values + self.critic.learned(rollout.texts, old)
@@ -314,8 +315,8 @@ class PPO(Agent):
             _, returns = gae(rewards, values, mask, config.gamma, config.critic_lambda)
         scale = torch.ones(())
         if config.whiten_advantages:
-            scale = whitening_scale(advantages, mask)
-            advantages = masked_whiten(advantages, mask)
+            shift, scale = whitening(processes.concatenate(advantages[mask]))
+            advantages = ((advantages - shift) * scale).masked_fill(~mask, 0.0)
 
         # Update: epochs of minibatches of whole episodes.
         kept_logits = ref_logits if config.kl_penalty == "exact" else None
@@ -327,7 +328,7 @@ class PPO(Agent):
         clip_coefs = config.clip_coef, config.clip_coef_high
         means = ScalarMeans()
         for mb in batch.minibatches(
-            config.num_epochs, config.minibatch_size, self._generators["minibatches"]
+            config.num_epochs, self._own_minibatch_size, self._generators["minibatches"]
         ):
             new = (
                 self.policy.evaluate(*mb.texts)
@@ -335,8 +336,9 @@ class PPO(Agent):
                 else self.policy.compare(*mb.texts, mb.ref_logits)
             )
             mb_mask = mb.completion_mask
+            share = processes.token_share(mb_mask)  # 1 for a single process
             log_ratio = (new.logprobs - mb.logprobs).detach()
-            approx_kl = masked_mean(kl_estimate(log_ratio), mb_mask)
+            approx_kl = processes.mean(share * masked_mean(kl_estimate(log_ratio), mb_mask))
             if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
                 break
             pg_loss = policy_loss(new.logprobs, mb.logprobs, mb.advantages, mb_mask, *clip_coefs)
@@ -350,7 +352,8 @@ class PPO(Agent):
                 loss = loss - config.ent_coef * entropy
 
             self.optimizer.zero_grad()
-            loss.backward(inputs=self.critic.parameters() if is_warming_up else None)
+            (share * loss).backward(inputs=self.critic.parameters() if is_warming_up else None)
+            processes.average_gradients(self.trained_parameters.values())
             grad_norm, *_ = [
                 clip_gradients(group["params"], config.max_grad_norm)
                 for group in self.optimizer.param_groups
@@ -360,23 +363,25 @@ class PPO(Agent):
             clipped = is_clipped(log_ratio, *clip_coefs).float()
             means.add(
                 {
-                    "train/policy_loss": pg_loss,
-                    "train/value_loss": v_loss,
-                    "train/entropy": entropy,
+                    "train/policy_loss": share * pg_loss,
+                    "train/value_loss": share * v_loss,
+                    "train/entropy": share * entropy,
                     "train/approx_kl": approx_kl,
-                    "train/clip_fraction": masked_mean(clipped, mb_mask),
+                    "train/clip_fraction": share * masked_mean(clipped, mb_mask),
                     "train/grad_norm": grad_norm,
                 }
             )
 
-        kl_per_episode = (old.logprobs - old.ref_logprobs).sum(dim=1).mean().item()
+        kl_per_episode = processes.mean((old.logprobs - old.ref_logprobs).sum(dim=1).mean()).item()
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
-            **rollout.scalars(),
+            **rollout.scalars(processes),
             "rollout/kl": kl_per_episode,
-            "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
-            **means.means(),
-            "train/explained_variance": explained_variance(values[mask], returns[mask]),
+            "rollout/kl_exact": processes.mean(old.kl.sum(dim=1).mean()).item(),
+            **processes.means(means.means()),
+            "train/explained_variance": explained_variance(
+                processes.concatenate(values[mask]), processes.concatenate(returns[mask])
+            ),
             "train/kl_coef": kl_coef,
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }

@@ -191,13 +191,13 @@ class RLOO(GroupAgent):
 
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
         """Run one iteration, from the rollout to the last optimizer step; returns its scalars."""
-        config, kl_coef = self.config, self.kl_controller.coef
+        config, kl_coef, processes = self.config, self.kl_controller.coef, self.processes
         num_episodes = config.episodes_per_iteration
 
         # Rollout: whole episodes, in groups that start from the same prompt.
         rollout = self._collect_groups(env)
         mask = rollout.completion_mask  # (num_episodes, num_steps)
-        self.num_timesteps += int(mask.sum())
+        self.num_timesteps += int(processes.total(mask.sum()))
 
         # Log-probabilities, not those of the rollout: in bfloat16 the forward with a cache rounds
         # differently from the one that is trained, and the first probability ratio must be 1.
@@ -224,26 +224,28 @@ class RLOO(GroupAgent):
         )
         means = ScalarMeans()
         for mb in batch.minibatches(
-            config.num_epochs, config.minibatch_size, self._generators["minibatches"]
+            config.num_epochs, self._own_minibatch_size, self._generators["minibatches"]
         ):
             new = (
                 self.policy.evaluate(*mb.texts)
                 if mb.ref_logits is None
                 else self.policy.compare(*mb.texts, mb.ref_logits)
             )
+            # Means over tokens count by the tokens of this process, means over completions do not.
+            share = processes.token_share(mb.completion_mask)
             clip_coefs = config.clip_coef, config.clip_coef_high
             token_log_ratio = new.logprobs - mb.logprobs
             if config.advantages == "token":
                 log_ratio = token_log_ratio
                 pg_loss = rloo_token_loss(log_ratio, mb.advantages, mb.completion_mask, *clip_coefs)
-                clipped = is_clipped(log_ratio.detach(), *clip_coefs)[mb.completion_mask]
+                clipped = share * is_clipped(log_ratio.detach(), *clip_coefs)[mb.completion_mask]
             else:
                 log_ratio = sequence_log_ratio(
                     new.logprobs, mb.logprobs, mb.weights, mb.completion_mask
                 )
                 pg_loss = rloo_loss(log_ratio, mb.advantages, *clip_coefs)
                 clipped = is_clipped(log_ratio.detach(), *clip_coefs)
-            entropy = masked_mean(new.entropy, mb.completion_mask)
+            entropy = share * masked_mean(new.entropy, mb.completion_mask)
             loss = pg_loss
             if isinstance(new, Comparison):
                 kl_of_states = completion_mean(new.kl, mb.completion_mask, normalize_length=False)
@@ -253,6 +255,7 @@ class RLOO(GroupAgent):
 
             self.optimizer.zero_grad()
             loss.backward()
+            processes.average_gradients(self.trained_parameters.values())
             grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
             self.optimizer.step()
 
@@ -261,20 +264,20 @@ class RLOO(GroupAgent):
                 {
                     "train/policy_loss": pg_loss,
                     "train/entropy": entropy,
-                    "train/approx_kl": masked_mean(approx_kl, mb.completion_mask),
+                    "train/approx_kl": share * masked_mean(approx_kl, mb.completion_mask),
                     "train/clip_fraction": clipped.float().mean(),
                     "train/grad_norm": grad_norm,
                 }
             )
 
-        kl_per_episode = (old.logprobs - old.ref_logprobs).sum(dim=1).mean().item()
+        kl_per_episode = processes.mean((old.logprobs - old.ref_logprobs).sum(dim=1).mean()).item()
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
-            **rollout.scalars(),
-            "rollout/group_std": self._group_std(rollout.env_returns),
+            **rollout.scalars(processes),
+            **processes.means({"rollout/group_std": self._group_std(rollout.env_returns)}),
             "rollout/kl": kl_per_episode,
-            "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
-            **means.means(),
+            "rollout/kl_exact": processes.mean(old.kl.sum(dim=1).mean()).item(),
+            **processes.means(means.means()),
             "train/kl_coef": kl_coef,
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }

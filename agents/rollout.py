@@ -15,6 +15,7 @@ episode is column t of the per-step arrays and column ``num_tokens - num_steps +
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from textgym.errors import InvalidArgumentError
 
 from .distribution import sample
 from .environment import as_vector_env, check_num_episodes
+from .processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from .policy import LanguageModelPolicy
@@ -76,13 +78,18 @@ class Rollout:
         }
         return replace(self, **tensors)
 
-    def scalars(self) -> dict[str, float]:
-        """Statistics for the log."""
+    def scalars(self, processes: Processes = ALONE) -> dict[str, float]:
+        """Statistics for the log, over the episodes of all processes."""
+        scores = processes.concatenate(self.scores)
         return {
-            "rollout/score_mean": self.scores.mean().item(),
-            "rollout/score_std": self.scores.std(correction=0).item(),
-            "rollout/episode_length": self.episode_lengths.float().mean().item(),
-            "rollout/return_mean": self.env_returns.mean().item(),
+            "rollout/score_mean": scores.mean().item(),
+            "rollout/score_std": scores.std(correction=0).item(),
+            **processes.means(
+                {
+                    "rollout/episode_length": self.episode_lengths.float().mean().item(),
+                    "rollout/return_mean": self.env_returns.mean().item(),
+                }
+            ),
         }
 
 
@@ -93,6 +100,7 @@ def collect_episodes(
     generator: torch.Generator,
     seed_generator: torch.Generator | None = None,
     group_size: int = 1,
+    processes: Processes = ALONE,
 ) -> Rollout:
     """Play whole episodes and return them in one batch.
 
@@ -119,12 +127,15 @@ def collect_episodes(
         seed_generator: Draws the seeds of the resets; by default ``generator``. With separate
             generators, two agents that sample differently still see the same prompts.
         group_size: Number of episodes that start from the same prompt.
+        processes: Each plays its part of the episodes, whole groups, and returns that part. The
+            prompts are those that a single process would get; the tokens come from a generator of
+            each process's own.
 
     Raises:
         InvalidArgumentError: If the environment or the number of episodes does not fit.
     """
     env = as_vector_env(env)
-    check_num_episodes("num_episodes", num_episodes, env.num_envs)
+    check_num_episodes("num_episodes", num_episodes, env.num_envs, processes.size)
     if group_size < 1 or num_episodes % group_size:
         raise InvalidArgumentError(
             "group_size", group_size, f"must divide the number of episodes, {num_episodes}."
@@ -132,13 +143,14 @@ def collect_episodes(
     seeds = torch.randint(
         2**31 - 1, (num_episodes // group_size,), generator=seed_generator or generator
     ).repeat_interleave(group_size)  # (num_episodes,)
-    storage = _play(policy, env, generator, seeds.tolist())
+    own_seeds = processes.part(seeds.tolist())
+    storage = _play(policy, env, processes.own_generator(generator), own_seeds)
     storage.check_groups(env, group_size)
     return storage.rollout(policy.rules.pad_token_id)
 
 
 def _play(
-    policy: LanguageModelPolicy, env: VectorEnv, generator: torch.Generator, seeds: list[int]
+    policy: LanguageModelPolicy, env: VectorEnv, generator: torch.Generator, seeds: Sequence[int]
 ) -> _Storage:
     """Play one episode per seed; episode i starts from ``seeds[i]``."""
     num_envs = env.num_envs

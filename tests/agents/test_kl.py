@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textgym.agents.distribution import ActionRules, action_logprobs, state_kl
 from textgym.agents.kl import KL_ESTIMATES, penalty_per_token
-from textgym.agents.losses import completion_mean, masked_mean, masked_whiten, whitening_scale
+from textgym.agents.losses import completion_mean, masked_mean, whitening
 from textgym.agents.ppo import gae
 from textgym.agents.returns import returns_to_go
 from textgym.exact import Trajectories
@@ -179,8 +179,8 @@ def test_whitened_advantages_and_the_direct_part_keep_their_proportion() -> None
     evaluated = Evaluated(table(1))
     penalty = evaluated.penalty("exact")
     advantages, _ = gae(rewards - COEF * penalty, torch.zeros(MASK.shape), MASK, 1.0, 1.0)
-    scale = whitening_scale(advantages, MASK)
-    white = masked_whiten(advantages, MASK)
+    shift, scale = whitening(advantages[MASK])
+    white = (advantages - shift) * scale
     weight = evaluated.probability.detach()[:, None] * MASK
     loss = -(weight * white * evaluated.logprobs).sum()
     loss = loss + COEF * scale * (weight * evaluated.kl).sum()

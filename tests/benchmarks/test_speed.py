@@ -65,7 +65,8 @@ def test_the_update_that_is_timed_is_that_of_ppo(monkeypatch, tiny, language_mod
         old = updater.policy.evaluate(*rollout.texts)
     config = agent.config
     advantages, returns = ppo.gae(rollout.credit, old.values, mask, config.gamma, config.gae_lambda)
-    advantages = ppo.masked_whiten(advantages, mask)
+    shift, scale = ppo.whitening(advantages[mask])
+    advantages = ((advantages - shift) * scale).masked_fill(~mask, 0.0)
     updater.update(
         type(random_episodes(1, 2, 1))(
             *rollout.texts, old.logprobs, old.values, advantages, returns

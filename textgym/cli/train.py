@@ -42,7 +42,11 @@ def _ppo_flags() -> type:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train a language model with token-level PPO, and save a checkpoint."""
+    """Train a language model with token-level PPO, and save a checkpoint.
+
+    Under `torchrun` or `accelerate launch` several processes train together, each with its part of
+    the episodes.
+    """
 
     credit: str = "abc"
     """How credit is assigned: a name from `textgym credit --list`, or your own as module:name."""
@@ -55,7 +59,7 @@ class TrainCommand:
     total_timesteps: int = 20_000
     """Tokens to train on; the last iteration is finished."""
     num_envs: int = 16
-    """Episodes played at the same time."""
+    """Episodes played at the same time, by all processes together."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
         default_factory=EnvironmentFlags
     )
@@ -70,7 +74,7 @@ class TrainCommand:
                 "total_timesteps", self.total_timesteps, "must be at least 1"
             )
         agent = self._make_agent()
-        console = make_console()
+        console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
         try:
             agent.learn(self.total_timesteps, progress_bar=True)
@@ -87,7 +91,7 @@ class TrainCommand:
 
     def _make_agent(self) -> PPO:
         """Make the agent, and its folder with the settings of the run."""
-        from textgym.agents import PPO, PPOConfig
+        from textgym.agents import PPO, PPOConfig, Processes
 
         hyperparameters = {
             field.name: getattr(self.ppo, field.name) for field in dataclasses.fields(PPOConfig)
@@ -97,14 +101,20 @@ class TrainCommand:
             keep_freed_memory()
         check_policy(self.policy)
         credit = make_credit(self.credit, self.beta, self.policy, config.gamma, self.start)
+        processes = Processes.current(config.device)
+        if self.num_envs % processes.size:
+            remedy = f"must be a multiple of the number of processes, {processes.size}"
+            raise InvalidArgumentError("num_envs", self.num_envs, remedy)
         envs = self.environment.make(
-            self.policy, self.num_envs, credit, config.device, config.dtype
+            self.policy, processes.split(self.num_envs), credit, config.device, config.dtype
         )
         agent = PPO(self.policy, envs, **hyperparameters)
         if (agent.log_dir / CHECKPOINT).exists():
             raise InvalidArgumentError(
                 "output", str(agent.log_dir), f"it has a {CHECKPOINT} already; name another folder"
             )
+        if not processes.is_main:
+            return agent
         agent.log_dir.mkdir(parents=True, exist_ok=True)
         settings = RunSettings(
             environment=dataclasses.replace(

@@ -40,6 +40,7 @@ from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
 from .processes import Processes
+from .sharding import full, full_state, load_full_state, shard, shard_optimizer_state
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ class Agent(ABC):
             self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
         else:
             self.ref_policy = AdapterOffPolicy(self.policy).to(config.device)
+        if config.shard:
+            for one in (self.policy, self.ref_policy):
+                shard(one, self.processes.size)
         self.trained_parameters = {
             n: p for n, p in self.policy.named_parameters() if p.requires_grad
         }
@@ -366,8 +370,9 @@ class Agent(ABC):
         several processes the main one writes; training goes on with as many as load the file.
         """
         self._undo_unfinished_iteration()
+        checkpoint = self._checkpoint()  # All processes have their part of sharded weights.
         if self.processes.is_main:
-            write_checkpoint(path, self.name, self._checkpoint())
+            write_checkpoint(path, self.name, checkpoint)
 
     def save_pretrained(self, folder: str | Path, *, merge: bool = True) -> None:
         """Write the policy as a Hugging Face folder, with the tokenizer of the environment.
@@ -377,10 +382,11 @@ class Agent(ABC):
             merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
         """
         self._undo_unfinished_iteration()
+        model = merged(self.policy.model) if merge else self.policy.model
+        whole = full_state(model) if self.config.shard else None
         if not self.processes.is_main:
             return
-        model = merged(self.policy.model) if merge else self.policy.model
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=whole)
         tokenizer: Any = base_attribute(self.env, "tokenizer") if self.env is not None else None
         if hasattr(tokenizer, "save_pretrained"):  # Other environments have token ids alone.
             tokenizer.save_pretrained(folder)
@@ -392,8 +398,8 @@ class Agent(ABC):
         """
         if self.config.lora is None:
             return {
-                "policy": self.policy.state_dict(),
-                "ref_policy": self.ref_policy.state_dict(),
+                "policy": full_state(self.policy),
+                "ref_policy": full_state(self.ref_policy),
             }
         state = self.policy.state_dict()
         if self.base_model is not None:
@@ -409,7 +415,7 @@ class Agent(ABC):
             "rules": dataclasses.asdict(self.policy.rules),
             "model": describe_model(self.policy.model),
             "trained": list(self.trained_parameters),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": full(self.optimizer.state_dict()),
             "kl_controller": self.kl_controller.state_dict(),
             "generators": {
                 name: generator.get_state() for name, generator in self._generators.items()
@@ -426,7 +432,7 @@ class Agent(ABC):
         env: gym.Env | VectorEnv | None = None,
         device: str | None = None,
         log_dir: str | Path | None = None,
-        **own_parts: Any,
+        **changes: Any,
     ) -> Self:
         """Restore an agent from a file that :meth:`save` wrote.
 
@@ -439,7 +445,8 @@ class Agent(ABC):
             env: The environment to train in; without one the agent can only predict.
             device: Replaces the device that the agent was trained on.
             log_dir: Replaces the folder that the agent logged to.
-            **own_parts: The objects that the agent was made with; they get their state back.
+            **changes: Hyperparameters that are to be other ones, such as ``shard=False``, and the
+                objects that the agent was made with, which get their state back.
 
         Raises:
             InvalidArgumentError: If the file or the environment cannot be used.
@@ -447,7 +454,7 @@ class Agent(ABC):
         contents = read_checkpoint(path, cls.name)
         vector_env = None if env is None else as_vector_env(env)
         given = {"device": device, "log_dir": log_dir}
-        changes = {name: value for name, value in given.items() if value is not None} | own_parts
+        changes |= {name: value for name, value in given.items() if value is not None}
         plain, own_parts = split_own_parts(contents["hyperparameters"] | changes, cls.parts)
         config = cls.config_class.from_keywords(**plain)
         rules = ActionRules(**contents["rules"])
@@ -472,16 +479,17 @@ class Agent(ABC):
                 parameter.requires_grad_(name in contents["trained"])
         agent.base_model = base_model
         agent._set_up(model, rules, vector_env, config, own_parts, contents)
-        agent.policy.load_state_dict(contents["policy"], strict=not lora)
+        load_full_state(agent.policy, contents["policy"], strict=not lora)
         if not lora:
-            agent.ref_policy.load_state_dict(contents["ref_policy"])
+            load_full_state(agent.ref_policy, contents["ref_policy"])
         elif fingerprint(agent.policy.model) != contents["fingerprint"]:
             raise InvalidArgumentError(
                 "path",
                 str(path),
                 f"its adapters belong to other weights than those of {base_model!r} now.",
             )
-        agent.optimizer.load_state_dict(contents["optimizer"])
+        parameters = [p for group in agent.optimizer.param_groups for p in group["params"]]
+        agent.optimizer.load_state_dict(shard_optimizer_state(contents["optimizer"], parameters))
         for name, state in contents["generators"].items():
             agent._generators[name].set_state(state)
         agent.num_timesteps = contents["num_timesteps"]

@@ -64,6 +64,9 @@ class AgentConfig:
     """Train low-rank adapters and the value head only: True, a ``peft.LoraConfig``, or its
     arguments as JSON, such as '{"r": 16}'. The reference policy is then the policy with its
     adapters switched off. Needs the extra ``textgym[lora]``."""
+    shard: bool = False
+    """Split the weights, their gradients and the optimizer's state over several processes (FSDP2),
+    instead of a copy in each."""
     device: str = "cpu"
     """Device of the models, by its torch name."""
     dtype: str | None = None
@@ -84,6 +87,9 @@ class AgentConfig:
             self._check(name, Real, "a finite number of at least 0", minimum=0)
         self._check_optional("kl_target", Real, "a finite number above 0", above=0)
         self._check_choice("kl_controller", (*KL_CONTROLLERS, CUSTOM))
+        self._check_flag("shard")
+        if self.shard and self.lora is not None:
+            raise InvalidArgumentError("shard", True, "must be False with adapters.")
         if (self.minibatch_size or 1) > self.episodes_per_iteration:
             raise InvalidArgumentError(
                 "minibatch_size",

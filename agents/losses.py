@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from .sharding import full
+
 __all__ = [
     "Batch",
     "clip_gradients",
@@ -105,7 +107,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     """
     parameters = list(parameters)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=True)
+    norm: Tensor = full(nn.utils.get_total_norm(gradients, error_if_nonfinite=True))
     if norm > max_norm:  # Otherwise PyTorch would multiply every gradient by 1.
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

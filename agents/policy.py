@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from textgym.errors import InvalidArgumentError
 
 from .distribution import ActionRules, action_logprobs, masked_logprobs, state_kl
+from .sharding import gathered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,6 +105,7 @@ class LanguageModelPolicy(nn.Module):
         self.temperature = temperature
         self.autocast_dtype = autocast_dtype
         self._attention = fast_attention(model)
+        self.is_sharded = False  # :mod:`textgym.agents.sharding` sets it.
         self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = forward_parameters(model)
         if self.rules.num_actions > vocab_size:
@@ -251,7 +253,8 @@ class LanguageModelPolicy(nn.Module):
         from textgym.models.incremental import IncrementalLanguageModel  # Imported here: slow.
 
         # Not in inference mode: there, autocast does not keep the weights that it has cast.
-        with torch.no_grad(), self._autocast(), self._attention:
+        whole = gathered(self.model) if self.is_sharded else nullcontext()
+        with torch.no_grad(), whole, self._autocast(), self._attention:
             if self._reader is None:
                 self._reader = IncrementalLanguageModel(self.model)
             try:

@@ -32,6 +32,8 @@ from torch import Tensor, nn
 
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 
+from .sharding import is_sharded
+
 __all__ = ["ALONE", "Processes"]
 
 _BUCKET = 2**24
@@ -176,7 +178,9 @@ class Processes:
         """
         if self.size == 1:
             return
-        parameters = list(parameters)
+        parameters = [p for p in parameters if not is_sharded(p)]  # FSDP has averaged the others.
+        if not parameters:
+            return
         has_gradient = torch.tensor(
             [p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device
         )

@@ -15,6 +15,7 @@ import torch
 from token_env import TokenVectorEnv, make_tiny_model
 
 from textgym.agents import AGENTS, Agent, Processes, groups, ppo
+from textgym.agents.sharding import full_state
 
 MANY = 10**9
 AGENT_KWARGS: dict[str, dict[str, Any]] = {
@@ -80,6 +81,20 @@ def main(folder: Path) -> None:
         seen[name] = {"weights": weights(agent), "history": history}
         seen[name]["kl_coef"] = agent.kl_controller.coef
     seen["prompts"] = rollouts[-1].input_ids[:, : -rollouts[-1].completion_mask.shape[1]]
+
+    # The same training with weights in parts: saved, and resumed in parts.
+    for shard in (False, True):
+        agent = make_agent("ppo", folder / f"shard-{shard}", num_envs=4, shard=shard)
+        train(agent, 1).save(folder / f"shard-{shard}.pt")
+        processes.any(True)
+        agent = train(type(agent).load(folder / f"shard-{shard}.pt", TokenVectorEnv(4)), 1)
+        parameters = list(agent.policy.parameters())
+        seen[f"shard {shard}"] = {
+            "weights": full_state(agent.policy),
+            "grad_norm": agent.history[-1]["train/grad_norm"],
+            "numbers": sum(p.to_local().numel() if shard else p.numel() for p in parameters),
+        }
+        agent.save_pretrained(folder / f"exported-{shard}")
 
     # Weights of the main process; gradients that only one process has; unequal numbers of tokens.
     torch.manual_seed(rank)

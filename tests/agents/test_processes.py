@@ -143,6 +143,44 @@ def test_a_run_of_two_goes_on_with_one(folder, seen, make_vector_env, recorded) 
     assert torch.equal(prompts, both)
 
 
+def test_sharded_training_equals_that_with_a_copy_in_each_process(seen) -> None:
+    for one in seen:
+        whole, sharded = one["shard False"], one["shard True"]
+        torch.testing.assert_close(sharded["weights"], whole["weights"], atol=1e-5, rtol=1e-4)
+        assert sharded["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
+def test_a_process_holds_about_half_of_sharded_weights(seen) -> None:
+    parts = [one["shard True"]["numbers"] for one in seen]
+    whole = seen[0]["shard False"]["numbers"]
+    assert sum(parts) == whole
+    assert max(parts) < 0.51 * whole
+
+
+def test_a_sharded_run_goes_on_alone(folder, seen, make_vector_env) -> None:
+    contents = torch.load(folder / "shard-True.pt", weights_only=True)
+    assert contents["hyperparameters"]["shard"]
+    agent = PPO.load(
+        folder / "shard-True.pt", make_vector_env(4), log_dir=folder / "alone", shard=False
+    )
+    for key, weights in launched.weights(agent).items():
+        assert torch.equal(weights, contents["policy"][key])
+    launched.train(agent, 1)
+
+
+def test_a_sharded_policy_is_exported_whole(folder, seen) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "exported-True")
+    weights = seen[0]["shard True"]["weights"]
+    assert all(torch.equal(t, weights[f"model.{k}"]) for k, t in model.state_dict().items())
+
+
+def test_a_single_process_cannot_shard(tmp_path) -> None:
+    with pytest.raises(InvalidArgumentError, match="torchrun"):
+        launched.make_agent("ppo", tmp_path, num_envs=4, shard=True)
+
+
 def test_only_the_main_process_writes(folder, seen) -> None:
     assert not (folder / "broken-1.pt").exists()
     rows = (folder / "unbroken" / "metrics.jsonl").read_text().splitlines()

@@ -18,12 +18,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from textgym.errors import InvalidArgumentError
 
 from .alarm import sound_alarm
-from .checkpoint import describe_model, model_from_description, read_checkpoint, write_checkpoint
+from .checkpoint import (
+    CheckpointFolder,
+    describe_model,
+    model_from_description,
+    read_checkpoint,
+    write_checkpoint,
+)
 from .config import AgentConfig
 from .distribution import ActionRules, sample
 from .environment import (
@@ -175,6 +181,7 @@ class Agent(ABC):
         self.num_timesteps = 0
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
+        self._newest_numbered: Path | None = None
         self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)
         self._is_iterating = False
         self._set_up_parts(own_parts, checkpoint)
@@ -244,6 +251,7 @@ class Agent(ABC):
         start = self.num_timesteps
         is_main = self.processes.is_main
         settings = dataclasses.asdict(self.config)
+        self._last_saved = len(self.history), time.monotonic()
         with (
             MetricsLog(self.log_dir, settings, self.history) if is_main else nullcontext() as log,
             TrainingProgress(total_timesteps, progress_bar and is_main, self.name) as progress,
@@ -253,6 +261,7 @@ class Agent(ABC):
                 if log is not None:
                     log.write(row)
                 progress.update(self.num_timesteps - start, row)
+                self._save_if_due()
                 keep_going = callback(row) if callback is not None else None
                 if self.processes.any(keep_going is not None and not keep_going):
                     break
@@ -364,15 +373,58 @@ class Agent(ABC):
     # --- Checkpoints
 
     def save(self, path: str | Path) -> None:
-        """Write everything that an exact continuation needs into one file.
+        """Write everything that an exact continuation needs into a folder.
 
-        If an iteration was interrupted, the file holds the state after the last finished one. Of
-        several processes the main one writes; training goes on with as many as load the file.
+        ``transformers`` can load the policy from it. If an iteration was interrupted, the folder
+        holds the state after the last finished one. Of several processes the main one writes;
+        training goes on with as many as load it. All of them must call this.
+
+        Args:
+            path: The folder; an earlier checkpoint there is replaced.
+
+        Raises:
+            InvalidArgumentError: If there is something else.
+            OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
         """
         self._undo_unfinished_iteration()
         checkpoint = self._checkpoint()  # All processes have their part of sharded weights.
+        whole = full_state(self.policy.model) if self.config.shard else None
         if self.processes.is_main:
-            write_checkpoint(path, self.name, checkpoint)
+            write_checkpoint(
+                path,
+                self.name,
+                checkpoint,
+                export=lambda folder: self._export(self.policy.model, folder, whole),
+            )
+
+    def _save_if_due(self) -> None:
+        """Write a numbered checkpoint of the run, and delete old ones, as the settings say."""
+        config, (iteration, moment) = self.config, self._last_saved
+        due = config.save_every is not None and len(self.history) - iteration >= config.save_every
+        if config.save_minutes is not None:
+            minutes = (time.monotonic() - moment) / 60
+            due = due or self.processes.of_main(minutes >= config.save_minutes)
+        if due:
+            self.save_numbered()
+
+    def save_numbered(self) -> Path:
+        """Write the next checkpoint of the run, ``log_dir/checkpoints/ITERATION``.
+
+        Of the earlier ones, those beyond ``save_total_limit`` are deleted.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        checkpoints = CheckpointFolder(self.log_dir, self.config.save_total_limit)
+        self._undo_unfinished_iteration()
+        path = checkpoints.path(len(self.history))
+        if path != self._newest_numbered:
+            self.save(path)
+            self._newest_numbered = path
+        if self.processes.is_main:
+            checkpoints.forget_old()
+        self._last_saved = len(self.history), time.monotonic()
+        return path
 
     def save_pretrained(self, folder: str | Path, *, merge: bool = True) -> None:
         """Write the policy as a Hugging Face folder, with the tokenizer of the environment.
@@ -384,9 +436,16 @@ class Agent(ABC):
         self._undo_unfinished_iteration()
         model = merged(self.policy.model) if merge else self.policy.model
         whole = full_state(model) if self.config.shard else None
-        if not self.processes.is_main:
-            return
-        model.save_pretrained(folder, state_dict=whole)
+        if self.processes.is_main:
+            self._export(model, Path(folder), whole)
+
+    def _export(
+        self, model: PreTrainedModel, folder: Path, state_dict: dict[str, Tensor] | None
+    ) -> None:
+        from textgym.models.loading import quiet_if  # Imported here: slow.
+
+        with quiet_if(True):
+            model.save_pretrained(folder, state_dict=state_dict)
         tokenizer: Any = base_attribute(self.env, "tokenizer") if self.env is not None else None
         if hasattr(tokenizer, "save_pretrained"):  # Other environments have token ids alone.
             tokenizer.save_pretrained(folder)
@@ -434,14 +493,14 @@ class Agent(ABC):
         log_dir: str | Path | None = None,
         **changes: Any,
     ) -> Self:
-        """Restore an agent from a file that :meth:`save` wrote.
+        """Restore an agent from a folder that :meth:`save` wrote.
 
         The model's folder or hub id is not needed, except below adapters. With the same kind of
         environment, training continues exactly as if it had not stopped, provided that the
         environment's episodes depend on nothing but the seed of their reset.
 
         Args:
-            path: The file.
+            path: The folder; or that of a run, for its latest checkpoint that is whole.
             env: The environment to train in; without one the agent can only predict.
             device: Replaces the device that the agent was trained on.
             log_dir: Replaces the folder that the agent logged to.
@@ -449,7 +508,7 @@ class Agent(ABC):
                 objects that the agent was made with, which get their state back.
 
         Raises:
-            InvalidArgumentError: If the file or the environment cannot be used.
+            InvalidArgumentError: If the folder or the environment cannot be used.
         """
         contents = read_checkpoint(path, cls.name)
         vector_env = None if env is None else as_vector_env(env)
@@ -473,8 +532,7 @@ class Agent(ABC):
             model = copy.deepcopy(_load_base(base_model))
         else:
             model = model_from_description(contents["model"])
-        # Older files lack "trained": they come from training all parameters.
-        if "trained" in contents and not lora:
+        if not lora:
             for name, parameter in model.named_parameters(prefix="model"):
                 parameter.requires_grad_(name in contents["trained"])
         agent.base_model = base_model

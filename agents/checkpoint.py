@@ -1,97 +1,217 @@
-"""Writes a training run into one file, and reads it back.
+"""Writes a training run into a folder, and reads it back.
 
-The file contains only tensors and plain values, so reading it runs no code
-(``torch.load(weights_only=True)``). The language model is stored as its configuration and its
-weights, so the folder or hub id that it came from is not needed again.
+A checkpoint holds no pickle, so reading it runs no code::
+
+    config.json, model.safetensors   the policy for transformers; of one with adapters, these alone
+    training.safetensors             every tensor that an exact continuation needs
+    training.json                    everything else that it needs
+    checksums.json                   SHA-256 of the other files
+
+It is written under another name, forced to the disk and then renamed, so a folder with the right
+name is complete, whatever interrupts the writing. Damage that comes later shows in the checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-import zipfile
+import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["describe_model", "model_from_description", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "CheckpointFolder",
+    "agent_of_checkpoint",
+    "describe_model",
+    "find_checkpoint",
+    "hyperparameters_of",
+    "model_from_description",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+
+TENSORS, VALUES, CHECKSUMS = "training.safetensors", "training.json", "checksums.json"
+NUMBERED = "checkpoints"
+"""Folder of a run's numbered checkpoints, inside the run's own."""
 
 
 def _format_of(agent: str) -> str:
-    return f"textgym-{agent.lower()}-1"
+    return f"textgym-{agent.lower()}-2"
 
 
-def write_checkpoint(path: str | Path, agent: str, contents: dict[str, Any]) -> None:
+# --- One checkpoint
+
+
+def write_checkpoint(
+    path: str | Path,
+    agent: str,
+    contents: dict[str, Any],
+    export: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write a checkpoint, completely or not at all.
 
     Args:
-        path: The file. Missing folders are created, an existing file is replaced.
+        path: The folder. A checkpoint that is there is replaced.
         agent: Name of the agent that can read it.
         contents: Nested dicts and lists of tensors, numbers, strings and None.
+        export: Writes more files into the folder that it gets.
+
+    Raises:
+        InvalidArgumentError: If the path is that of something else.
+        OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    torch.save({"format": _format_of(agent), **contents}, unfinished)
-    os.replace(unfinished, path)  # noqa: PTH105  an interruption leaves the old file intact
+    if path.exists() and not (path / VALUES).is_file():
+        remedy = "is there already, and is no checkpoint: name another folder."
+        raise InvalidArgumentError("path", str(path), remedy)
+    unfinished, old = _hidden(path, "unfinished"), _hidden(path, "old")
+    shutil.rmtree(unfinished, ignore_errors=True)  # Left by a process that was killed.
+    unfinished.mkdir(parents=True)
+    try:
+        tensors = _Tensors()
+        values = {"format": _format_of(agent), "contents": tensors.take_out(contents)}
+        save_file(tensors.by_name, unfinished / TENSORS)
+        (unfinished / VALUES).write_text(json.dumps(values), encoding="utf-8")
+        export(unfinished)
+        files = sorted(file for file in unfinished.iterdir() if file.is_file())
+        checksums = {file.name: _checksum(file) for file in files}
+        (unfinished / CHECKSUMS).write_text(json.dumps(checksums, indent=2), encoding="utf-8")
+        for place in (*unfinished.iterdir(), unfinished):
+            _force_to_disk(place)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)  # A folder cannot be replaced in one step; see _recover.
+        unfinished.rename(path)
+        _force_to_disk(path.parent)
+    except SafetensorError as error:  # What it raises when the disk is full.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(f"{path} cannot be written: {error}") from None
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_checkpoint(path: str | Path, agent: str) -> dict[str, Any]:
-    """Read a file of :func:`write_checkpoint`, with its tensors on the CPU.
+    """Read what :func:`write_checkpoint` wrote, with its tensors on the CPU.
 
     Args:
-        path: The file.
+        path: The folder of a checkpoint, or of a run that has checkpoints.
         agent: Name of the agent that reads it.
 
     Raises:
-        InvalidArgumentError: If the file does not exist, is damaged, or is not a checkpoint of this
-            agent.
+        InvalidArgumentError: If there is none, it is damaged, or it belongs to another agent.
     """
-    contents = _read(path, agent)
-    if not isinstance(contents, dict) or contents.get("format") != _format_of(agent):
-        raise InvalidArgumentError(
-            "path", str(path), f"the file is not a checkpoint that {agent}.save wrote."
-        )
+    from safetensors.torch import load_file
+
+    path = find_checkpoint(path)
+    contents: dict[str, Any] = _put_back(_read_values(path, agent), load_file(path / TENSORS))
     return contents
+
+
+def hyperparameters_of(path: str | Path, agent: str) -> dict[str, Any]:
+    """The hyperparameters in a checkpoint, without its tensors; see :func:`read_checkpoint`."""
+    hyperparameters: dict[str, Any] = _read_values(find_checkpoint(path), agent)["hyperparameters"]
+    return hyperparameters
 
 
 def agent_of_checkpoint(path: str | Path) -> str:
     """Name of the agent that wrote a checkpoint, in lower case: "ppo", for example.
 
     Raises:
-        InvalidArgumentError: If the file does not exist, is damaged, or is not a checkpoint.
+        InvalidArgumentError: If there is none, or it is damaged.
     """
-    contents = _read(path, "an agent")
-    match = re.fullmatch(
-        r"textgym-(\w+)-1", str(contents.get("format") if isinstance(contents, dict) else None)
-    )
+    path = find_checkpoint(path)
+    match = re.fullmatch(r"textgym-(\w+)-2", _format(path))
     if match is None:
-        raise InvalidArgumentError("path", str(path), "the file is not a checkpoint of an agent.")
+        raise InvalidArgumentError("path", str(path), "it is not a checkpoint of an agent.")
     return match[1]
 
 
-def _read(path: str | Path, agent: str) -> Any:
-    if not Path(path).is_file():
-        raise InvalidArgumentError("path", str(path), "there is no such file.")
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not verify checksums
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling other files can raise anything
-        raise InvalidArgumentError(
-            "path",
-            str(path),
-            f"the file is damaged, or is not a checkpoint that {agent}.save wrote "
-            f"({type(error).__name__}).",
-        ) from error
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint in a folder, after a check that it is whole.
+
+    Args:
+        path: The folder of a checkpoint, or of a run: then the latest checkpoint that is whole.
+
+    Raises:
+        InvalidArgumentError: If there is none.
+    """
+    path = Path(path).expanduser()
+    _recover(path)
+    if (path / NUMBERED).is_dir():
+        latest = CheckpointFolder(path).latest()
+        if latest is None:
+            raise InvalidArgumentError("path", str(path), "the run has no checkpoint.")
+        return latest
+    if path.is_file():
+        remedy = "is a file; a checkpoint is a folder that an agent's save wrote."
+        raise InvalidArgumentError("path", str(path), remedy)
+    if not path.exists():
+        raise InvalidArgumentError("path", str(path), "there is no such folder.")
+    damage = _damage(path)
+    if damage is not None:
+        raise InvalidArgumentError("path", str(path), f"no checkpoint can be read here: {damage}.")
+    return path
+
+
+# --- The checkpoints of a run
+
+
+class CheckpointFolder:
+    """Numbered checkpoints of a run, of which the last few are kept.
+
+    Args:
+        run: The run's folder; they are in ``checkpoints/`` in it.
+        limit: How many to keep.
+    """
+
+    def __init__(self, run: str | Path, limit: int = 2) -> None:
+        self.folder, self.limit = Path(run) / NUMBERED, limit
+
+    def path(self, iteration: int) -> Path:
+        """Where the checkpoint after so many iterations is."""
+        return self.folder / f"{iteration:07d}"
+
+    def all(self) -> list[Path]:
+        """The checkpoints, the latest first."""
+        found = self.folder.glob("[0-9]*")
+        return sorted((path for path in found if path.is_dir()), key=lambda path: -int(path.name))
+
+    def latest(self) -> Path | None:
+        """The latest checkpoint that is whole; there is a warning for each that is not."""
+        for path in self.all():
+            damage = _damage(path)
+            if damage is None:
+                return path
+            message = f"{path} is damaged ({damage}); looking for the checkpoint before it."
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return None
+
+    def forget_old(self) -> None:
+        """Delete all but the last few."""
+        for path in self.all()[self.limit :]:
+            doomed = _hidden(path, "old")  # Half a folder must not look like a checkpoint.
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+# --- Models
 
 
 def describe_model(model: PreTrainedModel) -> dict[str, str]:
@@ -122,3 +242,102 @@ def model_from_description(description: dict[str, str], auto_class: Any = None) 
             attn_implementation=description["attn_implementation"],
         )
     return model.eval()
+
+
+# --- Files
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def _recover(path: Path) -> None:
+    """Finish what was interrupted between the two renames of :func:`write_checkpoint`."""
+    old = _hidden(path, "old")
+    if not path.exists() and (old / CHECKSUMS).is_file():
+        old.rename(path)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _force_to_disk(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot, and need not.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if nothing is."""
+    try:
+        checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+        for name in (TENSORS, VALUES, *checksums):
+            if _checksum(path / name) != checksums[name]:
+                return f"{name} has another checksum than when it was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{CHECKSUMS} cannot be read, {type(error).__name__}"
+    return None
+
+
+def _format(path: Path) -> str:
+    return str(json.loads((path / VALUES).read_text(encoding="utf-8"))["format"])
+
+
+def _read_values(path: Path, agent: str) -> dict[str, Any]:
+    """The contents of a checkpoint that is whole, without tensors."""
+    if _format(path) != _format_of(agent):
+        raise InvalidArgumentError(
+            "path", str(path), f"the folder is not a checkpoint that {agent}.save wrote."
+        )
+    values: dict[str, Any] = json.loads((path / VALUES).read_text(encoding="utf-8"))["contents"]
+    return values
+
+
+# --- Tensors, apart from what fits into JSON
+
+_TENSOR, _PAIRS = "<tensor>", "<pairs>"
+
+
+class _Tensors:
+    """Collects tensors out of nested containers, each once, though some may be met twice."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Tensor] = {}
+        self._names: dict[tuple[Any, ...], str] = {}  # by place in memory, shape and dtype
+
+    def take_out(self, value: Any, name: str = "") -> Any:
+        """The value, with the names of tensors where the tensors were."""
+        if isinstance(value, Tensor):
+            place = (value.data_ptr() or name, value.shape, value.stride(), value.dtype)
+            if place not in self._names:
+                self._names[place] = name
+                self.by_name[name] = value.detach().contiguous()
+            return {_TENSOR: self._names[place]}
+        if isinstance(value, dict):
+            taken = [(key, self.take_out(one, f"{name}/{key}")) for key, one in value.items()]
+            # JSON would turn other keys into strings.
+            return dict(taken) if all(isinstance(key, str) for key in value) else {_PAIRS: taken}
+        if isinstance(value, list | tuple):
+            return [self.take_out(one, f"{name}/{i}") for i, one in enumerate(value)]
+        return value
+
+
+def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of ``take_out``."""
+    if isinstance(value, dict):
+        if set(value) == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        if set(value) == {_PAIRS}:
+            return {key: _put_back(one, tensors) for key, one in value[_PAIRS]}
+        return {key: _put_back(one, tensors) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_put_back(one, tensors) for one in value]
+    return value

@@ -73,11 +73,19 @@ class AgentConfig:
     """Autocast dtype of the models: "bfloat16", or None for float32."""
     log_dir: str | None = None
     """Folder for metrics.jsonl and TensorBoard files; None makes a new folder in runs/."""
+    save_every: int | None = None
+    """Iterations between checkpoints, in ``log_dir/checkpoints``; None writes none."""
+    save_minutes: float | None = None
+    """Minutes between checkpoints, too or instead."""
+    save_total_limit: int = 2
+    """How many of these checkpoints are kept."""
 
     def __post_init__(self) -> None:
         for name in ("episodes_per_iteration", "num_epochs"):
             self._check(name, Integral, "a whole number of at least 1", minimum=1)
-        for name in ("minibatch_size", "anneal_iterations"):
+        self._check("save_total_limit", Integral, "a whole number of at least 1", minimum=1)
+        self._check_optional("save_minutes", Real, "a finite number above 0", above=0)
+        for name in ("minibatch_size", "anneal_iterations", "save_every"):
             self._check_optional(name, Integral, "a whole number of at least 1", minimum=1)
         self._check("seed", Integral, "a whole number of at least 0", minimum=0)
         self._check("warmup_iterations", Integral, "a whole number of at least 0", minimum=0)

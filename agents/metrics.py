@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections import defaultdict
 from contextlib import AbstractContextManager
@@ -73,20 +75,32 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
     ) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
         (log_dir / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        self._file = (log_dir / "metrics.jsonl").open("w")
-        for row in history:
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        unfinished = log_dir / ".metrics.jsonl.unfinished"
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in history))
+        unfinished.replace(log_dir / "metrics.jsonl")
+        self._file = (log_dir / "metrics.jsonl").open("ab", buffering=0)
         self._tensorboard = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(log_dir))
+            # TensorBoard hides what an earlier process logged after the checkpoint.
+            tokens = int(history[-1]["time/total_timesteps"]) if history else -1
+            self._tensorboard = SummaryWriter(str(log_dir), purge_step=tokens + 1)
 
     def write(self, row: dict[str, float]) -> None:
-        """Append one row; TensorBoard plots it against the number of tokens."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Append one row; TensorBoard plots it against the number of tokens.
+
+        Raises:
+            OSError: If it cannot be written, as when the disk is full. No part of it stays.
+        """
+        line, start = (json.dumps(row) + "\n").encode(), self._file.tell()
+        try:
+            written = self._file.write(line)
+            if written != len(line):  # The disk is full, and would say so next time.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        except OSError:
+            self._file.truncate(start)
+            raise
         if self._tensorboard is not None:
             for name, value in row.items():
                 self._tensorboard.add_scalar(name, value, int(row["time/total_timesteps"]))

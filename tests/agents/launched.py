@@ -73,9 +73,9 @@ def main(folder: Path) -> None:
     seen["callbacks"] = []
     unbroken.learn(MANY, callback=lambda row: stop_in_one_process(row, rank, seen["callbacks"]))
     broken = train(make_agent("ppo", folder / "broken", num_envs=2, **adaptive), 2)
-    broken.save(folder / f"broken-{rank}.pt")
+    broken.save(folder / f"broken-{rank}")
     processes.any(True)  # The file is there when all have come so far.
-    resumed = train(type(broken).load(folder / "broken-0.pt", TokenVectorEnv(2)), 2)
+    resumed = train(type(broken).load(folder / "broken-0", TokenVectorEnv(2)), 2)
     for name, agent in {"unbroken": unbroken, "resumed": resumed}.items():
         history = [{k: v for k, v in r.items() if k != "time/seconds"} for r in agent.history]
         seen[name] = {"weights": weights(agent), "history": history}
@@ -85,9 +85,9 @@ def main(folder: Path) -> None:
     # The same training with weights in parts: saved, and resumed in parts.
     for shard in (False, True):
         agent = make_agent("ppo", folder / f"shard-{shard}", num_envs=4, shard=shard)
-        train(agent, 1).save(folder / f"shard-{shard}.pt")
+        train(agent, 1).save(folder / f"saved-{shard}")
         processes.any(True)
-        agent = train(type(agent).load(folder / f"shard-{shard}.pt", TokenVectorEnv(4)), 1)
+        agent = train(type(agent).load(folder / f"saved-{shard}", TokenVectorEnv(4)), 1)
         parameters = list(agent.policy.parameters())
         seen[f"shard {shard}"] = {
             "weights": full_state(agent.policy),

@@ -259,8 +259,8 @@ def test_without_a_critic_a_truncated_episode_is_refused(make_agent, make_envs) 
 def test_a_stop_in_between_changes_nothing(make_agent, make_envs, tmp_path, critic: str) -> None:
     settings = {"critic": critic, "critic_warmup": int(critic != "none")}
     whole, half = train(make_agent(**settings), 4), train(make_agent(**settings), 2)
-    half.save(tmp_path / "half.pt")
-    resumed = train(PPO.load(tmp_path / "half.pt", make_envs()), 2)
+    half.save(tmp_path / "half")
+    resumed = train(PPO.load(tmp_path / "half", make_envs()), 2)
     assert torch.equal(parameters(whole), parameters(resumed))
     assert list(whole.trained_parameters) == list(resumed.trained_parameters)
 
@@ -283,9 +283,9 @@ def test_an_interrupted_iteration_is_undone(make_agent, critic: str) -> None:
 
 def test_a_separate_critic_is_kept_without_an_environment(make_agent, make_envs, tmp_path) -> None:
     agent = train(make_agent(critic="separate"), 1)
-    agent.save(tmp_path / "first.pt")
-    PPO.load(tmp_path / "first.pt").save(tmp_path / "second.pt")
-    resumed = PPO.load(tmp_path / "second.pt", make_envs())
+    agent.save(tmp_path / "first")
+    PPO.load(tmp_path / "first").save(tmp_path / "second")
+    resumed = PPO.load(tmp_path / "second", make_envs())
     assert torch.equal(parameters(train(resumed, 1)), parameters(train(agent, 1)))
 
 
@@ -311,10 +311,10 @@ def test_a_critic_of_your_own_is_an_object_that_is_passed_again(
 ) -> None:
     whole, half = train(make_agent(critic=Constant()), 3), train(make_agent(critic=Constant()), 2)
     assert half.config.critic == "custom"
-    half.save(tmp_path / "half.pt")
+    half.save(tmp_path / "half")
     with pytest.raises(InvalidArgumentError, match=r"^critic=.*pass it again"):
-        PPO.load(tmp_path / "half.pt", make_envs())
-    resumed = train(PPO.load(tmp_path / "half.pt", make_envs(), critic=Constant()), 1)
+        PPO.load(tmp_path / "half", make_envs())
+    resumed = train(PPO.load(tmp_path / "half", make_envs(), critic=Constant()), 1)
     assert resumed.critic.num_calls == 3
     assert torch.equal(parameters(whole), parameters(resumed))
 

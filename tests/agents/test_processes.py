@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import pad
 
 from textgym.agents import PPO, Processes, Rollout, groups, ppo
+from textgym.agents.checkpoint import read_checkpoint
 from textgym.agents.losses import Batch
 from textgym.errors import InvalidArgumentError
 
@@ -131,7 +132,7 @@ def test_a_run_resumed_at_two_equals_an_unbroken_one(seen) -> None:
 
 
 def test_a_run_of_two_goes_on_with_one(folder, seen, make_vector_env, recorded) -> None:
-    agent = PPO.load(folder / "broken-0.pt", make_vector_env(4), log_dir=folder / "alone")
+    agent = PPO.load(folder / "broken-0", make_vector_env(4), log_dir=folder / "alone")
     assert len(agent.history) == 2
     rollouts = recorded(ppo, "collect_episodes")
     launched.train(agent, 2)
@@ -158,10 +159,10 @@ def test_a_process_holds_about_half_of_sharded_weights(seen) -> None:
 
 
 def test_a_sharded_run_goes_on_alone(folder, seen, make_vector_env) -> None:
-    contents = torch.load(folder / "shard-True.pt", weights_only=True)
+    contents = read_checkpoint(folder / "saved-True", "PPO")
     assert contents["hyperparameters"]["shard"]
     agent = PPO.load(
-        folder / "shard-True.pt", make_vector_env(4), log_dir=folder / "alone", shard=False
+        folder / "saved-True", make_vector_env(4), log_dir=folder / "alone", shard=False
     )
     for key, weights in launched.weights(agent).items():
         assert torch.equal(weights, contents["policy"][key])
@@ -182,7 +183,7 @@ def test_a_single_process_cannot_shard(tmp_path) -> None:
 
 
 def test_only_the_main_process_writes(folder, seen) -> None:
-    assert not (folder / "broken-1.pt").exists()
+    assert not (folder / "broken-1").exists()
     rows = (folder / "unbroken" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["time/iteration"] for row in rows] == [1, 2, 3, 4]
 

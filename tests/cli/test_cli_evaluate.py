@@ -56,7 +56,9 @@ def test_the_environment_and_the_credit_are_those_of_the_training(trained, capsy
 
 def test_equal_seeds_print_equal_results(trained, capsys):
     out = evaluate(trained, capsys, "--seed", "5")
-    assert evaluate(trained / "checkpoint.pt", capsys, "--seed", "5") == out
+    assert evaluate(trained, capsys, "--seed", "5") == out
+    (checkpoint,) = (trained / "checkpoints").iterdir()
+    assert evaluate(checkpoint, capsys, "--seed", "5") == out
 
 
 def test_flags_override_the_training(trained, capsys):
@@ -70,7 +72,7 @@ def test_gamma_is_that_of_the_training(discounted, capsys):
 
 
 def test_the_reward_model_has_the_dtype_of_the_training(discounted, models, capsys):
-    agent = PPO.load(discounted / "checkpoint.pt")
+    agent = PPO.load(discounted)
     expected = {}
     for dtype in ("bfloat16", "float32"):
         envs = gym.make_vec(
@@ -137,8 +139,10 @@ def test_damaged_settings_are_one_line(settings, copy, capsys):
 
 
 def test_a_damaged_checkpoint_names_its_flag(copy, capsys):
-    (copy / "checkpoint.pt").write_bytes(b"nothing")
-    assert main(["evaluate", "--checkpoint", str(copy)]) == 2
+    for checkpoint in (copy / "checkpoints").iterdir():
+        (checkpoint / "training.safetensors").write_bytes(b"nothing")
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert main(["evaluate", "--checkpoint", str(copy)]) == 2
     error = capsys.readouterr().err
     assert ONE_LINE.fullmatch(error)
     assert error.startswith("textgym: checkpoint=")

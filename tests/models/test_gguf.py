@@ -98,9 +98,9 @@ def test_an_agent_trains_it_and_its_checkpoint_needs_no_gguf(path, tmp_path, mon
     )
     agent = PPO(path, envs, episodes_per_iteration=2, minibatch_size=2, log_dir=tmp_path)
     agent.learn(10)
-    agent.save(tmp_path / "agent.pt")
+    agent.save(tmp_path / "agent")
     monkeypatch.setattr(loading, "_load_model", None)
-    again = PPO.load(tmp_path / "agent.pt")
+    again = PPO.load(tmp_path / "agent")
     weights = again.policy.model.state_dict()
     assert all(torch.equal(weights[n], p) for n, p in agent.policy.model.state_dict().items())
 

@@ -31,7 +31,7 @@ PPOConfig(no_such_hyperparameter=1)  #: call-arg
 HindsightCreditCallback.no_such_method()  #: attr-defined
 RewardModel.no_such_method()  #: attr-defined
 
-agent = PPO.load("agent.pt")
+agent = PPO.load("agent")
 reveal_type(agent)  #: textgym.agents.ppo.PPO
 agent.learn("many")  #: arg-type
 reveal_type(PPOConfig().gamma)  #: float

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 on success or if the output is no longer read, 2 after bad input, 130 after
-        Ctrl-C.
+        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parse(_COMMANDS, arguments).run()
     except SystemExit as end:  # the parser printed the help
         return int(end.code or 0)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interruption:
+        return 128 + getattr(interruption, "number", 2)  # 2: SIGINT, from Ctrl-C
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0

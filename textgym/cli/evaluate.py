@@ -12,7 +12,7 @@ import tyro
 
 from textgym.cli.console import make_console
 from textgym.cli.flags import EnvironmentOverrides, check_policy, make_credit
-from textgym.cli.run_folder import SETTINGS, RunSettings, find_checkpoint
+from textgym.cli.run_folder import SETTINGS, RunSettings
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
 
@@ -36,7 +36,7 @@ class EvaluateCommand:
     """
 
     checkpoint: Path | None = None
-    """Checkpoint of a bundled agent, or its folder. None: evaluate --policy, untrained."""
+    """Checkpoint of a bundled agent, or a run, for its latest one. None: evaluate --policy."""
     policy: str = "embedded"
     """Language model to evaluate without a checkpoint: "embedded", a folder or a hub id."""
     episodes: int = 128
@@ -71,7 +71,7 @@ class EvaluateCommand:
             raise InvalidArgumentError("episodes", self.episodes, "must be at least 1")
         if parse_device(self.device).type == "cpu":
             keep_freed_memory()
-        checkpoint = None if self.checkpoint is None else find_checkpoint(self.checkpoint)
+        checkpoint = None if self.checkpoint is None else _find_checkpoint(self.checkpoint)
         settings = self._settings(checkpoint)
         num_envs = min(self.episodes, 16)
         agent, envs = self._agent_and_envs(checkpoint, settings, num_envs)
@@ -142,8 +142,8 @@ class EvaluateCommand:
         from textgym.credit import find_credit_assigner
 
         trained = RunSettings(policy=self.policy)
-        if checkpoint is not None and checkpoint.with_name(SETTINGS).is_file():
-            trained = RunSettings.read(checkpoint.parent)
+        if checkpoint is not None and (run := checkpoint.parent.parent / SETTINGS).is_file():
+            trained = RunSettings.read(run.parent, "checkpoint")
         credit, beta, start = trained.credit, trained.beta, trained.start
         if self.credit is not None:
             credit = self.credit
@@ -156,6 +156,15 @@ class EvaluateCommand:
             beta=beta if self.beta is None else self.beta,
             start=start if self.start is None else self.start,
         )
+
+
+def _find_checkpoint(path: Path) -> Path:
+    from textgym.agents.checkpoint import find_checkpoint
+
+    try:
+        return find_checkpoint(path)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError("checkpoint", str(path), error.remedy) from None
 
 
 def _load_agent(checkpoint: Path, device: str) -> Agent:

@@ -1,9 +1,11 @@
-"""What ``textgym train`` leaves in its output folder, for ``textgym evaluate`` to read."""
+"""The folder of a ``textgym train``: its settings, and who may write into it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,33 +13,18 @@ from typing import Literal
 from textgym.cli.flags import EnvironmentFlags
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["CHECKPOINT", "SETTINGS", "RunSettings", "find_checkpoint"]
+__all__ = ["SETTINGS", "RunSettings", "locked", "newest_run"]
 
-CHECKPOINT = "checkpoint.pt"
-"""File of the agent: weights, optimizer, hyperparameters, history."""
 SETTINGS = "environment.json"
 """File of the :class:`RunSettings`."""
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint's file, from its own path or from that of its folder.
-
-    Raises:
-        InvalidArgumentError: If there is no such file.
-    """
-    path = path.expanduser()
-    if path.is_dir():
-        path = path / CHECKPOINT
-    if not path.is_file():
-        raise InvalidArgumentError("checkpoint", str(path), "there is no such file")
-    return path
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The flags of a training run that its checkpoint does not hold.
+    """The flags of a training run that its checkpoints do not hold.
 
-    The checkpoint holds the hyperparameters, gamma and dtype among them.
+    A checkpoint holds the hyperparameters, gamma and dtype among them.
     """
 
     environment: EnvironmentFlags = field(default_factory=EnvironmentFlags)
@@ -45,6 +32,8 @@ class RunSettings:
     credit: str = "abc"
     beta: float | None = None
     start: Literal["zero", "prompt"] | None = None
+    num_envs: int = 16
+    total_timesteps: int = 20_000
 
     def write(self, folder: Path) -> None:
         """Write them into a folder, as one flat JSON object."""
@@ -53,25 +42,54 @@ class RunSettings:
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> RunSettings:
+    def read(cls, folder: Path, argument: str) -> RunSettings:
         """Read what :meth:`write` wrote.
 
-        Files from before the policy was saved have the policy's name as that of its tokenizer.
+        Args:
+            folder: The run's.
+            argument: The flag that named it, for errors.
 
         Raises:
-            InvalidArgumentError: If the file is damaged.
+            InvalidArgumentError: If the file is missing or damaged.
         """
         file = folder / SETTINGS
         try:
             settings = json.loads(file.read_text(encoding="utf-8"))
-            settings.setdefault("policy", settings["tokenizer"])
             names = [field.name for field in dataclasses.fields(EnvironmentFlags)]
             environment = EnvironmentFlags(**{name: settings.pop(name) for name in names})
             return cls(environment=environment, **settings)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgumentError(
-                "checkpoint",
+                argument,
                 str(folder),
-                f"its {SETTINGS} is damaged ({type(error).__name__}: {error}); without that file, "
-                "the environment is made from the flags alone",
+                f"its {SETTINGS} is missing or damaged ({type(error).__name__}: {error})",
             ) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A context in which no other process may train in a folder; it ends with the process, too.
+
+    Raises:
+        InvalidArgumentError: If another process does.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        remedy = "another process is training in this folder: wait for it, or name another folder"
+        raise InvalidArgumentError("output", str(folder), remedy) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def newest_run(root: Path = Path("runs")) -> Path | None:
+    """The run below a folder that has written a checkpoint last; None if there is none."""
+    folders = [folder for folder in root.glob("*/checkpoints") if any(folder.iterdir())]
+    newest = max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+    return None if newest is None else newest.parent

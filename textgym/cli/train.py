@@ -5,21 +5,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from textgym.cli.console import make_console
 from textgym.cli.flags import EnvironmentFlags, check_policy, make_credit
-from textgym.cli.run_folder import CHECKPOINT, RunSettings
+from textgym.cli.run_folder import RunSettings, locked, newest_run
+from textgym.cli.signals import signals_raised
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from textgym.agents import PPO
+    from gymnasium.vector import VectorEnv
+
+    from textgym.agents import PPO, Processes
 
 __all__ = ["TrainCommand"]
+
+_MAY_CHANGE = ("log_dir", "device", "shard", "save_every", "save_minutes", "save_total_limit")
+"""Hyperparameters that a run may go on with other values of: they do not change what it learns."""
 
 
 @functools.cache
@@ -32,7 +41,9 @@ def _ppo_flags() -> type:
         """Hyperparameters of PPO."""
 
         log_dir: Annotated[str | None, tyro.conf.arg(name="output")] = None
-        """Folder of metrics, settings and checkpoint. None: a fresh folder below runs/."""
+        """Folder of metrics, settings and checkpoints. None: a fresh folder below runs/."""
+        save_every: int | None = 10
+        """Iterations between checkpoints; None writes one at the end only."""
 
         def __post_init__(self) -> None:
             """Leave the checks to :meth:`TrainCommand.run`: here the parser would report them."""
@@ -42,7 +53,7 @@ def _ppo_flags() -> type:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train a language model with token-level PPO, and save a checkpoint.
+    """Train a language model with token-level PPO, and save checkpoints.
 
     Under `torchrun` or `accelerate launch` several processes train together, each with its part of
     the episodes.
@@ -60,6 +71,9 @@ class TrainCommand:
     """Tokens to train on; the last iteration is finished."""
     num_envs: int = 16
     """Episodes played at the same time, by all processes together."""
+    resume: str | None = None
+    """Folder of a run to go on with, which brings its settings. "auto": that of --output if it has
+    a checkpoint, else the newest one below runs/ if --output is not given, else a new run."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
         default_factory=EnvironmentFlags
     )
@@ -69,64 +83,162 @@ class TrainCommand:
 
     def run(self) -> None:
         """Run the command."""
+        from textgym.agents import Processes
+
         if self.total_timesteps < 1:
             raise InvalidArgumentError(
                 "total_timesteps", self.total_timesteps, "must be at least 1"
             )
-        agent = self._make_agent()
+        processes = Processes.current(self._config().device)
+        folder = processes.of_main(self._folder_to_resume())
+        if folder is None:
+            agent, total = self._new_agent(processes), self.total_timesteps
+        else:
+            agent, total = self._resumed_agent(folder)
+        with (
+            locked(agent.log_dir) if processes.is_main else nullcontext(),
+            signals_raised(),
+        ):
+            if folder is None and processes.is_main:
+                self._settings().write(agent.log_dir)
+            self._train(agent, total)
+
+    def _train(self, agent: PPO, total_timesteps: int) -> None:
+        """Train to the end, or to an interruption; save, and say what to do next."""
         console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
+        go_on = shlex.join(["textgym", "train", "--resume", str(agent.log_dir)])
         try:
-            agent.learn(self.total_timesteps, progress_bar=True)
-        except KeyboardInterrupt:
-            console.print("interrupted")
+            agent.learn(total_timesteps - agent.num_timesteps, progress_bar=True)
+        except OSError:  # The disk is full, perhaps, and another checkpoint would not fit, either.
+            console.print(f"go on when it can be written again  {go_on}", soft_wrap=True)
             raise
-        finally:  # whatever stopped the training, keep what was learned
-            checkpoint = agent.log_dir / CHECKPOINT
-            agent.save(checkpoint)
-            console.print(_training_summary(agent))
-            console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
-            command = shlex.join(["textgym", "evaluate", "--checkpoint", str(agent.log_dir)])
-            console.print(f"evaluate it  {command}", soft_wrap=True)
+        except KeyboardInterrupt as interruption:
+            console.print(str(interruption) or "interrupted")
+            if agent.config.shard:  # Saving needs all processes, and some may be gone.
+                console.print(f"go on from the last checkpoint  {go_on}", soft_wrap=True)
+                raise
+            self._save(agent)
+            console.print(f"go on  {go_on}", soft_wrap=True)
+            raise
+        except BaseException:  # Whatever it was, keep what was learned.
+            self._save(agent)
+            raise
+        self._save(agent)
 
-    def _make_agent(self) -> PPO:
-        """Make the agent, and its folder with the settings of the run."""
-        from textgym.agents import PPO, PPOConfig, Processes
+    def _save(self, agent: PPO) -> None:
+        console = make_console(quiet=not agent.processes.is_main)
+        checkpoint = agent.save_numbered()
+        console.print(_training_summary(agent))
+        console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
+        command = shlex.join(["textgym", "evaluate", "--checkpoint", str(agent.log_dir)])
+        console.print(f"evaluate it  {command}", soft_wrap=True)
 
-        hyperparameters = {
-            field.name: getattr(self.ppo, field.name) for field in dataclasses.fields(PPOConfig)
-        }
-        config = PPOConfig(**hyperparameters)
+    # --- A new run
+
+    def _new_agent(self, processes: Processes) -> PPO:
+        from textgym.agents import PPO
+
+        config = self._config()
         if config.device == "cpu":
             keep_freed_memory()
         check_policy(self.policy)
-        credit = make_credit(self.credit, self.beta, self.policy, config.gamma, self.start)
-        processes = Processes.current(config.device)
-        if self.num_envs % processes.size:
-            remedy = f"must be a multiple of the number of processes, {processes.size}"
-            raise InvalidArgumentError("num_envs", self.num_envs, remedy)
-        envs = self.environment.make(
-            self.policy, processes.split(self.num_envs), credit, config.device, config.dtype
-        )
-        agent = PPO(self.policy, envs, **hyperparameters)
-        if (agent.log_dir / CHECKPOINT).exists():
-            raise InvalidArgumentError(
-                "output", str(agent.log_dir), f"it has a {CHECKPOINT} already; name another folder"
-            )
-        if not processes.is_main:
-            return agent
-        agent.log_dir.mkdir(parents=True, exist_ok=True)
-        settings = RunSettings(
+        envs = self._make_envs(self._settings(), config, processes)
+        agent = PPO(self.policy, envs, **vars(config))
+        if processes.of_main((agent.log_dir / "checkpoints").exists()):
+            remedy = "it has checkpoints already: go on with --resume, or name another folder"
+            raise InvalidArgumentError("output", str(agent.log_dir), remedy)
+        return agent
+
+    def _config(self) -> Any:
+        from textgym.agents import PPOConfig
+
+        names = [field.name for field in dataclasses.fields(PPOConfig)]
+        return PPOConfig(**{name: getattr(self.ppo, name) for name in names})
+
+    def _settings(self) -> RunSettings:
+        return RunSettings(
             environment=dataclasses.replace(
                 self.environment, tokenizer=self.environment.tokenizer or self.policy
             ),
-            policy=self.policy,
-            credit=self.credit,
-            beta=self.beta,
-            start=self.start,
+            **{name: getattr(self, name) for name in self._names_of_settings()},
         )
-        settings.write(agent.log_dir)
-        return agent
+
+    @staticmethod
+    def _names_of_settings() -> list[str]:
+        return [f.name for f in dataclasses.fields(RunSettings) if f.name != "environment"]
+
+    @staticmethod
+    def _make_envs(settings: RunSettings, config: Any, processes: Processes) -> VectorEnv:
+        if settings.num_envs % processes.size:
+            remedy = f"must be a multiple of the number of processes, {processes.size}"
+            raise InvalidArgumentError("num_envs", settings.num_envs, remedy)
+        credit = make_credit(
+            settings.credit, settings.beta, settings.policy, config.gamma, settings.start
+        )
+        num_envs = processes.split(settings.num_envs)
+        return settings.environment.make(
+            settings.policy, num_envs, credit, config.device, config.dtype
+        )
+
+    # --- A run that goes on
+
+    def _folder_to_resume(self) -> Path | None:
+        """The run to go on with; None for a new one."""
+        if self.resume != "auto":
+            return None if self.resume is None else Path(self.resume).expanduser()
+        if self.ppo.log_dir is None:
+            return newest_run()
+        folder = Path(self.ppo.log_dir).expanduser()
+        return folder if (folder / "checkpoints").exists() else None
+
+    def _resumed_agent(self, folder: Path) -> tuple[PPO, int]:
+        """The agent as it was, and how many tokens it is to be trained on in total."""
+        from textgym.agents import PPO, PPOConfig, Processes
+        from textgym.agents.checkpoint import find_checkpoint, hyperparameters_of
+
+        if self.ppo.log_dir is not None and Path(self.ppo.log_dir).expanduser() != folder:
+            remedy = f"leave it out: the run goes on in its own folder, {folder}"
+            raise InvalidArgumentError("output", self.ppo.log_dir, remedy)
+        settings = RunSettings.read(folder, "resume")
+        try:
+            checkpoint = find_checkpoint(folder)
+            trained = PPOConfig(**hyperparameters_of(checkpoint, "PPO"))
+        except InvalidArgumentError as error:
+            remedy = f"{error.remedy.rstrip('.')}; start it anew, without --resume"
+            raise InvalidArgumentError("resume", str(folder), remedy) from None
+        for name, given, was in self._differences(settings, trained):
+            remedy = f"the run was started with {was}: leave the flag out, or start another run"
+            raise InvalidArgumentError(name, given, remedy)
+        changes = {name: getattr(self.ppo, name) for name in _MAY_CHANGE} | {"log_dir": folder}
+        config = dataclasses.replace(trained, **changes)
+        if config.device == "cpu":
+            keep_freed_memory()
+        envs = self._make_envs(settings, config, Processes.current(config.device))
+        is_given = self.total_timesteps != type(self).total_timesteps
+        total = self.total_timesteps if is_given else settings.total_timesteps
+        return PPO.load(checkpoint, envs, **changes), total
+
+    def _differences(self, settings: RunSettings, trained: Any) -> Iterator[tuple[str, Any, Any]]:
+        """Flags that were given, and are not those of the run: name, value, the run's value."""
+        default = type(self)(ppo=_ppo_flags()())
+        pairs = [
+            (self.ppo, default.ppo, trained, [f.name for f in dataclasses.fields(trained)]),
+            (self, default, settings, self._names_of_settings()),
+            (
+                self.environment,
+                default.environment,
+                settings.environment,
+                [f.name for f in dataclasses.fields(EnvironmentFlags)],
+            ),
+        ]
+        for given, defaults, run, names in pairs:
+            for name in names:
+                value, was = getattr(given, name), getattr(run, name)
+                if name in (*_MAY_CHANGE, "total_timesteps") or value == getattr(defaults, name):
+                    continue
+                if value != was:
+                    yield name, value, was
 
 
 def _training_summary(agent: PPO) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "parse_device",
     "parse_dtype",
     "place_of_model",
+    "quiet_if",
 ]
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -293,8 +294,8 @@ def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def _quiet_if(is_small: bool) -> Iterator[None]:
-    """Hide the progress bar of models that load in an instant."""
+def quiet_if(is_small: bool) -> Iterator[None]:
+    """Hide the progress bars of models, as of those that load in an instant."""
     if not is_small or not logging.is_progress_bar_enabled():
         yield
         return
@@ -312,7 +313,7 @@ def _load_model(
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     source, gguf = _source(place)
     try:
-        with _quiet_if(EMBEDDED_FOLDER in Path(place).parents):
+        with quiet_if(EMBEDDED_FOLDER in Path(place).parents):
             model, report = auto.from_pretrained(
                 source,
                 **gguf,

@@ -152,9 +152,9 @@ def test_ppo_learns_with_it_and_continues_from_a_checkpoint(envs, tmp_path, name
         **settings,
     )
     unbroken.learn(1)
-    unbroken.save(tmp_path / "agent.pt")
+    unbroken.save(tmp_path / "agent")
     unbroken.learn(1)
-    continued = PPO.load(tmp_path / "agent.pt", envs, critic=make_critic())
+    continued = PPO.load(tmp_path / "agent", envs, critic=make_critic())
     continued.learn(1)
     pairs = zip(unbroken.policy.parameters(), continued.policy.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

@@ -11,6 +11,7 @@ from .ppo import PPO, PPOConfig
 from .registry import AGENTS, load_agent
 from .rloo import RLOO, RLOOConfig
 from .rollout import Rollout, collect_episodes
+from .sampling import SampledCompletion, Sampler, SamplingRequest
 
 __all__ = [
     "AGENTS",
@@ -27,6 +28,9 @@ __all__ = [
     "PPOConfig",
     "RLOOConfig",
     "Rollout",
+    "SampledCompletion",
+    "Sampler",
+    "SamplingRequest",
     "collect_episodes",
     "load_agent",
 ]

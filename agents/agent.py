@@ -33,17 +33,23 @@ from .environment import (
     check_vocabulary,
     left_padded,
 )
+from .importance import weighted_advantages
 from .kl_control import KLController, make_kl_controller
 from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
+from .mismatch import mismatch, sound_mismatch
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
+from .sampling import Sampler, as_sampler
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     import gymnasium as gym
     from gymnasium.vector import VectorEnv
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    from .rollout import Rollout
 
 __all__ = ["Agent"]
 
@@ -88,7 +94,7 @@ class Agent(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[AgentConfig]]
-    parts: ClassVar[tuple[str, ...]] = ("kl_controller",)
+    parts: ClassVar[tuple[str, ...]] = ("kl_controller", "sampler")
     config: AgentConfig
 
     def __init__(
@@ -177,6 +183,10 @@ class Agent(ABC):
         )
         if checkpoint is not None:
             self.kl_controller.load_state_dict(checkpoint["kl_controller"])
+        own_sampler = own_part("sampler", config.sampler, own_parts)
+        self.sampler: Sampler | None = (
+            None if config.sampler == "policy" else as_sampler(own_sampler)
+        )
 
     # --- Training
 
@@ -258,6 +268,32 @@ class Agent(ABC):
             self._undo_unfinished_iteration()
             raise
         return row
+
+    def _importance_weighted(
+        self, advantages: Tensor, rollout: Rollout, logprobs: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Correct advantages for what a sampler does differently, and measure it.
+
+        Args:
+            advantages: Of tokens, (num_episodes, num_steps), or of completions, (num_episodes,).
+            rollout: The episodes.
+            logprobs: Log-probabilities of their tokens under the policy before its update,
+                (num_episodes, num_steps).
+
+        Returns:
+            The advantages, weighted if there is a sampler, and scalars about it for the log.
+        """
+        if self.sampler is None:
+            return advantages, {}
+        compared = logprobs, rollout.logprobs, rollout.completion_mask
+        scalars = mismatch(*compared)
+        scalars["rollout/sampler_alarm"] = float(sound_mismatch(scalars, self.history))
+        if self.config.importance_cap is not None:
+            advantages, of_weights = weighted_advantages(
+                advantages, *compared, self.config.importance_cap
+            )
+            scalars |= of_weights
+        return advantages, scalars
 
     def _train_too(self, name: str, network: nn.Module, learning_rate: float | None) -> None:
         """Let the optimizer train another network; None stands for the policy's learning rate."""

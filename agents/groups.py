@@ -195,6 +195,7 @@ class GroupAgent(Agent):
             generator=self._generators["tokens"],
             seed_generator=self._generators["episodes"],
             group_size=self.config.group_size,
+            sampler=self.sampler,
         ).to(self.config.device)
         if rollout.truncated.any():
             raise InvalidArgumentError(

@@ -272,7 +272,7 @@ class PPO(Agent):
 
     name = "PPO"
     config_class = PPOConfig
-    parts = ("kl_controller", "critic")
+    parts = ("kl_controller", "sampler", "critic")
     config: PPOConfig
 
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
@@ -288,6 +288,7 @@ class PPO(Agent):
             generator=self._generators["tokens"],
             seed_generator=self._generators["episodes"],
             group_size=config.group_size,
+            sampler=self.sampler,
         ).to(config.device)
         mask = rollout.completion_mask  # (num_episodes, num_steps)
         self.num_timesteps += int(mask.sum())
@@ -316,6 +317,7 @@ class PPO(Agent):
         if config.whiten_advantages:
             scale = whitening_scale(advantages, mask)
             advantages = masked_whiten(advantages, mask)
+        advantages, about_sampler = self._importance_weighted(advantages, rollout, old.logprobs)
 
         # Update: epochs of minibatches of whole episodes.
         kept_logits = ref_logits if config.kl_penalty == "exact" else None
@@ -373,6 +375,7 @@ class PPO(Agent):
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(),
+            **about_sampler,
             "rollout/kl": kl_per_episode,
             "rollout/kl_exact": old.kl.sum(dim=1).mean().item(),
             **means.means(),

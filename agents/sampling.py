@@ -174,7 +174,7 @@ def _fault_in_tokens(tokens: Sequence[int], budget: int, rules: ActionRules) -> 
             )
     if len(tokens) > budget:
         return f"is too long, with {len(tokens)} tokens: generate at most the request's budget."
-    if len(tokens) < budget and (not tokens or tokens[-1] != eos):
+    if len(tokens) < budget and (len(tokens) == 0 or tokens[-1] != eos):
         return (
             f"stops after {len(tokens)} tokens, without EOS ({eos}) and before the budget: return "
             "EOS with the other tokens, and let nothing else stop it, such as stop strings, other "

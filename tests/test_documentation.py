@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.completion_server import CompletionServer
 from tests.test_architecture import FLOORS
 from textgym.credit import CREDIT_ASSIGNERS
+from textgym.models import load_language_model, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -81,6 +84,31 @@ def test_the_page_on_agents_runs():
     assert len(namespace["agent"].history) == 1
 
 
+def test_the_page_on_outside_rollouts_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server_block, engine_block = python_blocks(ROOT / "docs" / "outside_rollouts.md")
+    folder, namespace = tmp_path / "policy", {}
+    load_language_model("embedded").save_pretrained(folder)
+    load_tokenizer("embedded").save_pretrained(folder)
+    with CompletionServer(load_language_model(folder), folder) as server:
+        block = server_block.replace("http://localhost:8000", server.url)
+        block = block.replace("/shared/policy", str(folder)).replace("num_envs=16", "num_envs=4")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            exec(_short(block), namespace)
+            through_server = namespace["agent"].history
+            exec(_short(engine_block), namespace)
+    for row in through_server + namespace["agent"].history:
+        assert row["rollout/sampler_gap"] < 1e-4
+
+
+def _short(block):
+    """The same with one iteration of four episodes."""
+    block = block.replace("sampler=sampler)", "sampler=sampler, episodes_per_iteration=4)")
+    block = block.replace("sampler=Generate())", "sampler=Generate(), episodes_per_iteration=4)")
+    return block.replace("=10_000", "=1")
+
+
 def play(env):
     env.reset(seed=0, options={"max_new_tokens": 3})
     for token in (300, 400, 500):
@@ -130,6 +158,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/main/table.md", "| method | iterations | score |", 38),
         ("findings.md", "suites/table.md", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md", "| control | seeds |", 7),
+        ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
         ("learning.md", "tuning/table.md", "| method | to +1 |", 11),

@@ -26,7 +26,7 @@ CAP = 2.0
 """The default of ``importance_cap``."""
 
 Sampled = tuple[LanguageModelPolicy, Rollout, Tensor]
-"""The policy that would be trained, a rollout, and its log-probabilities as its sampler has them."""
+"""The policy that would be trained, a rollout, and what its sampler says of its tokens."""
 
 
 class TopP(LanguageModelPolicy):

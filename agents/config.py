@@ -60,7 +60,8 @@ class AgentConfig:
     """Divides the logits of the policy and the reference policy, in sampling and in training."""
     sampler: str = "policy"
     """Who samples the episodes: "policy", or an object such as a client of a vLLM server
-    (:class:`textgym.agents.Sampler`)."""
+    (:class:`textgym.agents.Sampler`). With an object there are more scalars: those of mismatch.py
+    and importance.py."""
     importance_cap: float | None = 2.0
     """Importance weights that correct for a sampler of one's own are cut off here, at 1 or more;
     None leaves the correction out. See importance.py."""

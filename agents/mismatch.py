@@ -78,5 +78,5 @@ def sound_mismatch(scalars: Mapping[str, float], history: Sequence[Mapping[str, 
     """
     fault = find_mismatch(scalars)
     if fault is not None and not any(row.get("rollout/sampler_alarm") for row in history):
-        warnings.warn(f"iteration {len(history) + 1}: {fault}.", RuntimeWarning, stacklevel=5)
+        warnings.warn(f"iteration {len(history) + 1}: {fault}.", RuntimeWarning, stacklevel=6)
     return fault is not None

@@ -21,12 +21,14 @@ class CompletionServer:
     Attributes:
         payloads: The completion requests so far.
         paths: The paths of all requests so far.
+        keys: Their ``Authorization`` headers.
         most_at_once: Largest number of requests that were under way at the same time.
         temperature: Used instead of that of the requests, unless it is None.
         top_k: Only the k most probable tokens are sampled, unless it is None.
         raw_logprobs: Answer with log-probabilities from before temperature and masks.
         alter: A function of a choice and its request that may change the choice.
         status: Answer with this status and no completion, unless it is 200.
+        body: Answer with this instead of JSON, unless it is None.
         gate: Requests wait until it is set.
     """
 
@@ -34,12 +36,14 @@ class CompletionServer:
         self.model, self.folder = model.eval(), folder
         self.payloads: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.keys: list[str | None] = []
         self.most_at_once = self._at_once = 0
         self.temperature: float | None = None
         self.top_k: int | None = None
         self.raw_logprobs = False
         self.alter: Callable[[dict[str, Any], dict[str, Any]], Any] = lambda choice, payload: None
         self.status = 200
+        self.body: bytes | None = None
         self.gate = threading.Event()
         self.gate.set()
         self._lock = threading.Lock()
@@ -48,8 +52,10 @@ class CompletionServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.keys.append(self.headers["Authorization"])
                 status, answer = server.answer(self.path, payload)
                 body = b"" if answer is None else json.dumps(answer).encode()
+                body = body if server.body is None else server.body
                 try:
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(body)))

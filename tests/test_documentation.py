@@ -87,12 +87,14 @@ def test_the_page_on_agents_runs():
 def test_the_page_on_outside_rollouts_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     server_block, engine_block = python_blocks(ROOT / "docs" / "outside_rollouts.md")
-    folder, namespace = tmp_path / "policy", {}
-    load_language_model("embedded").save_pretrained(folder)
-    load_tokenizer("embedded").save_pretrained(folder)
-    with CompletionServer(load_language_model(folder), folder) as server:
+    namespace = {}
+    for folder in ("models/policy", "shared/policy"):
+        load_language_model("embedded").save_pretrained(tmp_path / folder)
+        load_tokenizer("embedded").save_pretrained(tmp_path / folder)
+    served = tmp_path / "shared/policy"
+    with CompletionServer(load_language_model(served), served) as server:
         block = server_block.replace("http://localhost:8000", server.url)
-        block = block.replace("/shared/policy", str(folder)).replace("num_envs=16", "num_envs=4")
+        block = block.replace('"/', f'"{tmp_path}/').replace("num_envs=16", "num_envs=4")
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             exec(_short(block), namespace)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import socket
 import threading
@@ -150,7 +149,8 @@ def test_stale_weights_are_noticed_once_and_weights_are_truncated(
     agent = make_agent(PPO, Client(server.url, "tiny", sync=no_sync), importance_cap=1.5)
     with pytest.warns(RuntimeWarning, match="the sampler is not the policy") as record:
         agent.learn(1_000, callback=lambda row: len(agent.history) < 2)
-    assert sum("not the policy" in str(warning.message) for warning in record) == 1
+    (warning,) = [w for w in record if "not the policy" in str(w.message)]
+    assert warning.filename == __file__  # It points at the call of learn.
     for row in agent.history:
         assert row["rollout/sampler_alarm"] == 1
         assert 0 < row["rollout/importance_capped"] < 1
@@ -354,11 +354,26 @@ def test_a_server_that_stays_silent_is_given_up(server) -> None:
         client.sample([REQUEST], RULES, 1.0)
 
 
-def test_an_answer_that_is_no_json_is_shown(server, client, monkeypatch) -> None:
-    monkeypatch.setattr(json, "loads", json.JSONDecoder().decode)
-    monkeypatch.setattr(server, "answer", lambda path, payload: (200, float("nan")))
-    with pytest.raises(ServerError):
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>a proxy</html>", "something else than JSON: <html>a proxy"),
+        (b"\xff\xfe", "something else than JSON"),
+        (b"", "has not one choice, but n was 1: None"),
+        (b"[]", "has not one choice"),
+        (b'{"choices": [{}, {}]}', "has not one choice"),
+    ],
+)
+def test_an_answer_that_is_no_completion_is_shown(server, client, body, message) -> None:
+    server.body = body
+    with pytest.raises(ServerError, match=message):
         client.sample([REQUEST], RULES, 1.0)
+
+
+def test_a_key_is_sent_if_there_is_one(server) -> None:
+    for api_key in (None, "secret"):
+        Client(server.url, "tiny", no_sync, api_key=api_key).sample([REQUEST], RULES, 1.0)
+    assert server.keys == [None, "Bearer secret"]
 
 
 @pytest.mark.parametrize(

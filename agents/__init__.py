@@ -12,6 +12,7 @@ from .processes import Processes
 from .registry import AGENTS, load_agent
 from .rloo import RLOO, RLOOConfig
 from .rollout import Rollout, collect_episodes
+from .sampling import SampledCompletion, Sampler, SamplingRequest
 
 __all__ = [
     "AGENTS",
@@ -29,6 +30,9 @@ __all__ = [
     "Processes",
     "RLOOConfig",
     "Rollout",
+    "SampledCompletion",
+    "Sampler",
+    "SamplingRequest",
     "collect_episodes",
     "load_agent",
 ]

@@ -40,19 +40,25 @@ from .environment import (
     check_vocabulary,
     left_padded,
 )
+from .importance import weighted_advantages
 from .kl_control import KLController, make_kl_controller
 from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
+from .mismatch import mismatch, sound_mismatch
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
 from .processes import Processes
+from .sampling import Sampler, as_sampler
 from .sharding import full, full_state, load_full_state, shard, shard_optimizer_state
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     import gymnasium as gym
     from gymnasium.vector import VectorEnv
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    from .rollout import Rollout
 
 __all__ = ["Agent"]
 
@@ -101,7 +107,7 @@ class Agent(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[AgentConfig]]
-    parts: ClassVar[tuple[str, ...]] = ("kl_controller",)
+    parts: ClassVar[tuple[str, ...]] = ("kl_controller", "sampler")
     config: AgentConfig
 
     def __init__(
@@ -156,7 +162,8 @@ class Agent(ABC):
             self.ref_policy = AdapterOffPolicy(self.policy).to(config.device)
         if config.shard:
             for one in (self.policy, self.ref_policy):
-                shard(one, self.processes.size)
+                shard(one.model, one.value_head, self.processes.size)
+                one.is_sharded = True
         self.trained_parameters = {
             n: p for n, p in self.policy.named_parameters() if p.requires_grad
         }
@@ -208,6 +215,10 @@ class Agent(ABC):
         )
         if checkpoint is not None:
             self.kl_controller.load_state_dict(checkpoint["kl_controller"])
+        own_sampler = own_part("sampler", config.sampler, own_parts)
+        self.sampler: Sampler | None = (
+            None if config.sampler == "policy" else as_sampler(own_sampler)
+        )
 
     # --- Training
 
@@ -296,6 +307,33 @@ class Agent(ABC):
             self._undo_unfinished_iteration()
             raise
         return row
+
+    def _importance_weighted(
+        self, advantages: Tensor, rollout: Rollout, logprobs: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Correct advantages for what a sampler does differently, and measure it.
+
+        Args:
+            advantages: Of tokens, (num_episodes, num_steps), or of completions, (num_episodes,).
+            rollout: The episodes.
+            logprobs: Log-probabilities of their tokens under the policy before its update,
+                (num_episodes, num_steps).
+
+        Returns:
+            The advantages, weighted if there is a sampler, and scalars about it for the log.
+        """
+        if self.sampler is None:
+            return advantages, {}
+        compared = logprobs, rollout.logprobs, rollout.completion_mask
+        scalars = mismatch(*compared)
+        is_main = self.processes.is_main
+        scalars["rollout/sampler_alarm"] = float(sound_mismatch(scalars, self.history, is_main))
+        if self.config.importance_cap is not None:
+            advantages, of_weights = weighted_advantages(
+                advantages, *compared, self.config.importance_cap
+            )
+            scalars |= of_weights
+        return advantages, scalars
 
     def _train_too(self, name: str, network: nn.Module, learning_rate: float | None) -> None:
         """Let the optimizer train another network; None stands for the policy's learning rate."""

@@ -58,6 +58,13 @@ class AgentConfig:
     """Gradients with a larger norm are scaled down to it."""
     temperature: float = 1.0
     """Divides the logits of the policy and the reference policy, in sampling and in training."""
+    sampler: str = "policy"
+    """Who samples the episodes: "policy", or an object such as a client of a vLLM server
+    (:class:`textgym.agents.Sampler`). With an object there are more scalars: those of mismatch.py
+    and importance.py."""
+    importance_cap: float | None = 2.0
+    """Importance weights that correct for a sampler of one's own are cut off here, at 1 or more;
+    None leaves the correction out. See importance.py."""
     seed: int = 0
     """Seeds all of the agent's random generators."""
     lora: str | None = None
@@ -98,6 +105,10 @@ class AgentConfig:
         self._check_flag("shard")
         if self.shard and self.lora is not None:
             raise InvalidArgumentError("shard", True, "must be False with adapters.")
+        if self.shard and self.sampler != "policy":
+            raise InvalidArgumentError("shard", True, "must be False with a sampler of your own.")
+        self._check_choice("sampler", ("policy", CUSTOM))
+        self._check_optional("importance_cap", Real, "a finite number of at least 1", minimum=1)
         if (self.minibatch_size or 1) > self.episodes_per_iteration:
             raise InvalidArgumentError(
                 "minibatch_size",

@@ -196,6 +196,7 @@ class GroupAgent(Agent):
             seed_generator=self._generators["episodes"],
             group_size=self.config.group_size,
             processes=self.processes,
+            sampler=self.sampler,
         ).to(self.config.device)
         if rollout.truncated.any():
             raise InvalidArgumentError(

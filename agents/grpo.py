@@ -230,6 +230,7 @@ class GRPO(GroupAgent):
             advantages = group_relative_advantages(
                 rollout.env_returns, config.group_size, config.normalize_std
             )[:, None].expand_as(mask)
+        advantages, about_sampler = self._importance_weighted(advantages, rollout, old.logprobs)
         weights = credit_weights(rollout.credit, mask, config.credit_weights)
 
         # Update: epochs of minibatches of whole episodes.
@@ -280,6 +281,7 @@ class GRPO(GroupAgent):
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(processes),
+            **processes.means(about_sampler),
             **processes.means({"rollout/group_std": self._group_std(rollout.env_returns)}),
             "rollout/kl": kl_per_episode,
             "rollout/kl_exact": processes.mean(old.kl.sum(dim=1).mean()).item(),

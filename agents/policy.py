@@ -105,7 +105,7 @@ class LanguageModelPolicy(nn.Module):
         self.temperature = temperature
         self.autocast_dtype = autocast_dtype
         self._attention = fast_attention(model)
-        self.is_sharded = False  # :mod:`textgym.agents.sharding` sets it.
+        self.is_sharded = False  # see :mod:`textgym.agents.sharding`
         self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = forward_parameters(model)
         if self.rules.num_actions > vocab_size:

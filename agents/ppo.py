@@ -271,7 +271,7 @@ class PPO(Agent):
 
     name = "PPO"
     config_class = PPOConfig
-    parts = ("kl_controller", "critic")
+    parts = ("kl_controller", "sampler", "critic")
     config: PPOConfig
 
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
@@ -288,6 +288,7 @@ class PPO(Agent):
             seed_generator=self._generators["episodes"],
             group_size=config.group_size,
             processes=processes,
+            sampler=self.sampler,
         ).to(config.device)
         mask = rollout.completion_mask  # (num_episodes, num_steps)
         self.num_timesteps += int(processes.total(mask.sum()))
@@ -317,6 +318,7 @@ class PPO(Agent):
         if config.whiten_advantages:
             shift, scale = whitening(processes.concatenate(advantages[mask]))
             advantages = ((advantages - shift) * scale).masked_fill(~mask, 0.0)
+        advantages, about_sampler = self._importance_weighted(advantages, rollout, old.logprobs)
 
         # Update: epochs of minibatches of whole episodes.
         kept_logits = ref_logits if config.kl_penalty == "exact" else None
@@ -376,6 +378,7 @@ class PPO(Agent):
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(processes),
+            **processes.means(about_sampler),
             "rollout/kl": kl_per_episode,
             "rollout/kl_exact": processes.mean(old.kl.sum(dim=1).mean()).item(),
             **processes.means(means.means()),

@@ -214,6 +214,7 @@ class RLOO(GroupAgent):
         else:
             returns = rollout.env_returns - kl_coef * penalty.sum(dim=1)
             advantages = leave_one_out_advantages(returns, config.group_size)
+        advantages, about_sampler = self._importance_weighted(advantages, rollout, old.logprobs)
         weights = credit_weights(rollout.credit, mask, config.credit_weights)
 
         # Update: epochs of minibatches of whole episodes.
@@ -274,6 +275,7 @@ class RLOO(GroupAgent):
         self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(processes),
+            **processes.means(about_sampler),
             **processes.means({"rollout/group_std": self._group_std(rollout.env_returns)}),
             "rollout/kl": kl_per_episode,
             "rollout/kl_exact": processes.mean(old.kl.sum(dim=1).mean()).item(),

@@ -15,7 +15,8 @@ episode is column t of the per-step arrays and column ``num_tokens - num_steps +
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from textgym.errors import InvalidArgumentError
 from .distribution import sample
 from .environment import as_vector_env, check_num_episodes
 from .processes import ALONE, Processes
+from .sampling import SampledCompletion, Sampler, SamplingRequest, check_completions
 
 if TYPE_CHECKING:
     from .policy import LanguageModelPolicy
@@ -101,6 +103,7 @@ def collect_episodes(
     seed_generator: torch.Generator | None = None,
     group_size: int = 1,
     processes: Processes = ALONE,
+    sampler: Sampler | None = None,
 ) -> Rollout:
     """Play whole episodes and return them in one batch.
 
@@ -119,20 +122,27 @@ def collect_episodes(
     differ, because tokens come from another generator. Group g consists of the episodes
     ``g * group_size`` to ``(g + 1) * group_size - 1``.
 
+    With a sampler, every prompt is read first, from a reset of its own. The sampler gets the
+    policy's weights and completes all prompts in one call. Then the episodes are played as ever,
+    with its tokens.
+
     Args:
         policy: Chooses the tokens; its rules and its temperature shape the distribution.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED``.
         num_episodes: A multiple of the number of rows, and of ``group_size``.
-        generator: Draws the tokens; a CPU generator, whatever the policy's device.
+        generator: Draws the tokens, or the seeds for the sampler; a CPU generator, whatever the
+            policy's device.
         seed_generator: Draws the seeds of the resets; by default ``generator``. With separate
             generators, two agents that sample differently still see the same prompts.
         group_size: Number of episodes that start from the same prompt.
         processes: Each plays its part of the episodes, whole groups, and returns that part. The
             prompts are those that a single process would get; the tokens come from a generator of
             each process's own.
+        sampler: Chooses the tokens instead of the policy, and gives their log-probabilities.
 
     Raises:
-        InvalidArgumentError: If the environment or the number of episodes does not fit.
+        InvalidArgumentError: If the environment or the number of episodes does not fit, or if the
+            sampler returns what the policy could not have sampled.
     """
     env = as_vector_env(env)
     check_num_episodes("num_episodes", num_episodes, env.num_envs, processes.size)
@@ -144,15 +154,151 @@ def collect_episodes(
         2**31 - 1, (num_episodes // group_size,), generator=seed_generator or generator
     ).repeat_interleave(group_size)  # (num_episodes,)
     own_seeds = processes.part(seeds.tolist())
-    storage = _play(policy, env, processes.own_generator(generator), own_seeds)
+    own_generator = processes.own_generator(generator)
+    if sampler is None:
+        storage = _play(_tokens_of_policy(policy, own_generator), env, own_seeds)
+    else:
+        script = _Script.sampled(sampler, policy, env, own_seeds, own_generator)
+        storage = _play(nullcontext(script.choose), env, own_seeds)
+        script.check_end(storage)
     storage.check_groups(env, group_size)
     return storage.rollout(policy.rules.pad_token_id)
 
 
+_Chooser = Callable[["_Storage", NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float32]]]
+"""Chooses a token for every row. It gets the episodes so far, and the episode that each row plays,
+-1 for none, (num_envs,). It returns tokens and their log-probabilities, both (num_envs,); those of
+rows without an episode are ignored."""
+
+
+@contextmanager
+def _tokens_of_policy(
+    policy: LanguageModelPolicy, generator: torch.Generator
+) -> Iterator[_Chooser]:
+    """Sample each token from the policy, with a key-value cache."""
+    with policy.reading() as reader:
+
+        def choose(
+            storage: _Storage, episode_of: NDArray[np.int64]
+        ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+            logits = reader.read(storage.texts(episode_of)).logits.cpu()
+            num_generated = np.where(episode_of >= 0, storage.num_steps[episode_of], 0)
+            logprobs = policy.next_token_logprobs(logits, torch.from_numpy(num_generated))
+            tokens = sample(logprobs, generator)  # (num_envs,)
+            return tokens.numpy(), logprobs.gather(1, tokens[:, None])[:, 0].numpy()
+
+        yield choose
+
+
+@dataclass(frozen=True)
+class _Script:
+    """Completions that a sampler has written, one per episode, to be played token by token."""
+
+    env: VectorEnv
+    requests: list[SamplingRequest]
+    completions: Sequence[SampledCompletion]
+
+    @classmethod
+    def sampled(
+        cls,
+        sampler: Sampler,
+        policy: LanguageModelPolicy,
+        env: VectorEnv,
+        seeds: Sequence[int],
+        generator: torch.Generator,
+    ) -> _Script:
+        """Ask the sampler for one completion per seed of a reset."""
+        starts = _read_starts(env, seeds)
+        token_seeds = torch.randint(2**31 - 1, (len(seeds),), generator=generator).tolist()
+        requests = [
+            SamplingRequest(*starts[seed], token_seed)
+            for seed, token_seed in zip(seeds, token_seeds, strict=True)
+        ]
+        sampler.update(policy.model)
+        completions = sampler.sample(requests, policy.rules, policy.temperature)
+        check_completions(completions, requests, policy.rules)
+        return cls(env, requests, completions)
+
+    def choose(
+        self, storage: _Storage, episode_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token of each row's completion; a :data:`_Chooser`."""
+        tokens = np.zeros(len(episode_of), np.int64)
+        logprobs = np.zeros(len(episode_of), np.float32)
+        for row in np.flatnonzero(episode_of >= 0):
+            episode = episode_of[row]
+            step, completion = storage.num_steps[episode], self.completions[episode]
+            if step == 0:
+                self._check_start(storage, episode)
+            if step == len(completion.token_ids):
+                raise InvalidArgumentError(
+                    "env",
+                    self.env,
+                    f"episode {episode} goes on after {step} tokens, where EOS or its token_budget "
+                    "should have ended it: with a sampler, an environment must keep to both.",
+                )
+            tokens[row], logprobs[row] = completion.token_ids[step], completion.logprobs[step]
+        return tokens, logprobs
+
+    def check_end(self, storage: _Storage) -> None:
+        """Make sure that all tokens were played, save in episodes that were cut off from outside.
+
+        There the rest is not used: the tokens before it were sampled all the same.
+        """
+        for episode, completion in enumerate(self.completions):
+            num_steps, num_tokens = storage.num_steps[episode], len(completion.token_ids)
+            if num_steps < num_tokens and not storage.truncated[episode]:
+                raise InvalidArgumentError(
+                    "env",
+                    self.env,
+                    f"it ended episode {episode} after {num_steps} of {num_tokens} tokens, without "
+                    "EOS and before its token_budget: with a sampler, nothing else may end one.",
+                )
+
+    def _check_start(self, storage: _Storage, episode: int) -> None:
+        prompt = storage.input_ids[episode, : storage.prompt_lengths[episode]].tolist()
+        budget = storage.token_budgets[episode]
+        request = self.requests[episode]
+        if (prompt, budget) != (request.prompt_ids, request.token_budget):
+            raise InvalidArgumentError(
+                "env",
+                self.env,
+                "resets with equal seeds must give equal prompts and token budgets: let reset draw "
+                "them from self.np_random alone.",
+            )
+
+
+def _read_starts(env: VectorEnv, seeds: Sequence[int]) -> dict[int, tuple[list[int], int]]:
+    """Prompt and token budget of each seed, without playing."""
+    starts: dict[int, tuple[list[int], int]] = {}
+    distinct = list(dict.fromkeys(seeds))
+    for first in range(0, len(distinct), env.num_envs):
+        of_rows = distinct[first : first + env.num_envs]
+        filled = of_rows + of_rows[:1] * (env.num_envs - len(of_rows))  # A seed for every row.
+        observations, infos = env.reset(seed=filled)  # type: ignore[arg-type]
+        for row, seed in enumerate(of_rows):
+            budget = _info_of_row(infos, row).get("token_budget")
+            if budget is None:
+                raise InvalidArgumentError(
+                    "env",
+                    env,
+                    "a sampler has to know when an episode ends: let reset return the number of "
+                    'tokens as info["token_budget"].',
+                )
+            starts[seed] = _text_of_row(observations, row).tolist(), int(budget)
+    return starts
+
+
 def _play(
-    policy: LanguageModelPolicy, env: VectorEnv, generator: torch.Generator, seeds: Sequence[int]
+    choosing: AbstractContextManager[_Chooser], env: VectorEnv, seeds: Sequence[int]
 ) -> _Storage:
-    """Play one episode per seed; episode i starts from ``seeds[i]``."""
+    """Play one episode per seed; episode i starts from ``seeds[i]``.
+
+    Args:
+        choosing: Gives what chooses the tokens; entered for the time of the steps.
+        env: A vector environment whose finished rows wait.
+        seeds: Seeds of the resets.
+    """
     num_envs = env.num_envs
     observations, infos = env.reset(seed=seeds[:num_envs])  # type: ignore[arg-type]
     storage = _Storage(len(seeds), max_length=observations["input_ids"].shape[1])
@@ -162,15 +308,10 @@ def _play(
     num_started = num_envs
     free: list[int] = []  # rows without an episode, in the order in which theirs ended
     num_lost = 0  # steps that free rows have missed since the last restart
-    with policy.reading() as reader:
+    with choosing as choose:
         while (rows := np.flatnonzero(episode_of >= 0)).size:
             # Choose a token for every row. Free rows get one too, which is ignored.
-            logits = reader.read(storage.texts(episode_of)).logits.cpu()
-            num_generated = np.where(episode_of >= 0, storage.num_steps[episode_of], 0)
-            logprobs = policy.next_token_logprobs(logits, torch.from_numpy(num_generated))
-            tokens = sample(logprobs, generator)  # (num_envs,)
-            chosen = logprobs.gather(1, tokens[:, None])[:, 0].numpy()
-            actions = tokens.numpy()
+            actions, chosen = choose(storage, episode_of)  # (num_envs,)
 
             # Step all rows, and store what happened in those that play.
             observations, rewards, terminated, truncated, infos = env.step(actions)

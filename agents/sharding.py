@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from .policy import LanguageModelPolicy
+    from transformers import PreTrainedModel
 
 __all__ = [
     "full",
@@ -33,11 +33,12 @@ __all__ = [
 ]
 
 
-def shard(policy: LanguageModelPolicy, num_processes: int) -> None:
+def shard(model: PreTrainedModel, value_head: nn.Module, num_processes: int) -> None:
     """Shard a policy over all processes, in place, layer by layer.
 
     Args:
-        policy: Equal in all processes. Its parameters become ``DTensor``.
+        model: Equal in all processes. Its parameters become ``DTensor``.
+        value_head: So is this.
         num_processes: Number of processes.
 
     Raises:
@@ -49,17 +50,15 @@ def shard(policy: LanguageModelPolicy, num_processes: int) -> None:
     if num_processes == 1:
         remedy = "there is one process: start several with torchrun or accelerate launch."
         raise InvalidArgumentError("shard", True, remedy)
-    model = policy.model
     mesh = init_device_mesh(model.device.type, (num_processes,))
     layer_classes = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in layer_classes]
     try:
-        for module in (*layers, model, policy.value_head):
+        for module in (*layers, model, value_head):
             fully_shard(module, mesh=mesh)
     except (AssertionError, ValueError, NotImplementedError) as error:
         remedy = f"{type(model).__name__} cannot be sharded ({error})"
         raise InvalidArgumentError("shard", True, remedy) from None
-    policy.is_sharded = True
 
 
 def is_sharded(tensor: Tensor) -> bool:

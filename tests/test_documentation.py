@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.completion_server import CompletionServer
 from tests.test_architecture import FLOORS
 from textgym.credit import CREDIT_ASSIGNERS
+from textgym.models import load_language_model, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -33,7 +36,7 @@ def test_the_readmes_python_blocks_run_in_order(tmp_path, monkeypatch):
     for block in blocks:
         exec(block.replace("total_timesteps=10_000", "total_timesteps=100"), namespace)
     assert len(namespace["agent"].history) == 1
-    assert (tmp_path / "positive_reviews.pt").is_file()
+    assert (tmp_path / "positive_reviews" / "model.safetensors").is_file()
     observation, _ = namespace["env"].reset(seed=0)
     assert observation in namespace["env"].observation_space
 
@@ -79,6 +82,33 @@ def test_the_page_on_agents_runs():
         exec(short.replace("n_steps=64", "n_steps=4, batch_size=16"), namespace)
     assert namespace["env"].observation_space.shape == (256,)
     assert len(namespace["agent"].history) == 1
+
+
+def test_the_page_on_outside_rollouts_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server_block, engine_block = python_blocks(ROOT / "docs" / "outside_rollouts.md")
+    namespace = {}
+    for folder in ("models/policy", "shared/policy"):
+        load_language_model("embedded").save_pretrained(tmp_path / folder)
+        load_tokenizer("embedded").save_pretrained(tmp_path / folder)
+    served = tmp_path / "shared/policy"
+    with CompletionServer(load_language_model(served), served) as server:
+        block = server_block.replace("http://localhost:8000", server.url)
+        block = block.replace('"/', f'"{tmp_path}/').replace("num_envs=16", "num_envs=4")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            exec(_short(block), namespace)
+            through_server = namespace["agent"].history
+            exec(_short(engine_block), namespace)
+    for row in through_server + namespace["agent"].history:
+        assert row["rollout/sampler_gap"] < 1e-4
+
+
+def _short(block):
+    """The same with one iteration of four episodes."""
+    block = block.replace("sampler=sampler)", "sampler=sampler, episodes_per_iteration=4)")
+    block = block.replace("sampler=Generate())", "sampler=Generate(), episodes_per_iteration=4)")
+    return block.replace("=10_000", "=1")
 
 
 def play(env):
@@ -130,6 +160,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/main/table.md", "| method | iterations | score |", 38),
         ("findings.md", "suites/table.md", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md", "| control | seeds |", 7),
+        ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
         ("learning.md", "tuning/table.md", "| method | to +1 |", 11),

@@ -31,6 +31,7 @@ def test_there_is_a_script_for_each_folder_of_results():
         "credit_fidelity.py",
         "demo_speed.py",
         "learning.py",
+        "mismatch.py",
         "pairs.py",
         "precision.py",
         "suites.py",

@@ -137,6 +137,7 @@ class Agent(ABC):
             rules,
             temperature=config.temperature,
             autocast_dtype=torch.bfloat16 if config.dtype else None,
+            gradient_checkpointing=config.gradient_checkpointing,
         ).to(config.device)
         if config.lora is None:
             self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)

@@ -64,6 +64,9 @@ class AgentConfig:
     """Train low-rank adapters and the value head only: True, a ``peft.LoraConfig``, or its
     arguments as JSON, such as '{"r": 16}'. The reference policy is then the policy with its
     adapters switched off. Needs the extra ``textgym[lora]``."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of the policy's layers in an update and compute the rest again: less
+    memory for one more forward pass (docs/scale.md)."""
     device: str = "cpu"
     """Device of the models, by its torch name."""
     dtype: str | None = None
@@ -84,6 +87,7 @@ class AgentConfig:
             self._check(name, Real, "a finite number of at least 0", minimum=0)
         self._check_optional("kl_target", Real, "a finite number above 0", above=0)
         self._check_choice("kl_controller", (*KL_CONTROLLERS, CUSTOM))
+        self._check_flag("gradient_checkpointing")
         if (self.minibatch_size or 1) > self.episodes_per_iteration:
             raise InvalidArgumentError(
                 "minibatch_size",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from textgym.errors import InvalidArgumentError
 
 from .distribution import ActionRules, action_logprobs, masked_logprobs, state_kl
+from .recomputation import Recomputation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,9 +79,12 @@ class LanguageModelPolicy(nn.Module):
         temperature: Divides the logits, in sampling and in training.
         autocast_dtype: Runs the language model under autocast in this dtype; None switches it
             off. Logits, values and losses are float32 in any case.
+        gradient_checkpointing: Whether a forward pass with gradients keeps nothing but the inputs
+            of the layers, which are computed again in the backward pass.
 
     Raises:
-        InvalidArgumentError: If the model has fewer tokens than ``rules`` has actions.
+        InvalidArgumentError: If the model has fewer tokens than ``rules`` has actions, or no layers
+            that can be computed again.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class LanguageModelPolicy(nn.Module):
         rules: ActionRules | None = None,
         temperature: float = 1.0,
         autocast_dtype: torch.dtype | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         from textgym.models.kernels import fast_attention  # Imported here: slow.
         from textgym.models.signature import forward_parameters
@@ -104,6 +109,9 @@ class LanguageModelPolicy(nn.Module):
         self.temperature = temperature
         self.autocast_dtype = autocast_dtype
         self._attention = fast_attention(model)
+        self._recomputation = (
+            Recomputation(model, self._attention) if gradient_checkpointing else None
+        )
         self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = forward_parameters(model)
         if self.rules.num_actions > vocab_size:
@@ -287,6 +295,12 @@ class LanguageModelPolicy(nn.Module):
             self.model.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         )
 
+    def _keeping(self) -> AbstractContextManager[None]:
+        """What the layers keep for a backward pass: everything, or their inputs alone."""
+        if self._recomputation is None or not torch.is_grad_enabled():
+            return nullcontext()
+        return self._recomputation
+
     def _read_out(
         self, input_ids: Tensor, attention_mask: Tensor, num_logits: int
     ) -> tuple[Tensor, Tensor]:
@@ -303,7 +317,7 @@ class LanguageModelPolicy(nn.Module):
             arguments["position_ids"] = position_ids_from_mask(attention_mask)
         if "logits_to_keep" in self._parameters_of_model:  # saves computing the others
             arguments["logits_to_keep"] = num_logits
-        with self._autocast(), self._attention:
+        with self._autocast(), self._attention, self._keeping():
             output = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask.long(),

@@ -316,7 +316,12 @@ class LanguageModelPolicy(nn.Module):
         if "position_ids" in self._parameters_of_model:
             arguments["position_ids"] = position_ids_from_mask(attention_mask)
         if "logits_to_keep" in self._parameters_of_model:  # saves computing the others
-            arguments["logits_to_keep"] = num_logits
+            # As indices: a slice of the hidden states is not contiguous, and for each text PyTorch
+            # would then copy the whole matrix of a frozen head.
+            num_tokens = input_ids.shape[1]
+            arguments["logits_to_keep"] = torch.arange(
+                num_tokens - num_logits, num_tokens, device=input_ids.device
+            )
         with self._autocast(), self._attention, self._keeping():
             output = self.model(
                 input_ids=input_ids,

@@ -30,7 +30,7 @@ _COPIES_OF_CHUNK = 4  # float32, while log-probabilities and their gradient are 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. The first seven are kept; of the others, those of one stage are needed at a time.
+    """Bytes. The first six are kept; of the others, those of one stage are needed at a time.
 
     Attributes:
         weights: Of the policy, value head and adapters included.
@@ -40,7 +40,9 @@ class Memory:
         reference: The reference policy; 0 with LoRA, which switches its adapters off.
         reward_model: Its weights.
         loaded: A second copy of the weights, if the caller keeps the model that it passed, or if
-            the model was loaded by name. Not in the total.
+            the model was loaded by name. Not in what is kept.
+        construction: While the agent is made on a CPU: the reward model, the model that was passed,
+            and its copies. With a GPU they meet in the memory of the host.
         key_value_cache: Of the rollout.
         decode_copies: Copies of weights that the rollout reads newest tokens with.
         rollout_logits: Logits of policy and reference policy over all episodes, before the update.
@@ -56,6 +58,7 @@ class Memory:
     reference: float
     reward_model: float
     loaded: float
+    construction: float
     key_value_cache: float
     decode_copies: float
     rollout_logits: float
@@ -82,9 +85,10 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        """What is kept, and the hungriest stage."""
+        """What is kept, and the hungriest stage; or making the agent, if that takes more."""
         rollout = self.key_value_cache + self.decode_copies
-        return self.kept + max(rollout, self.rollout_logits, self.update)
+        iteration = self.kept + max(rollout, self.rollout_logits, self.update)
+        return max(iteration, self.construction)
 
 
 def count_memory(policy: Shape, reward: Shape, work: Work, choices: Choices) -> Memory:
@@ -111,14 +115,17 @@ def count_memory(policy: Shape, reward: Shape, work: Work, choices: Choices) -> 
     states = 4 if choices.is_on_cpu and lean else size
     chunk = _CHUNK_OF_CPU if choices.is_on_cpu else _CHUNK_OF_DEVICES
     logits = work.minibatch * work.steps * policy.vocabulary
+    scorer = size * reward.scorer
+    loaded = (size if choices.rank else 4) * policy.parameters
     return Memory(
         weights=weights,
         gradients=trained,
         moments=2 * trained,
         snapshot=3 * trained,
         reference=reference,
-        reward_model=size * reward.scorer,
-        loaded=size * policy.parameters if choices.rank else 4 * policy.parameters,
+        reward_model=scorer,
+        loaded=loaded,
+        construction=scorer + loaded + weights + reference if choices.is_on_cpu else 0,
         key_value_cache=2 * states * policy.layers * policy.keys * work.episodes * _columns(work),
         decode_copies=size * (policy.matrices + policy.head) if lean else autocast,
         rollout_logits=2 * size * work.episodes * work.steps * policy.vocabulary,

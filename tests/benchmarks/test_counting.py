@@ -207,6 +207,16 @@ def test_an_untrained_copy_needs_neither_gradients_nor_moments():
     assert lora.kept < 0.4 * full.kept
 
 
+def test_making_an_agent_with_adapters_may_take_more_than_training_it():
+    small = dataclasses.replace(WORK, minibatch=1)
+    here, on_gpu = (
+        count_memory(LLAMA, LLAMA, small, Choices(rank=4, is_on_cpu=cpu)) for cpu in (True, False)
+    )
+    assert here.construction == here.reward_model + here.weights + here.loaded
+    assert here.peak >= here.construction
+    assert on_gpu.construction == 0
+
+
 # --- Time
 
 

@@ -154,6 +154,7 @@ class Agent(ABC):
             rules,
             temperature=config.temperature,
             autocast_dtype=torch.bfloat16 if config.dtype else None,
+            gradient_checkpointing=config.gradient_checkpointing,
         ).to(config.device)
         self.processes.synchronize(self.policy)  # A model made at random differs between them.
         if config.lora is None:

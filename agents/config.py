@@ -74,6 +74,9 @@ class AgentConfig:
     shard: bool = False
     """Split the weights, their gradients and the optimizer's state over several processes (FSDP2),
     instead of a copy in each."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of the policy's layers in an update and compute the rest again: less
+    memory for one more forward pass (docs/scale.md)."""
     device: str = "cpu"
     """Device of the models, by its torch name."""
     dtype: str | None = None
@@ -109,6 +112,7 @@ class AgentConfig:
             raise InvalidArgumentError("shard", True, "must be False with a sampler of your own.")
         self._check_choice("sampler", ("policy", CUSTOM))
         self._check_optional("importance_cap", Real, "a finite number of at least 1", minimum=1)
+        self._check_flag("gradient_checkpointing")
         if (self.minibatch_size or 1) > self.episodes_per_iteration:
             raise InvalidArgumentError(
                 "minibatch_size",

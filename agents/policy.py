@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from textgym.errors import InvalidArgumentError
 
 from .distribution import ActionRules, action_logprobs, masked_logprobs, state_kl
+from .recomputation import Recomputation
 from .sharding import gathered
 
 if TYPE_CHECKING:
@@ -79,9 +80,12 @@ class LanguageModelPolicy(nn.Module):
         temperature: Divides the logits, in sampling and in training.
         autocast_dtype: Runs the language model under autocast in this dtype; None switches it
             off. Logits, values and losses are float32 in any case.
+        gradient_checkpointing: Whether a forward pass with gradients keeps nothing but the inputs
+            of the layers, which are computed again in the backward pass.
 
     Raises:
-        InvalidArgumentError: If the model has fewer tokens than ``rules`` has actions.
+        InvalidArgumentError: If the model has fewer tokens than ``rules`` has actions, or no layers
+            that can be computed again.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class LanguageModelPolicy(nn.Module):
         rules: ActionRules | None = None,
         temperature: float = 1.0,
         autocast_dtype: torch.dtype | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         from textgym.models.kernels import fast_attention  # Imported here: slow.
         from textgym.models.signature import forward_parameters
@@ -106,6 +111,9 @@ class LanguageModelPolicy(nn.Module):
         self.autocast_dtype = autocast_dtype
         self._attention = fast_attention(model)
         self.is_sharded = False  # see :mod:`textgym.agents.sharding`
+        self._recomputation = (
+            Recomputation(model, self._attention) if gradient_checkpointing else None
+        )
         self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = forward_parameters(model)
         if self.rules.num_actions > vocab_size:
@@ -290,6 +298,12 @@ class LanguageModelPolicy(nn.Module):
             self.model.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         )
 
+    def _keeping(self) -> AbstractContextManager[None]:
+        """What the layers keep for a backward pass: everything, or their inputs alone."""
+        if self._recomputation is None or not torch.is_grad_enabled():
+            return nullcontext()
+        return self._recomputation
+
     def _read_out(
         self, input_ids: Tensor, attention_mask: Tensor, num_logits: int
     ) -> tuple[Tensor, Tensor]:
@@ -305,8 +319,13 @@ class LanguageModelPolicy(nn.Module):
         if "position_ids" in self._parameters_of_model:
             arguments["position_ids"] = position_ids_from_mask(attention_mask)
         if "logits_to_keep" in self._parameters_of_model:  # saves computing the others
-            arguments["logits_to_keep"] = num_logits
-        with self._autocast(), self._attention:
+            # As indices: a slice of the hidden states is not contiguous, and for each text PyTorch
+            # would then copy the whole matrix of a frozen head.
+            num_tokens = input_ids.shape[1]
+            arguments["logits_to_keep"] = torch.arange(
+                num_tokens - num_logits, num_tokens, device=input_ids.device
+            )
+        with self._autocast(), self._attention, self._keeping():
             output = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask.long(),

@@ -143,3 +143,19 @@ def test_weights_keep_their_gradients_after_reading_under_autocast(make_model) -
         policy.evaluate(ids, mask, mask[:, 2:]).logprobs.sum().backward()
     gradients = [p.grad for p in policy.model.parameters()]
     assert all(gradient is not None and (gradient != 0).any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_head_gets_contiguous_states_of_the_completion_alone(
+    make_model, architecture: str
+) -> None:
+    model = make_model(architecture)
+    policy = LanguageModelPolicy(model)
+    seen = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
+    ids = torch.randint(3, 20, (3, 9))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        policy.evaluate(ids, mask, mask[:, 5:])
+    assert [states.shape for states in seen] == [(3, 4, 16)]
+    assert all(states.is_contiguous() for states in seen)

@@ -34,7 +34,7 @@ from .environment import (
     left_padded,
 )
 from .kl_control import KLController, make_kl_controller
-from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
+from .lora import AdapterOffPolicy, add_lora, check_gradient, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
@@ -65,6 +65,7 @@ class Agent(ABC):
     Args:
         policy: ``"embedded"``, a folder, a hub id, or a loaded causal language model. A loaded
             model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
+            A quantised one needs ``lora``, stays on its device, and keeps its weights.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
             finished rows wait. It must have the policy's vocabulary.
         **hyperparameters: The fields of the class's ``config_class``. Those in ``parts`` also take
@@ -105,11 +106,13 @@ class Agent(ABC):
         try:
             model = load_language_model(policy)
         except InvalidArgumentError as error:
-            raise InvalidArgumentError("policy", policy, error.remedy) from None
+            is_name = isinstance(policy, str | Path)
+            value = policy if is_name else type(policy).__name__
+            raise InvalidArgumentError("policy", value, error.remedy) from None
         check_vocabulary(policy, model, vector_env)
         model = copy.deepcopy(model)
         if config.lora is None:  # Frozen weights may stay in a smaller dtype.
-            model = in_float32(model, "policy")
+            model = in_float32(model, "policy", "pass lora=True to train adapters on it")
         self.base_model = str(policy) if isinstance(policy, str | Path) else None
         self._set_up(model, action_rules(vector_env), vector_env, config, own_parts)
 
@@ -122,6 +125,8 @@ class Agent(ABC):
         own_parts: dict[str, Any],
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
         if env is not None:
             check_num_episodes(
                 "episodes_per_iteration", config.episodes_per_iteration, env.num_envs
@@ -132,16 +137,18 @@ class Agent(ABC):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 add_lora(model, config.lora)
+            if is_quantized(model):
+                check_gradient(model)
         self.policy = LanguageModelPolicy(
             model,
             rules,
             temperature=config.temperature,
             autocast_dtype=torch.bfloat16 if config.dtype else None,
-        ).to(config.device)
+        ).place(config.device)
         if config.lora is None:
             self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
         else:
-            self.ref_policy = AdapterOffPolicy(self.policy).to(config.device)
+            self.ref_policy = AdapterOffPolicy(self.policy).place(config.device)
         self.trained_parameters = {
             n: p for n, p in self.policy.named_parameters() if p.requires_grad
         }
@@ -342,7 +349,19 @@ class Agent(ABC):
         Args:
             folder: What ``AutoModelForCausalLM.from_pretrained`` will take.
             merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
+
+        Raises:
+            InvalidArgumentError: If adapters are to be added to quantised weights.
         """
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
+        if merge and is_quantized(self.policy.model):
+            raise InvalidArgumentError(
+                "merge",
+                True,
+                "the weights are quantised, and adding the adapters would round them away: pass "
+                "merge=False, and load the adapters with peft on the model as it was before",
+            )
         self._undo_unfinished_iteration()
         model = merged(self.policy.model) if merge else self.policy.model
         model.save_pretrained(folder)
@@ -353,18 +372,25 @@ class Agent(ABC):
     def _weights(self) -> dict[str, Any]:
         """The part of a checkpoint that holds weights.
 
-        Adapters alone if the model below them can be loaded again by its name.
+        Adapters alone if the model below them can be loaded again by its name, or is quantised.
         """
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
         if self.config.lora is None:
             return {
                 "policy": self.policy.state_dict(),
                 "ref_policy": self.ref_policy.state_dict(),
             }
         state = self.policy.state_dict()
-        if self.base_model is not None:
+        needs_policy = self.base_model is None and is_quantized(self.policy.model)
+        if self.base_model is not None or needs_policy:
             names = {n for n, p in self.policy.named_parameters() if p.requires_grad}
             state = {name: tensor for name, tensor in state.items() if name in names}
-        return {"policy": state, "fingerprint": fingerprint(self.policy.model)}
+        return {
+            "policy": state,
+            "fingerprint": fingerprint(self.policy.model),
+            "needs_policy": needs_policy,
+        }
 
     def _checkpoint(self) -> dict[str, Any]:
         return {
@@ -391,6 +417,7 @@ class Agent(ABC):
         env: gym.Env | VectorEnv | None = None,
         device: str | None = None,
         log_dir: str | Path | None = None,
+        policy: PreTrainedModel | None = None,
         **own_parts: Any,
     ) -> Self:
         """Restore an agent from a file that :meth:`save` wrote.
@@ -404,6 +431,8 @@ class Agent(ABC):
             env: The environment to train in; without one the agent can only predict.
             device: Replaces the device that the agent was trained on.
             log_dir: Replaces the folder that the agent logged to.
+            policy: The quantised model below the adapters, if the agent was made with a loaded one.
+                All other models are loaded by their name, or are in the file.
             **own_parts: The objects that the agent was made with; they get their state back.
 
         Raises:
@@ -427,7 +456,15 @@ class Agent(ABC):
                 )
         agent = cls.__new__(cls)
         lora, base_model = config.lora is not None, contents.get("base_model")
-        if lora and base_model is not None:
+        needs_policy = contents.get("needs_policy", False)
+        if needs_policy != (policy is not None):
+            remedy = "the file holds the model, or its name: leave the argument out."
+            if needs_policy:
+                remedy = "the file holds adapters alone: pass the quantised model below them."
+            raise InvalidArgumentError("policy", policy and type(policy).__name__, remedy)
+        if policy is not None:
+            model = copy.deepcopy(policy)
+        elif lora and base_model is not None:
             model = copy.deepcopy(_load_base(base_model))
         else:
             model = model_from_description(contents["model"])
@@ -444,7 +481,8 @@ class Agent(ABC):
             raise InvalidArgumentError(
                 "path",
                 str(path),
-                f"its adapters belong to other weights than those of {base_model!r} now.",
+                f"its adapters belong to other weights than those of "
+                f"{base_model or type(policy).__name__!r} now.",
             )
         agent.optimizer.load_state_dict(contents["optimizer"])
         for name, state in contents["generators"].items():

@@ -33,6 +33,7 @@ def test_there_is_a_script_for_each_folder_of_results():
         "learning.py",
         "pairs.py",
         "precision.py",
+        "prefixes.py",
         "suites.py",
         "throughput.py",
         "tuning.py",

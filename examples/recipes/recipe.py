@@ -175,9 +175,8 @@ def train(
     print(f"PPO with {credit!r}, {size}")
     for when, of in (("before", agent.ref_policy), ("after", agent.policy)):
         score, half, kl = measure(agent, of, held_out_envs, arguments.evaluate)
-        print(
-            f"  {when:6} training, on held-out prompts: score {score:+.2f} ± {half:.2f}, KL {kl:.2f} nats"
-        )
+        shown = f"score {score:+.2f} ± {half:.2f}, KL {kl:.2f} nats"
+        print(f"  {when:6} training, on held-out prompts: {shown}")
     agent.save(arguments.output / "agent.pt")
     print(f"agent, log and reward model: {arguments.output}")
 

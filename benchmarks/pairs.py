@@ -1,7 +1,7 @@
-"""Do policies and reward models of several families and tokenizers learn together?
+r"""Do policies and reward models of several families and tokenizers learn together?
 
 python benchmarks/pairs.py
-python benchmarks/pairs.py --pair "Llama + embedded" --seeds 5 --iterations 80 \\
+python benchmarks/pairs.py --pair "Llama + embedded" --seeds 5 --iterations 80 \
     --minibatch-size 8 --kl-coef 0.05 --output benchmarks/results/pairs_long
 
 PPO with ABC, 20 iterations of 8 episodes, one seed: it shows that a pair works, and what it costs,

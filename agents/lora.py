@@ -118,7 +118,9 @@ def check_gradient(model: PreTrainedModel) -> None:
     Raises:
         InvalidArgumentError: If the gradient is zero.
     """
-    first = next(p for name, p in model.named_parameters() if "lora_B" in name)
+    # B starts at zero, and its gradient does not; with A it is the other way round.
+    names = ("lora_B", "lora_embedding_B")
+    first = next(p for n, p in model.named_parameters() if any(name in n for name in names))
     ids = torch.arange(4, device=model.device)[None]
     with torch.no_grad():
         model(input_ids=ids)  # As in a rollout: it lets bitsandbytes repack weights for a CPU.

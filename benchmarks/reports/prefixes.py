@@ -20,6 +20,7 @@ _MEASURES = {
     "explained": "variance explained",
     "r_squared": "squared correlation",
 }
+_IN_TABLE = ("accuracy", "explained")
 
 
 def write(output: Path) -> str:
@@ -28,15 +29,15 @@ def write(output: Path) -> str:
     lines = []
     for share, rows in runs.groupby("share"):
         cells = [f"{share:.0%}"]
-        for measure in _MEASURES:
+        for measure in _IN_TABLE:
             for prefix_share in PREFIX_SHARES:
                 values = rows.loc[rows["prefix_share"] == prefix_share, measure]
                 cells.append(f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})")
         lines.append(cells)
     header = ["share of the text"]
     header += [
-        f"{name}, cut {prefix_share:.0%}"
-        for name in _MEASURES.values()
+        f"{_MEASURES[measure]}, {prefix_share:.0%} cut"
+        for measure in _IN_TABLE
         for prefix_share in PREFIX_SHARES
     ]
     text = "\n".join(markdown_table(header, lines)) + "\n"

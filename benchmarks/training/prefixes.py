@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from textgym.models import Completions, PrefixScores, RewardModel
-from textgym.reviews import load_reviews
+from textgym.reviews import Review, load_reviews
 from textgym.reward_training import Labelled, RewardRecipe, train_reward_model
 from textgym.reward_training.training import load_base
 
 __all__ = ["LENGTH", "NUM_HELD_OUT", "NUM_TRAIN", "explained", "train"]
 
-NUM_TRAIN, NUM_HELD_OUT = 2400, 600
-LENGTH = 64
+NUM_TRAIN, NUM_HELD_OUT = 4800, 600
+LENGTH = 48
 """Tokens of a text; longer reviews are cut."""
 SHARES = tuple(number / 10 for number in range(1, 11))
 
@@ -30,21 +30,21 @@ def train(prefix_share: float, seed: int) -> pd.DataFrame:
         seed: Of the head, the order and the cuts. The texts are the same under all seeds.
     """
     started = time.perf_counter()
-    reviews = load_reviews("train", "imdb")
-    step = len(reviews) // NUM_TRAIN
-    examples = [Labelled(one.text, one.label) for one in reviews[::step][:NUM_TRAIN]]
+    examples = [
+        Labelled(one.text, one.label) for one in _evenly(load_reviews("train", "imdb"), NUM_TRAIN)
+    ]
     torch.manual_seed(seed)
     model, tokenizer = load_base("embedded", num_labels=2)
     recipe = RewardRecipe(
         epochs=1,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         batch_size=16,
         max_length=LENGTH,
         prefix_share=prefix_share,
         seed=seed,
     )
     train_reward_model(model, tokenizer, examples, recipe)
-    held_out = load_reviews("held_out", "imdb")[:NUM_HELD_OUT]
+    held_out = _evenly(load_reviews("held_out", "imdb"), NUM_HELD_OUT)
     scores = _prefix_scores(RewardModel(model, tokenizer), [one.text for one in held_out])
     signs = np.array([2 * one.label - 1 for one in held_out])
     final = scores[:, -1]
@@ -57,6 +57,11 @@ def train(prefix_share: float, seed: int) -> pd.DataFrame:
             "seconds": round(time.perf_counter() - started, 1),
         }
     )
+
+
+def _evenly(reviews: list[Review], number: int) -> list[Review]:
+    """So many reviews at equal distances: the data are ordered by label."""
+    return [reviews[i * len(reviews) // number] for i in range(number)]
 
 
 def explained(prefix: NDArray[np.floating], final: NDArray[np.floating]) -> float:

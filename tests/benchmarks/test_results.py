@@ -35,6 +35,7 @@ WRITERS = {
     "learning": partial(learning.write, env_id="ABC-RLHF-v0", num_envs=16),
     "learning_planted": partial(learning.write, env_id="ABC-RLHF-Planted-v0", num_envs=64),
     "pairs": pairs.write,
+    "pairs_long": pairs.write,
     "precision": partial(precision.write, before=RESULTS / "learning" / "runs.csv"),
     "prefixes": prefixes.write,
     "suites": suites.write,

@@ -42,7 +42,7 @@ from .environment import (
 )
 from .importance import weighted_advantages
 from .kl_control import KLController, make_kl_controller
-from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
+from .lora import AdapterOffPolicy, add_lora, check_gradient, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .mismatch import mismatch, sound_mismatch
 from .parts import own_part, split_own_parts
@@ -83,6 +83,7 @@ class Agent(ABC):
     Args:
         policy: ``"embedded"``, a folder, a hub id, or a loaded causal language model. A loaded
             model is copied and not changed. Parameters with ``requires_grad=False`` stay frozen.
+            A quantised one needs ``lora``, stays on its device, and keeps its weights.
         env: A single environment, or a vector environment in autoreset mode ``DISABLED`` whose
             finished rows wait. It must have the policy's vocabulary.
         **hyperparameters: The fields of the class's ``config_class``. Those in ``parts`` also take
@@ -124,11 +125,13 @@ class Agent(ABC):
         try:
             model = load_language_model(policy)
         except InvalidArgumentError as error:
-            raise InvalidArgumentError("policy", policy, error.remedy) from None
+            is_name = isinstance(policy, str | Path)
+            value = policy if is_name else type(policy).__name__
+            raise InvalidArgumentError("policy", value, error.remedy) from None
         check_vocabulary(policy, model, vector_env)
         model = copy.deepcopy(model)
         if config.lora is None:  # Frozen weights may stay in a smaller dtype.
-            model = in_float32(model, "policy")
+            model = in_float32(model, "policy", "pass lora=True to train adapters on it")
         self.base_model = str(policy) if isinstance(policy, str | Path) else None
         self._set_up(model, action_rules(vector_env), vector_env, config, own_parts)
 
@@ -141,6 +144,8 @@ class Agent(ABC):
         own_parts: dict[str, Any],
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
         self.processes = Processes.current(config.device)
         self._check_parts_of_work(config, env)
         self.config = config
@@ -149,18 +154,20 @@ class Agent(ABC):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 add_lora(model, config.lora)
+            if is_quantized(model):
+                check_gradient(model)
         self.policy = LanguageModelPolicy(
             model,
             rules,
             temperature=config.temperature,
             autocast_dtype=torch.bfloat16 if config.dtype else None,
             gradient_checkpointing=config.gradient_checkpointing,
-        ).to(config.device)
+        ).place(config.device)
         self.processes.synchronize(self.policy)  # A model made at random differs between them.
         if config.lora is None:
             self.ref_policy = copy.deepcopy(self.policy).requires_grad_(False)
         else:
-            self.ref_policy = AdapterOffPolicy(self.policy).to(config.device)
+            self.ref_policy = AdapterOffPolicy(self.policy).place(config.device)
         if config.shard:
             for one in (self.policy, self.ref_policy):
                 shard(one.model, one.value_head, self.processes.size)
@@ -471,7 +478,19 @@ class Agent(ABC):
         Args:
             folder: What ``AutoModelForCausalLM.from_pretrained`` will take.
             merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
+
+        Raises:
+            InvalidArgumentError: If adapters are to be added to quantised weights.
         """
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
+        if merge and is_quantized(self.policy.model):
+            raise InvalidArgumentError(
+                "merge",
+                True,
+                "the weights are quantised, and adding the adapters would round them away: pass "
+                "merge=False, and load the adapters with peft on the model as it was before",
+            )
         self._undo_unfinished_iteration()
         model = merged(self.policy.model) if merge else self.policy.model
         whole = full_state(model) if self.config.shard else None
@@ -492,18 +511,25 @@ class Agent(ABC):
     def _weights(self) -> dict[str, Any]:
         """The part of a checkpoint that holds weights.
 
-        Adapters alone if the model below them can be loaded again by its name.
+        Adapters alone if the model below them can be loaded again by its name, or is quantised.
         """
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
         if self.config.lora is None:
             return {
                 "policy": full_state(self.policy),
                 "ref_policy": full_state(self.ref_policy),
             }
         state = self.policy.state_dict()
-        if self.base_model is not None:
+        needs_policy = self.base_model is None and is_quantized(self.policy.model)
+        if self.base_model is not None or needs_policy:
             names = {n for n, p in self.policy.named_parameters() if p.requires_grad}
             state = {name: tensor for name, tensor in state.items() if name in names}
-        return {"policy": state, "fingerprint": fingerprint(self.policy.model)}
+        return {
+            "policy": state,
+            "fingerprint": fingerprint(self.policy.model),
+            "needs_policy": needs_policy,
+        }
 
     def _checkpoint(self) -> dict[str, Any]:
         return {
@@ -530,6 +556,7 @@ class Agent(ABC):
         env: gym.Env | VectorEnv | None = None,
         device: str | None = None,
         log_dir: str | Path | None = None,
+        policy: PreTrainedModel | None = None,
         **changes: Any,
     ) -> Self:
         """Restore an agent from a folder that :meth:`save` wrote.
@@ -543,6 +570,8 @@ class Agent(ABC):
             env: The environment to train in; without one the agent can only predict.
             device: Replaces the device that the agent was trained on.
             log_dir: Replaces the folder that the agent logged to.
+            policy: The quantised model below the adapters, if the agent was made with a loaded one.
+                All other models are loaded by their name, or are in the folder.
             **changes: Hyperparameters that are to be other ones, such as ``shard=False``, and the
                 objects that the agent was made with, which get their state back.
 
@@ -567,7 +596,15 @@ class Agent(ABC):
                 )
         agent = cls.__new__(cls)
         lora, base_model = config.lora is not None, contents.get("base_model")
-        if lora and base_model is not None:
+        needs_policy = contents.get("needs_policy", False)
+        if needs_policy != (policy is not None):
+            remedy = "the file holds the model, or its name: leave the argument out."
+            if needs_policy:
+                remedy = "the file holds adapters alone: pass the quantised model below them."
+            raise InvalidArgumentError("policy", policy and type(policy).__name__, remedy)
+        if policy is not None:
+            model = copy.deepcopy(policy)
+        elif lora and base_model is not None:
             model = copy.deepcopy(_load_base(base_model))
         else:
             model = model_from_description(contents["model"])
@@ -583,7 +620,8 @@ class Agent(ABC):
             raise InvalidArgumentError(
                 "path",
                 str(path),
-                f"its adapters belong to other weights than those of {base_model!r} now.",
+                f"its adapters belong to other weights than those of "
+                f"{base_model or type(policy).__name__!r} now.",
             )
         parameters = [p for group in agent.optimizer.param_groups for p in group["params"]]
         agent.optimizer.load_state_dict(shard_optimizer_state(contents["optimizer"], parameters))

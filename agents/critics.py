@@ -220,7 +220,9 @@ class SeparateCritic(Critic):
                 'copy cannot score the text up to every token; use another critic, such as "head".'
             )
             raise InvalidArgumentError("critic", "separate", remedy)
-        model = in_float32(copy.deepcopy(reward_model.model), "reward_model")
+        model = in_float32(
+            copy.deepcopy(reward_model.model), "reward_model", 'use another critic, such as "head"'
+        )
         scale = reward_model.score_mean, reward_model.score_std
         self.network = _PrefixScorer(model, *scale).to(self.config.device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
     from textgym.models.incremental import IncrementalLanguageModel
 
-__all__ = ["AdapterOffPolicy", "add_lora", "fingerprint", "lora_as_text", "merged"]
+__all__ = [
+    "AdapterOffPolicy",
+    "add_lora",
+    "check_gradient",
+    "fingerprint",
+    "lora_as_text",
+    "merged",
+]
 
 
 def lora_as_text(lora: bool | str | Mapping[str, Any] | LoraConfig | None) -> str | None:
@@ -65,12 +73,13 @@ def lora_as_text(lora: bool | str | Mapping[str, Any] | LoraConfig | None) -> st
 def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | LoraConfig) -> None:
     """Freeze a model and add adapters to it, in place (Hu et al. 2021, arXiv 2106.09685).
 
-    The adapters start at zero, so the model still computes the same.
+    The adapters start at zero, so the model still computes the same. They are in float32, whatever
+    the dtype of the weights below them: in bfloat16, small steps would be lost in rounding.
 
     Args:
         model: The model; its class does not change.
-        lora: See :func:`lora_as_text`. By default ``peft`` knows where adapters belong in common
-            architectures.
+        lora: See :func:`lora_as_text`. Without ``target_modules``, adapters are where ``peft`` puts
+            them by default in a known architecture, and on all linear layers in another one.
 
     Raises:
         MissingDependencyError: If ``peft`` is not installed.
@@ -78,16 +87,59 @@ def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | Lora
     """
     try:
         from peft import LoraConfig
+        from peft.tuners.tuners_utils import cast_adapter_dtype
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     except ImportError:
         raise MissingDependencyError("peft", "lora", "training low-rank adapters") from None
     try:
         is_config = isinstance(lora, LoraConfig)
-        config = lora if is_config else LoraConfig(**json.loads(lora_as_text(lora) or "{}"))
+        config: Any = lora if is_config else LoraConfig(**json.loads(lora_as_text(lora) or "{}"))
+        if config.target_modules is None and config.target_parameters is None:
+            default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+            if model.config.model_type not in default:
+                config = dataclasses.replace(config, target_modules="all-linear")
         model.add_adapter(config)
+        cast_adapter_dtype(model, "default")
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
-            "lora", lora, f"it does not fit {type(model).__name__} ({error})"
+            "lora",
+            lora,
+            f"it does not fit {type(model).__name__} ({error}); name the layers that adapters "
+            'belong on, as in {"target_modules": ["q_proj", "v_proj"]}',
         ) from None
+
+
+def check_gradient(model: PreTrainedModel) -> None:
+    """Check that a quantised model passes gradients to the adapters in its first layer.
+
+    Some kernels for quantised weights only compute the forward pass. Adapters below them would
+    never change, without any error.
+
+    Args:
+        model: A quantised model with adapters.
+
+    Raises:
+        InvalidArgumentError: If the gradient is zero.
+    """
+    # B starts at zero, and its gradient does not; with A it is the other way round.
+    names = ("lora_B", "lora_embedding_B")
+    first = next(p for n, p in model.named_parameters() if any(name in n for name in names))
+    ids = torch.arange(4, device=model.device)[None]
+    with torch.no_grad():
+        model(input_ids=ids)  # As in a rollout: it lets bitsandbytes repack weights for a CPU.
+    with torch.enable_grad():
+        loss = model(input_ids=ids).logits.float().log_softmax(-1)[0, :, 0].sum()
+        gradient = None
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss, first, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise InvalidArgumentError(
+            "policy",
+            type(model).__name__,
+            f"its quantised layers pass no gradients on {model.device}, so adapters cannot be "
+            "trained: use a device that the quantisation was made for, or load the model "
+            "unquantised, with dtype=torch.bfloat16 to save memory",
+        )
 
 
 class AdapterOffPolicy(LanguageModelPolicy):
@@ -133,11 +185,14 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model = copy.deepcopy(model)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, module.get_base_layer())
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    for layer in layers.values():
+        layer.merge()
+    for name, layer in layers.items():
+        parent, _, attribute = name.rpartition(".")
+        # Adapters of several parameters of one module are wrapped around each other.
+        if not any(name.startswith(f"{outer}.") for outer in layers):
+            setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
     model._hf_peft_config_loaded = False
     return model
 

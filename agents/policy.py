@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,29 @@ class LanguageModelPolicy(nn.Module):
                 "environment (tokenizer=...).",
             )
         self.eval()
+
+    def place(self, device: str) -> Self:
+        """Move the policy to a device; quantised weights must be there already.
+
+        Returns:
+            The policy.
+
+        Raises:
+            InvalidArgumentError: If quantised weights are elsewhere.
+        """
+        from textgym.models.placement import is_quantized  # Imported here: slow.
+
+        if not is_quantized(self.model):
+            return self.to(device)
+        self.value_head.to(device)
+        if self.value_head.weight.device != self.model.device:
+            raise InvalidArgumentError(
+                "device",
+                device,
+                f"the policy is quantised, so it stays on {self.model.device}: pass "
+                f'device="{self.model.device}", or load it on the other device with device_map.',
+            )
+        return self
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, num_logits: int | None = None
@@ -338,12 +361,25 @@ class LanguageModelPolicy(nn.Module):
         return output
 
 
-def in_float32(model: PreTrainedModel, argument: str) -> PreTrainedModel:
+def in_float32(model: PreTrainedModel, argument: str, if_quantized: str) -> PreTrainedModel:
     """Cast weights to float32 where needed: in bfloat16, small steps would be lost in rounding.
 
+    Args:
+        model: The model, which is to be trained.
+        argument: The argument that errors name.
+        if_quantized: What to do instead with quantised weights.
+
     Raises:
-        InvalidArgumentError: If they cannot be cast; it names ``argument``.
+        InvalidArgumentError: If they cannot be cast.
     """
+    from textgym.models.placement import is_quantized  # Imported here: slow.
+
+    if is_quantized(model):
+        raise InvalidArgumentError(
+            argument,
+            type(model).__name__,
+            f"its weights are quantised, and cannot be trained: {if_quantized}.",
+        )
     tensors = [*model.parameters(), *model.buffers()]
     if all(t.dtype == torch.float32 for t in tensors if t.is_floating_point()):
         return model  # Even such a cast is forbidden for models loaded from a GGUF file.

@@ -1,6 +1,8 @@
-"""Do policies and reward models of several families and tokenizers learn together?
+r"""Do policies and reward models of several families and tokenizers learn together?
 
 python benchmarks/pairs.py
+python benchmarks/pairs.py --pair "Llama + embedded" --seeds 5 --iterations 80 \
+    --minibatch-size 8 --kl-coef 0.05 --output benchmarks/results/pairs_long
 
 PPO with ABC, 20 iterations of 8 episodes, one seed: it shows that a pair works, and what it costs,
 not how well it learns. Small models of other families are made first, on film reviews. SmolLM2
@@ -15,6 +17,7 @@ import argparse
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from reports import pairs as report
 from textgym.benchmark.circumstances import describe
@@ -24,7 +27,14 @@ RESULTS = Path(__file__).parent / "results" / "pairs"
 PACKAGES = ("textgym", "torch", "transformers", "tokenizers", "peft")
 
 
-def run(iterations: int, episodes: int, only: list[str] | None, output: Path) -> None:
+def run(
+    iterations: int,
+    episodes: int,
+    settings: dict[str, Any],
+    only: list[str] | None,
+    seeds: int,
+    output: Path,
+) -> None:
     from training.pairs import PAIRS, train  # on use: tables need neither models nor torch
 
     for pair in only or PAIRS:
@@ -32,11 +42,11 @@ def run(iterations: int, episodes: int, only: list[str] | None, output: Path) ->
             print(f"{pair}: left out, it needs textgym[smollm2]")
             continue
         run_missing(
-            partial(train, iterations, episodes),
-            [(pair, 0)],
+            partial(train, iterations, episodes, settings),
+            [(pair, seed) for seed in range(seeds)],
             report.KEYS,
             output / "runs.csv",
-            describe(*PACKAGES),
+            {**describe(*PACKAGES), "iterations": iterations, "episodes": episodes, **settings},
             order="iteration",
             report=report.describe,
         )
@@ -49,9 +59,15 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=8, help="per iteration")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minibatch-size", type=int, help="by default that of PPO")
+    parser.add_argument("--kl-coef", type=float, help="by default that of PPO")
     arguments = parser.parse_args()
     if not arguments.tables_only:
-        run(arguments.iterations, arguments.episodes, arguments.pair, arguments.output)
+        given = {name: getattr(arguments, name) for name in ("minibatch_size", "kl_coef")}
+        settings = {name: value for name, value in given.items() if value is not None}
+        size = arguments.iterations, arguments.episodes
+        run(*size, settings, arguments.pair, arguments.seeds, arguments.output)
     print(report.write(arguments.output))
 
 

@@ -162,6 +162,8 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/table.md", "| control | seeds |", 7),
         ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
+        ("reward_models.md", "pairs_long/table.md", "| policy + reward model |", 7),
+        ("reward_models.md", "prefixes/table.md", "| share of the text |", 12),
         ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
         ("learning.md", "tuning/table.md", "| method | to +1 |", 11),
         ("learning.md", "learning/table.md", "| condition | first |", 9),

@@ -3,14 +3,13 @@
 What is kept from iteration to iteration, in bytes per parameter::
 
                                    all weights      LoRA: frozen   LoRA: adapters
-    weights                             4              4 or 2          4 or 2
-    gradients                           4                -             4 or 2
-    AdamW's two moments                 8                -             8 or 4
-    the copy that undoes an iteration  12                -            12 or 6
+    weights                             4              4 or 2             4
+    gradients                           4                -                4
+    AdamW's two moments                 8                -                8
+    the copy that undoes an iteration  12                -               12
     reference policy                    4                -               -
 
-All weights are trained in float32, whatever ``dtype`` says. Adapters take the dtype of the weights
-below them. The copy (``agents/snapshot.py``) holds weights and moments. Gradients are freed no
+All weights are trained in float32, whatever ``dtype`` says, and so are adapters. The copy (``agents/snapshot.py``) holds weights and moments. Gradients are freed no
 earlier than before the next backward pass, so a rollout holds them, too. A model that was loaded by
 name stays in the library's cache beside all this, see :attr:`Memory.loaded`.
 """
@@ -117,7 +116,7 @@ def count_memory(policy: Shape, reward: Shape, work: Work, choices: Choices) -> 
     size = choices.size
     if choices.rank:
         adapters = policy.adapters(choices.rank)
-        trained = size * adapters + 4 * value_head
+        trained = 4 * (adapters + value_head)
         weights = size * policy.parameters + trained
         reference, autocast = 0, 0
     else:
@@ -168,7 +167,8 @@ def activations(shape: Shape, work: Work, choices: Choices) -> float:
       the MLP: GELU is spelt out.
 
     Autocast leaves norms in float32, and casts y once for each product. Frozen weights need no
-    inputs: LoRA keeps x twice, y once, and not the last width of the MLP. With recomputation, each
+    inputs: LoRA keeps x twice, y once, and not the last width of the MLP. In bfloat16 its two adapters
+    cast y once more. With recomputation, each
     layer keeps its input, and one layer at a time everything.
 
     Args:
@@ -188,7 +188,9 @@ def activations(shape: Shape, work: Work, choices: Choices) -> float:
         inputs = 2 * d if trains_all else d
         mlp = 5 * m if trains_all else 4 * m
     else:
-        inputs = (5 * d if casts else 2 * d) if trains_all else d
+        inputs = (
+            (5 * d if casts else 2 * d) if trains_all else (2 * d if choices.is_bfloat16 else d)
+        )
         mlp = 4 * m if trains_all else 3 * m
     attention = (2 * q + 2 * k) * choices.size
     if choices.is_bfloat16 and choices.is_on_cpu and work.fed <= 256:

@@ -20,11 +20,12 @@ def write(output: Path) -> str:
     """Write ``table.md`` from ``runs.csv``; returns it."""
     runs = read_rows(output / "runs.csv", KEYS)
     lines = []
-    for (pair, _), run in runs.groupby(list(KEYS), sort=False):
+    has_seeds = runs["seed"].nunique() > 1
+    for (pair, seed), run in runs.groupby(list(KEYS), sort=False):
         first = run.iloc[0]
         lines.append(
             [
-                str(pair),
+                f"{pair}, seed {seed}" if has_seeds else str(pair),
                 _millions(first["policy_parameters"]),
                 _millions(first["trained_parameters"]),
                 _millions(first["reward_model_parameters"]),

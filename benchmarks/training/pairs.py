@@ -176,12 +176,15 @@ PAIRS = {
 """By name: policy + reward model."""
 
 
-def train(iterations: int, episodes: int, pair_name: str, seed: int) -> pd.DataFrame:
+def train(
+    iterations: int, episodes: int, settings: dict[str, Any], pair_name: str, seed: int
+) -> pd.DataFrame:
     """A row per iteration of PPO with ABC, with what the pair is made of.
 
     Args:
         iterations: Length of the run.
         episodes: Per iteration.
+        settings: Of PPO, beyond those of the pair.
         pair_name: One of :data:`PAIRS`.
         seed: Of the agent.
     """
@@ -205,7 +208,7 @@ def train(iterations: int, episodes: int, pair_name: str, seed: int) -> pd.DataF
             seed=seed,
             episodes_per_iteration=episodes,
             log_dir=Path(folder),
-            **pair.settings,
+            **(pair.settings | settings),
         )
         agent.learn(
             iterations * episodes * 16, callback=lambda row: row["time/iteration"] < iterations

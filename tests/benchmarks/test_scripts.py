@@ -35,6 +35,7 @@ def test_there_is_a_script_for_each_folder_of_results():
         "mismatch.py",
         "pairs.py",
         "precision.py",
+        "prefixes.py",
         "processes.py",
         "scale.py",
         "suites.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,18 +54,13 @@ class TrainRewardCommand:
     def run(self) -> None:
         """Run the command."""
         self._check()
-        import torch
-
-        from textgym.models import RewardModel
         from textgym.reward_training import (
             Pair,
             RewardRecipe,
-            evaluate,
+            fit_reward_model,
             load_examples,
             split_examples,
-            train_reward_model,
         )
-        from textgym.reward_training.training import load_base
 
         console = make_console()
         examples: Any = load_examples(self.data)[: self.limit]
@@ -80,20 +74,11 @@ class TrainRewardCommand:
             center_coef=self.center_coef,
             seed=self.seed,
         )
-        torch.manual_seed(self.seed)
-        model, tokenizer = load_base(self.base, 1 if isinstance(train[0], Pair) else 2)
         kind = "pairs" if isinstance(train[0], Pair) else "labelled texts"
         console.print(f"{len(train):,} {kind} to train on, {len(held_out):,} held out")
-        train_reward_model(model, tokenizer, train, recipe, self.device)
-        evaluation = evaluate(
-            RewardModel(model, tokenizer, normalize_score=False), held_out, self.max_length
+        evaluation = fit_reward_model(
+            self.base, train, held_out, self.output, recipe, self.device, source=self.data
         )
-        config: Any = model.config
-        config.score_mean, config.score_std = evaluation["score_mean"], evaluation["score_std"]
-        model.save_pretrained(self.output)
-        tokenizer.save_pretrained(self.output)
-        report = json.dumps({"data": self.data, "base": self.base, **evaluation}, indent=2)
-        (self.output / "evaluation.json").write_text(report + "\n", encoding="utf-8")
         table = Table("share of the text", "accuracy", title="held out")
         for share, accuracy in evaluation["accuracy"].items():
             table.add_row(f"{float(share):.0%}", f"{accuracy:.1%}")

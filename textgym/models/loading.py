@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 from textgym.models.bridge import RewardFunction
+from textgym.models.placement import check_on_one_device
 from textgym.models.reward_model import RewardModel
 
 __all__ = [
@@ -125,16 +126,19 @@ def load_language_model(
         dtype: Dtype for a model loaded by name; None for float32.
 
     Raises:
-        InvalidArgumentError: If it cannot be loaded, has weights that are not finite, or is not a
-            causal language model.
+        InvalidArgumentError: If it cannot be loaded, has weights that are not finite, is spread
+            over several devices, or is not a causal language model.
     """
     if isinstance(model, (str, Path)):
         place = _resolve("model", model, "language_model")
         model = _load_model("model", place, "causal", parse_device(device), parse_dtype(dtype))
-    if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
+    is_causal = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    has_head = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    if not (is_causal and has_head):
         raise InvalidArgumentError(
             "model", type(model).__name__, "must be a causal language model (AutoModelForCausalLM)"
         )
+    check_on_one_device("model", model)
     return model
 
 

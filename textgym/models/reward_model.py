@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from textgym.errors import InvalidArgumentError
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
+from textgym.models.placement import check_on_one_device
 from textgym.models.readouts import (
     AttentionMap,
     AttentionRow,
@@ -57,9 +58,9 @@ class RewardModel:
         label: The label that counts; needed for more than two.
 
     Raises:
-        InvalidArgumentError: If the model is not a sequence classifier, has more than two labels
-            and no score is chosen, has fewer embeddings than the tokenizer has tokens, or its
-            statistics are not usable.
+        InvalidArgumentError: If the model is not a sequence classifier, is spread over several
+            devices, has more than two labels and no score is chosen, has fewer embeddings than the
+            tokenizer has tokens, or its statistics are not usable.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RewardModel:
         label: str | int | None = None,
     ) -> None:
         _check_is_classifier(model)
+        check_on_one_device("reward_model", model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.template = template

@@ -9,9 +9,10 @@ What is kept from iteration to iteration, in bytes per parameter::
     the copy that undoes an iteration  12                -               12
     reference policy                    4                -               -
 
-All weights are trained in float32, whatever ``dtype`` says, and so are adapters. The copy (``agents/snapshot.py``) holds weights and moments. Gradients are freed no
-earlier than before the next backward pass, so a rollout holds them, too. A model that was loaded by
-name stays in the library's cache beside all this, see :attr:`Memory.loaded`.
+All weights are trained in float32, whatever ``dtype`` says, and so are adapters. The copy
+(``agents/snapshot.py``) holds weights and moments. Gradients are freed no earlier than before the
+next backward pass, so a rollout holds them, too. A model that was loaded by name stays in the
+library's cache beside all this, see :attr:`Memory.loaded`.
 """
 
 from __future__ import annotations
@@ -167,9 +168,9 @@ def activations(shape: Shape, work: Work, choices: Choices) -> float:
       the MLP: GELU is spelt out.
 
     Autocast leaves norms in float32, and casts y once for each product. Frozen weights need no
-    inputs: LoRA keeps x twice, y once, and not the last width of the MLP. In bfloat16 its two adapters
-    cast y once more. With recomputation, each
-    layer keeps its input, and one layer at a time everything.
+    inputs: LoRA keeps x twice, y once, and not the last width of the MLP. In bfloat16 its two
+    adapters cast y once more. With recomputation, each layer keeps its input, and one layer at a
+    time everything.
 
     Args:
         shape: The language model.

@@ -177,7 +177,7 @@ def train(
         score, half, kl = measure(agent, of, held_out_envs, arguments.evaluate)
         shown = f"score {score:+.2f} ± {half:.2f}, KL {kl:.2f} nats"
         print(f"  {when:6} training, on held-out prompts: {shown}")
-    agent.save(arguments.output / "agent.pt")
+    agent.save(arguments.output / "agent")
     print(f"agent, log and reward model: {arguments.output}")
 
 

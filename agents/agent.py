@@ -33,6 +33,15 @@ from .environment import (
     check_vocabulary,
     left_padded,
 )
+from .inputs import (
+    check_action_masks,
+    check_file,
+    check_folder,
+    check_learn,
+    check_observation,
+    check_restored,
+    explain_damage,
+)
 from .kl_control import KLController, make_kl_controller
 from .lora import AdapterOffPolicy, add_lora, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
@@ -209,8 +218,9 @@ class Agent(ABC):
             The agent.
 
         Raises:
-            InvalidArgumentError: If the agent has no environment.
+            InvalidArgumentError: If the agent has no environment, or an argument cannot be used.
         """
+        check_learn(total_timesteps, progress_bar, callback)
         if self.env is None:
             raise InvalidArgumentError(
                 "env", None, f"training needs an environment: {self.name}.load(path, env=...)."
@@ -308,8 +318,12 @@ class Agent(ABC):
 
         Returns:
             The tokens, int64 of shape () or (num_envs,), and None.
+
+        Raises:
+            InvalidArgumentError: If the observation is malformed, or the masks leave no token.
         """
         rules, device = self.policy.rules, self.config.device
+        check_observation(observation, rules.num_actions)
         is_single = np.ndim(observation["input_ids"]) == 1
         batched = {name: np.atleast_2d(observation[name]) for name in observation}
         ids, mask = (
@@ -318,7 +332,7 @@ class Agent(ABC):
         logits = self.policy.next_token_logits(ids, mask).cpu()
         logprobs = self.policy.next_token_logprobs(logits, torch.tensor(rules.min_new_tokens))
         if action_masks is not None:
-            legal = np.atleast_2d(np.asarray(action_masks, dtype=bool))  # (num_envs, num_actions)
+            legal = check_action_masks(action_masks, len(logprobs), rules.num_actions)
             logprobs[:, : rules.num_actions].masked_fill_(torch.from_numpy(~legal), -torch.inf)
         if deterministic:
             actions = logprobs.argmax(dim=-1)
@@ -332,7 +346,11 @@ class Agent(ABC):
         """Write everything that an exact continuation needs into one file.
 
         If an iteration was interrupted, the file holds the state after the last finished one.
+
+        Raises:
+            InvalidArgumentError: If the path cannot be that of a file.
         """
+        check_file(path)
         self._undo_unfinished_iteration()
         write_checkpoint(path, self.name, self._checkpoint())
 
@@ -342,7 +360,11 @@ class Agent(ABC):
         Args:
             folder: What ``AutoModelForCausalLM.from_pretrained`` will take.
             merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
+
+        Raises:
+            InvalidArgumentError: If the path cannot be that of a folder.
         """
+        check_folder(folder)
         self._undo_unfinished_iteration()
         model = merged(self.policy.model) if merge else self.policy.model
         model.save_pretrained(folder)
@@ -385,6 +407,7 @@ class Agent(ABC):
         }
 
     @classmethod
+    @explain_damage
     def load(
         cls,
         path: str | Path,
@@ -447,6 +470,7 @@ class Agent(ABC):
                 f"its adapters belong to other weights than those of {base_model!r} now.",
             )
         agent.optimizer.load_state_dict(contents["optimizer"])
+        check_restored(path, agent.policy, agent.optimizer)
         for name, state in contents["generators"].items():
             agent._generators[name].set_state(state)
         agent.num_timesteps = contents["num_timesteps"]

@@ -470,7 +470,7 @@ class Agent(ABC):
                 f"its adapters belong to other weights than those of {base_model!r} now.",
             )
         agent.optimizer.load_state_dict(contents["optimizer"])
-        check_restored(path, agent.policy, agent.optimizer)
+        check_restored(path, agent.policy, agent.optimizer, contents)
         for name, state in contents["generators"].items():
             agent._generators[name].set_state(state)
         agent.num_timesteps = contents["num_timesteps"]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 
-from textgym.checks import check_number, check_path
+from textgym.checks import check_number, check_path, check_whole_number
 from textgym.errors import InvalidArgumentError
 
 from .kl_control import KL_CONTROLLERS
@@ -77,7 +77,7 @@ class AgentConfig:
             self._check(name, Integral, "a whole number of at least 1", minimum=1)
         for name in ("minibatch_size", "anneal_iterations"):
             self._check_optional(name, Integral, "a whole number of at least 1", minimum=1)
-        self._check("seed", Integral, "a whole number of at least 0", minimum=0)
+        check_whole_number("seed", self.seed, 0, 2**63 - 1)
         self._check("warmup_iterations", Integral, "a whole number of at least 0", minimum=0)
         for name in ("learning_rate", "adam_eps", "kl_horizon", "max_grad_norm", "temperature"):
             self._check(name, Real, "a finite number above 0", above=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -173,12 +173,31 @@ def explain_damage(
     return load_and_explain
 
 
-def check_restored(path: Any, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Check what a checkpoint gave: weights are finite, and the optimizer's state fits them.
+def check_restored(
+    path: Any,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    contents: Mapping[str, Any],
+) -> None:
+    """Check what a checkpoint gave: finite weights, an optimizer that fits them, and the rest.
 
     Raises:
         InvalidArgumentError: If not.
     """
+    history = contents["history"]
+    is_whole = (
+        {"episodes", "tokens", "minibatches", "predict"} <= set(contents["generators"])
+        and isinstance(contents["num_timesteps"], int)
+        and isinstance(contents["seconds"], float | int)
+        and isinstance(history, list)
+        and all(isinstance(row, dict) for row in history)
+    )
+    if not is_whole:
+        raise InvalidArgumentError(
+            "path",
+            str(path),
+            "its counters, history or generators are not what save writes; load another checkpoint",
+        )
     for name, parameter in module.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise InvalidArgumentError(

@@ -203,7 +203,7 @@ def load_prompts(
         return _embedded(tokenizer)
     if isinstance(prompts, str) and prompts == "imdb":
         return _review_prefixes(tokenizer)
-    elif isinstance(prompts, (str, Path)):
+    if isinstance(prompts, (str, Path)):
         prompts = _column(read_dataset(prompts), column)
     elif hasattr(prompts, "column_names"):
         prompts = _column(prompts, column)
@@ -237,8 +237,8 @@ def _embedded(tokenizer: PreTrainedTokenizerBase) -> FixedPrompts:
         raise InvalidArgumentError(
             "tokenizer",
             getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
-            "it has no tokens for the embedded prompts, which are film reviews; pass prompts in its "
-            'words (the planted task is the environment "ABC-RLHF-Planted-v0")',
+            "it has no tokens for the embedded prompts, which are film reviews; pass prompts in "
+            'its words (the planted task is the environment "ABC-RLHF-Planted-v0")',
         ) from None
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from textgym.checks import did_you_mean
 from textgym.cli.console import make_console
+from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError, TextgymError
+
+if TYPE_CHECKING:
+    from textgym.benchmark import Suite
 
 __all__ = ["BenchmarkCommand"]
 
@@ -58,8 +63,9 @@ class BenchmarkCommand:
             return
         suite = find_suite(self.suite)
         folder = self.output or Path("benchmark") / self.suite
+        check_output(self.output)
         if self.action == "run":
-            self._check()
+            self._check(suite)
             from textgym.benchmark.running import run_suite
 
             try:
@@ -84,7 +90,10 @@ class BenchmarkCommand:
         console.print(f"tables  {folder / 'table.md'}", soft_wrap=True)
         console.print(f"page  {folder / 'report.html'}", soft_wrap=True)
 
-    def _check(self) -> None:
+    def _check(self, suite: Suite) -> None:
+        for name in self.only:
+            if name not in suite.methods:
+                raise InvalidArgumentError("only", name, did_you_mean(name, suite.methods))
         for name in ("seeds", "iterations", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:

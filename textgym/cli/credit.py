@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -46,8 +47,9 @@ class CreditCommand:
     tokenizer: str | None = None
     """Tokenizer of the tokens that get credit: "embedded", a folder or a hub id. None: the reward
     model's, and the embedded one for a function."""
-    policy: str = "embedded"
-    """Language model whose attention abc-d and abc-d2 read: "embedded", a folder or a hub id."""
+    policy: str | None = None
+    """Language model whose attention abc-d and abc-d2 read: "embedded", a folder or a hub id. None:
+    the embedded one."""
     device: str = "cpu"
     """Where the reward model runs, as torch names it."""
 
@@ -69,9 +71,9 @@ class CreditCommand:
         )
         from textgym.models.bridge import TextCompletions, reading_tokens_of
 
-        assigner = make_credit(self.credit, self.beta, self.policy, start=self.start)
+        assigner = self._assigner()
         import_from_current_folder()
-        own = load_tokenizer(self.tokenizer) if self.tokenizer else None
+        own = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
         loaded = load_reward_model(
             self.reward_model, own or load_tokenizer("embedded"), device=self.device
         )
@@ -119,6 +121,18 @@ class CreditCommand:
                     outside = 1 - completion - prompt
                     parts.append(f"{outside:.0%} on special tokens and template")
                 console.print(f"attention  {', '.join(parts)}")
+
+    def _assigner(self) -> CreditAssigner:
+        from textgym.credit import find_credit_assigner
+
+        import_from_current_folder()
+        takes = inspect.signature(find_credit_assigner(self.credit)).parameters
+        if self.policy is not None and "policy" not in takes:
+            raise InvalidArgumentError(
+                "policy", self.policy, f"{self.credit} credit reads no policy; leave it out"
+            )
+        policy = "embedded" if self.policy is None else self.policy
+        return make_credit(self.credit, self.beta, policy, start=self.start)
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """Token ids of the prompt and of the text."""

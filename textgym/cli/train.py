@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from textgym.cli.console import make_console
-from textgym.cli.flags import EnvironmentFlags, check_policy, make_credit
+from textgym.cli.flags import EnvironmentFlags, check_output, check_policy, make_credit
 from textgym.cli.run_folder import CHECKPOINT, RunSettings
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
@@ -92,6 +92,7 @@ class TrainCommand:
         hyperparameters = {
             field.name: getattr(self.ppo, field.name) for field in dataclasses.fields(PPOConfig)
         }
+        check_output(self.ppo.log_dir)
         config = PPOConfig(**hyperparameters)
         if config.device == "cpu":
             keep_freed_memory()
@@ -108,7 +109,7 @@ class TrainCommand:
         agent.log_dir.mkdir(parents=True, exist_ok=True)
         settings = RunSettings(
             environment=dataclasses.replace(
-                self.environment, tokenizer=self.environment.tokenizer or self.policy
+                self.environment, tokenizer=self.environment.tokenizer_of(self.policy)
             ),
             policy=self.policy,
             credit=self.credit,

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
+from textgym.checks import check_number, check_whole_number
 from textgym.cli.console import make_console
+from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["TrainRewardCommand"]
@@ -58,6 +60,7 @@ class TrainRewardCommand:
         import torch
 
         from textgym.models import RewardModel
+        from textgym.models.loading import parse_device
         from textgym.reward_training import (
             Pair,
             RewardRecipe,
@@ -68,6 +71,7 @@ class TrainRewardCommand:
         )
         from textgym.reward_training.training import load_base
 
+        parse_device(self.device)
         console = make_console()
         examples: Any = load_examples(self.data)[: self.limit]
         train, held_out = split_examples(examples, self.held_out_one_in)
@@ -106,20 +110,26 @@ class TrainRewardCommand:
         console.print(f"reward model  {self.output}", soft_wrap=True)
 
     def _check(self) -> None:
-        for name in ("batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise InvalidArgumentError(name, getattr(self, name), "must be at least 1")
+        for name, least in (("batch_size", 1), ("max_length", 1), ("held_out_one_in", 2)):
+            check_whole_number(name, getattr(self, name), least)
+        if self.limit is not None:
+            check_whole_number("limit", self.limit, 1)
+        check_whole_number("seed", self.seed, 0, 2**32 - 1)
         for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InvalidArgumentError(name, getattr(self, name), "must be above 0")
-        if not 0 <= self.prefix_share <= 1:
-            raise InvalidArgumentError("prefix_share", self.prefix_share, "must be from 0 to 1")
-        if self.center_coef < 0:
-            raise InvalidArgumentError("center_coef", self.center_coef, "must be at least 0")
-        if self.held_out_one_in < 2:
-            raise InvalidArgumentError(
-                "held_out_one_in", self.held_out_one_in, "must be at least 2"
+            check_number(
+                name, getattr(self, name), above=0, remedy="must be a finite number above 0"
             )
+        check_number(
+            "prefix_share",
+            self.prefix_share,
+            least=0,
+            most=1,
+            remedy="must be a number from 0 to 1",
+        )
+        check_number(
+            "center_coef", self.center_coef, least=0, remedy="must be a finite number of at least 0"
+        )
+        check_output(self.output)
         if self.output.exists() and any(self.output.iterdir()):
             raise InvalidArgumentError(
                 "output", str(self.output), "is a folder that is not empty; choose another"

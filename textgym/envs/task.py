@@ -107,7 +107,9 @@ class TextGenerationTask:
     option_names: ClassVar[tuple[str, ...]] = ("prompt", "max_new_tokens")
 
     def __init__(self, arguments: TextGenerationArguments) -> None:
-        self.max_new_tokens = check_whole_number("max_new_tokens", arguments.max_new_tokens, 1)
+        self.max_new_tokens = check_whole_number(
+            "max_new_tokens", arguments.max_new_tokens, 1, 2**31 - 1
+        )
         self.min_new_tokens = check_whole_number("min_new_tokens", arguments.min_new_tokens, 1)
         if self.min_new_tokens > self.max_new_tokens:
             raise InvalidArgumentError(

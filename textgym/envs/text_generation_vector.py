@@ -61,7 +61,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     @init_takes(VectorArguments)
     def __init__(self, arguments: VectorArguments) -> None:
         num_envs, render_mode = arguments.num_envs, arguments.render_mode
-        num_envs = check_whole_number("num_envs", num_envs, 1)
+        num_envs = check_whole_number("num_envs", num_envs, 1, 2**31 - 1)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InvalidArgumentError(
                 "render_mode", render_mode, 'choose "ansi", "rgb_array" or None'

@@ -206,13 +206,13 @@ def check_restored(
                 f"its weights hold NaN or infinity, in {name}: the training diverged; load an "
                 "earlier checkpoint",
             )
-    for parameter, state in optimizer.state.items():
+    for weight, state in optimizer.state.items():
         for name, value in state.items():
             is_scalar = not isinstance(value, torch.Tensor) or value.ndim == 0
-            if not is_scalar and value.shape != parameter.shape:
+            if not is_scalar and value.shape != weight.shape:
                 raise InvalidArgumentError(
                     "path",
                     str(path),
                     f"the optimizer's {name} has shape {tuple(value.shape)} for a weight of shape "
-                    f"{tuple(parameter.shape)}; load another checkpoint",
+                    f"{tuple(weight.shape)}; load another checkpoint",
                 )

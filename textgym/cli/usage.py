@@ -50,10 +50,10 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        command = next((name for name in arguments[:1] if name in commands), None)
+        word = next((name for name in arguments[:1] if name in commands), None)
         message = one_line(complaint.getvalue())
-        hint = _hint(message, command, commands)
-        see = f"textgym {command}" if command else "textgym"
+        hint = _hint(message, word, commands)
+        see = f"textgym {word}" if word else "textgym"
         raise UsageError(f"{message}{hint} (see {see} --help)") from None
 
 
@@ -64,7 +64,7 @@ def flags_of(command: type) -> dict[str, Any]:
     Args:
         command: A dataclass, as tyro reads it: fields that are dataclasses add their own flags.
     """
-    flags = {}
+    flags: dict[str, Any] = {}
     hints = get_type_hints(command, include_extras=True)
     for one in fields(command):
         hint, name = hints[one.name], one.name

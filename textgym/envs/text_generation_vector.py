@@ -215,7 +215,8 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes):
             first = check_whole_number("seed", seed, 0)
             return [first + row for row in range(self.num_envs)]
-        if np.ndim(seed) != 1 or len(seed) != self.num_envs:
+        is_table = isinstance(seed, np.ndarray) and seed.ndim != 1
+        if is_table or len(seed) != self.num_envs:
             raise InvalidArgumentError(
                 "seed", seed, f"a list of seeds must have one per row, that is {self.num_envs}"
             )

@@ -161,7 +161,7 @@ class _Stages:
         else:
             _report("reward model: training")
             language_model = AutoModelForCausalLM.from_pretrained(
-                self.work / "language_model_final", dtype=torch.float32
+                self.work / "language_model_final", dtype=torch.float32, use_safetensors=True
             )
             model = train_reward_model(
                 language_model,

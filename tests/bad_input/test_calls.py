@@ -22,6 +22,7 @@ from tests.bad_input.outcomes import (
 from tests.bad_input.values import VALUES, hints_of, wrong_values
 from textgym.agents import PPO, collect_episodes, load_agent
 from textgym.agents.values import (
+    fit_reference_value,
     monte_carlo_values,
     prefix_tree_values,
     score_function,
@@ -373,6 +374,9 @@ def test_arguments_of_public_functions(
             }
             refusals("functions", cases, [shown], accepted)
     numbers = {
+        "num_episodes": (partial(fit_reference_value, agent.policy, envs), "num_episodes"),
+        "ridge": (partial(fit_reference_value, agent.policy, envs, 2), "ridge"),
+        "seed": (partial(fit_reference_value, agent.policy, envs, 2), "seed"),
         "num_continuations": (
             partial(
                 monte_carlo_values, agent.policy, rollout, score_function(envs), generator=generator
@@ -382,5 +386,6 @@ def test_arguments_of_public_functions(
         "group_size": (partial(prefix_tree_values, ids, mask, torch.zeros(2)), "group_size"),
     }
     for name, (function, keyword) in numbers.items():
-        cases = {label: partial(function, **{keyword: v}) for label, v in but().items()}
+        values = but("fraction") if name == "ridge" else but()
+        cases = {label: partial(function, **{keyword: v}) for label, v in values.items()}
         refusals("functions", cases, [name])

@@ -8,19 +8,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedModel
 
 import textgym.wrappers
 import textgym.wrappers.vector
 from tests.bad_input.outcomes import CLEAR, SILENT, TALLY, outcome_of, refusals, refused
 from tests.bad_input.values import hints_of, wrong_values
-from textgym import agents, credit, models, prompts
+from textgym import agents, benchmark, credit, models, prompts, reward_training
 from textgym import envs as environments
-from textgym.agents import values
+from textgym.agents import sb3, values
 from textgym.models import bridge
 from textgym.wrappers import presets
 
@@ -34,6 +36,9 @@ ROOMS = {
     "prompts": prompts,
     "agents": agents,
     "values": values,
+    "sb3": sb3,
+    "benchmark": benchmark,
+    "reward_training": reward_training,
 }
 PUBLIC = {
     f"{room}.{name}": one
@@ -71,6 +76,14 @@ NOT_TRIED = {
     "agents.ActionRules": RESULT,
     "agents.LanguageModelPolicy": "the agents make it, of arguments that they have checked",
     "agents.Rollout": RESULT,
+    "sb3.HindsightDictReplayBuffer": "Stable-Baselines3 makes it, from its own arguments",
+    "sb3.HindsightReplayBuffer": "Stable-Baselines3 makes it, from its own arguments",
+    "sb3.LanguageModelPolicy": "Stable-Baselines3 makes it; its own arguments are tried below",
+    "benchmark.Method": "a plan; the environment and the agent that it names check it",
+    "benchmark.Suite": "a plan; the environment and the agent that it names check it",
+    "benchmark.Task": "a plan; the environment and the agent that it names check it",
+    "reward_training.Labelled": "a record; load_examples, which makes it, checks the data",
+    "reward_training.Pair": "a record; load_examples, which makes it, checks the data",
     "values.MonteCarloValues": RESULT,
     "values.ReferenceFit": RESULT,
 }
@@ -126,7 +139,9 @@ def valid(tiny, env, envs, language_model, reward_model, classifier, tokenizer):
                 given = {}
             if "features" in name:
                 given |= {"model": language_model, "k": 4}
-        if "env" in has:
+        if "env" in has and room == "sb3":
+            given["env"] = envs
+        elif "env" in has:
             given["env"] = envs if room == "wrappers.vector" else env
         others = {
             "policy": language_model,
@@ -169,6 +184,16 @@ def test_a_wrong_value_is_refused(name, parameter, hint, valid):
 def test_only_public_classes_are_left_out_for_a_reason():
     assert NOT_TRIED.keys() <= PUBLIC.keys()
     assert all(len(reason) > 10 for reason in NOT_TRIED.values())
+
+
+def test_arguments_of_the_policy_for_stable_baselines3(envs):
+    spaces = (envs.single_observation_space, envs.single_action_space, lambda _: 1e-3)
+    for parameter, hint in {"model": str | Path | PreTrainedModel, "temperature": float}.items():
+        cases = {
+            label: partial(sb3.LanguageModelPolicy, *spaces, **{parameter: value})
+            for label, value in wrong_values(hint).items()
+        }
+        refusals("constructors", cases, [parameter])
 
 
 def misspelt(name):

@@ -62,7 +62,7 @@ def no_work(monkeypatch, tmp_path):
     monkeypatch.setattr(textgym.agents.agent, "LanguageModelPolicy", begin)
     monkeypatch.setattr(textgym.agents, "collect_episodes", begin)
     monkeypatch.setattr(textgym.demo.run, "_train", begin)
-    monkeypatch.setattr(textgym.benchmark.running, "run_suite", begin)
+    monkeypatch.setattr(textgym.benchmark.running, "run_missing", begin)
     monkeypatch.setattr(textgym.reward_training, "train_reward_model", begin)
     monkeypatch.setattr(textgym.models.RewardModel, "read", begin)
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from textgym.checks import did_you_mean
 from textgym.cli.console import make_console
 from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError, TextgymError
-
-if TYPE_CHECKING:
-    from textgym.benchmark import Suite
 
 __all__ = ["BenchmarkCommand"]
 
@@ -65,7 +61,7 @@ class BenchmarkCommand:
         folder = self.output or Path("benchmark") / self.suite
         check_output(self.output)
         if self.action == "run":
-            self._check(suite)
+            self._check()
             from textgym.benchmark.running import run_suite
 
             try:
@@ -90,10 +86,7 @@ class BenchmarkCommand:
         console.print(f"tables  {folder / 'table.md'}", soft_wrap=True)
         console.print(f"page  {folder / 'report.html'}", soft_wrap=True)
 
-    def _check(self, suite: Suite) -> None:
-        for name in self.only:
-            if name not in suite.methods:
-                raise InvalidArgumentError("only", name, did_you_mean(name, suite.methods))
+    def _check(self) -> None:
         for name in ("seeds", "iterations", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:

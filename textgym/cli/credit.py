@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from textgym.cli.console import make_console
-from textgym.cli.flags import import_from_current_folder, make_credit
+from textgym.cli.flags import check_policy, import_from_current_folder, make_credit
 from textgym.errors import InvalidArgumentError
 from textgym.rendering import credit_text, token_pieces, visible
 
@@ -71,7 +70,10 @@ class CreditCommand:
         )
         from textgym.models.bridge import TextCompletions, reading_tokens_of
 
-        assigner = self._assigner()
+        policy = "embedded" if self.policy is None else self.policy
+        if self.policy is not None:
+            check_policy(policy)
+        assigner = make_credit(self.credit, self.beta, policy, start=self.start)
         import_from_current_folder()
         own = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
         loaded = load_reward_model(
@@ -121,18 +123,6 @@ class CreditCommand:
                     outside = 1 - completion - prompt
                     parts.append(f"{outside:.0%} on special tokens and template")
                 console.print(f"attention  {', '.join(parts)}")
-
-    def _assigner(self) -> CreditAssigner:
-        from textgym.credit import find_credit_assigner
-
-        import_from_current_folder()
-        takes = inspect.signature(find_credit_assigner(self.credit)).parameters
-        if self.policy is not None and "policy" not in takes:
-            raise InvalidArgumentError(
-                "policy", self.policy, f"{self.credit} credit reads no policy; leave it out"
-            )
-        policy = "embedded" if self.policy is None else self.policy
-        return make_credit(self.credit, self.beta, policy, start=self.start)
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """Token ids of the prompt and of the text."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from textgym.checks import check_number, check_whole_number
+from textgym.checks import check_whole_number
 from textgym.cli.console import make_console
 from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError
@@ -71,10 +71,6 @@ class TrainRewardCommand:
         )
         from textgym.reward_training.training import load_base
 
-        parse_device(self.device)
-        console = make_console()
-        examples: Any = load_examples(self.data)[: self.limit]
-        train, held_out = split_examples(examples, self.held_out_one_in)
         recipe = RewardRecipe(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -84,6 +80,10 @@ class TrainRewardCommand:
             center_coef=self.center_coef,
             seed=self.seed,
         )
+        parse_device(self.device)
+        console = make_console()
+        examples: Any = load_examples(self.data)[: self.limit]
+        train, held_out = split_examples(examples, self.held_out_one_in)
         torch.manual_seed(self.seed)
         model, tokenizer = load_base(self.base, 1 if isinstance(train[0], Pair) else 2)
         kind = "pairs" if isinstance(train[0], Pair) else "labelled texts"
@@ -110,25 +110,9 @@ class TrainRewardCommand:
         console.print(f"reward model  {self.output}", soft_wrap=True)
 
     def _check(self) -> None:
-        for name, least in (("batch_size", 1), ("max_length", 1), ("held_out_one_in", 2)):
-            check_whole_number(name, getattr(self, name), least)
+        check_whole_number("held_out_one_in", self.held_out_one_in, 2)
         if self.limit is not None:
             check_whole_number("limit", self.limit, 1)
-        check_whole_number("seed", self.seed, 0, 2**32 - 1)
-        for name in ("epochs", "learning_rate"):
-            check_number(
-                name, getattr(self, name), above=0, remedy="must be a finite number above 0"
-            )
-        check_number(
-            "prefix_share",
-            self.prefix_share,
-            least=0,
-            most=1,
-            remedy="must be a number from 0 to 1",
-        )
-        check_number(
-            "center_coef", self.center_coef, least=0, remedy="must be a finite number of at least 0"
-        )
         check_output(self.output)
         if self.output.exists() and any(self.output.iterdir()):
             raise InvalidArgumentError(

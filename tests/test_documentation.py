@@ -130,6 +130,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/main/table.md", "| method | iterations | score |", 38),
         ("findings.md", "suites/table.md", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md", "| control | seeds |", 7),
+        ("reliability.md", "bad_input/table.md", "| bad input | cases |", 14),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("learning.md", "tuning/table.md", "| method | seeds | score |", 11),
         ("learning.md", "tuning/table.md", "| method | to +1 |", 11),

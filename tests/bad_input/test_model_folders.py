@@ -233,6 +233,11 @@ def test_loaded_objects_with_weights_that_mean_nothing(tokenizer, envs, language
             "reward model": partial(load_reward_model, reward, tokenizer),
         }
         refusals(AREA, cases, ["policy", "reward_model"])
+    policy = copy.deepcopy(language_model)
+    assert load_language_model(policy) is policy
+    with torch.no_grad():  # After a first look, too.
+        policy.model.norm.weight[0] = torch.nan
+    refused(AREA, partial(load_language_model, policy), "model", match="NaN")
     with torch.device("meta"):
         empty = type(language_model)(language_model.config)
     refused(AREA, partial(PPO, empty, envs), "policy", match="meta")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["check_model", "check_prompt_texts", "check_tokenizer", "check_weights"]
+
+_checked: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()
+"""By model, the state in which its weights were finite."""
 
 
 def check_model(argument: str, model: Any) -> None:
@@ -50,6 +54,8 @@ def check_prompt_texts(prompt_texts: Any) -> None:
 def check_weights(argument: str, value: object, model: torch.nn.Module) -> None:
     """Refuse NaN and infinite weights, with which every score would be NaN.
 
+    Weights that did not change since they were checked are not read again.
+
     Args:
         argument: The argument that the error names.
         value: Its value, for the error.
@@ -58,6 +64,9 @@ def check_weights(argument: str, value: object, model: torch.nn.Module) -> None:
     Raises:
         InvalidArgumentError: If a weight is not finite, or holds no numbers (device "meta").
     """
+    state = _state_of(model)
+    if _checked.get(model) == state:
+        return
     for name, weight in model.named_parameters():
         if weight.is_meta:
             raise InvalidArgumentError(
@@ -72,3 +81,10 @@ def check_weights(argument: str, value: object, model: torch.nn.Module) -> None:
                 f"in {name}; pass a model whose training did not diverge, or another dtype if its "
                 "weights exceed the range of this one",
             )
+    _checked[model] = state
+
+
+def _state_of(model: torch.nn.Module) -> int:
+    """A number that changes when a weight is replaced or written to."""
+    weights = model.parameters()
+    return hash(tuple((id(w), 0 if w.is_inference() else w._version) for w in weights))

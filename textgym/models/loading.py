@@ -138,7 +138,7 @@ def load_language_model(
     device, dtype = parse_device(device), parse_dtype(dtype)
     if isinstance(model, (str, Path)):
         place = _resolve("model", model, "language_model")
-        return _load_model("model", place, "causal", device, dtype)
+        model = _load_model("model", place, "causal", device, dtype)
     if not hasattr(model, "get_output_embeddings") or model.get_output_embeddings() is None:
         raise InvalidArgumentError(
             "model", type(model).__name__, "must be a causal language model (AutoModelForCausalLM)"

@@ -41,6 +41,14 @@ from .environment import (
     left_padded,
 )
 from .importance import weighted_advantages
+from .inputs import (
+    check_action_masks,
+    check_folder,
+    check_learn,
+    check_observation,
+    check_restored,
+    explain_damage,
+)
 from .kl_control import KLController, make_kl_controller
 from .lora import AdapterOffPolicy, add_lora, check_gradient, fingerprint, merged
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
@@ -260,8 +268,9 @@ class Agent(ABC):
             The agent.
 
         Raises:
-            InvalidArgumentError: If the agent has no environment.
+            InvalidArgumentError: If the agent has no environment, or an argument cannot be used.
         """
+        check_learn(total_timesteps, progress_bar, callback)
         if self.env is None:
             raise InvalidArgumentError(
                 "env", None, f"training needs an environment: {self.name}.load(path, env=...)."
@@ -398,8 +407,12 @@ class Agent(ABC):
 
         Returns:
             The tokens, int64 of shape () or (num_envs,), and None.
+
+        Raises:
+            InvalidArgumentError: If the observation is malformed, or the masks leave no token.
         """
         rules, device = self.policy.rules, self.config.device
+        check_observation(observation, rules.num_actions)
         is_single = np.ndim(observation["input_ids"]) == 1
         batched = {name: np.atleast_2d(observation[name]) for name in observation}
         ids, mask = (
@@ -408,7 +421,7 @@ class Agent(ABC):
         logits = self.policy.next_token_logits(ids, mask).cpu()
         logprobs = self.policy.next_token_logprobs(logits, torch.tensor(rules.min_new_tokens))
         if action_masks is not None:
-            legal = np.atleast_2d(np.asarray(action_masks, dtype=bool))  # (num_envs, num_actions)
+            legal = check_action_masks(action_masks, len(logprobs), rules.num_actions)
             logprobs[:, : rules.num_actions].masked_fill_(torch.from_numpy(~legal), -torch.inf)
         if deterministic:
             actions = logprobs.argmax(dim=-1)
@@ -432,6 +445,7 @@ class Agent(ABC):
             InvalidArgumentError: If there is something else.
             OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
         """
+        check_folder("path", path)
         self._undo_unfinished_iteration()
         checkpoint = self._checkpoint()  # All processes have their part of sharded weights.
         whole = full_state(self.policy.model) if self.config.shard else None
@@ -480,10 +494,12 @@ class Agent(ABC):
             merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
 
         Raises:
-            InvalidArgumentError: If adapters are to be added to quantised weights.
+            InvalidArgumentError: If the path cannot be that of a folder, or if adapters are to be
+                added to quantised weights.
         """
         from textgym.models.placement import is_quantized  # Imported here: slow.
 
+        check_folder("folder", folder)
         if merge and is_quantized(self.policy.model):
             raise InvalidArgumentError(
                 "merge",
@@ -550,6 +566,7 @@ class Agent(ABC):
         }
 
     @classmethod
+    @explain_damage
     def load(
         cls,
         path: str | Path,
@@ -625,6 +642,7 @@ class Agent(ABC):
             )
         parameters = [p for group in agent.optimizer.param_groups for p in group["params"]]
         agent.optimizer.load_state_dict(shard_optimizer_state(contents["optimizer"], parameters))
+        check_restored(path, agent.policy, agent.optimizer, contents)
         for name, state in contents["generators"].items():
             agent._generators[name].set_state(state)
         agent.num_timesteps = contents["num_timesteps"]

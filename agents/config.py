@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from textgym.checks import check_number, check_path, check_whole_number
 from textgym.errors import InvalidArgumentError
 
 from .kl_control import KL_CONTROLLERS
@@ -97,7 +98,7 @@ class AgentConfig:
         self._check_optional("save_minutes", Real, "a finite number above 0", above=0)
         for name in ("minibatch_size", "anneal_iterations", "save_every"):
             self._check_optional(name, Integral, "a whole number of at least 1", minimum=1)
-        self._check("seed", Integral, "a whole number of at least 0", minimum=0)
+        check_whole_number("seed", self.seed, 0, 2**63 - 1)
         self._check("warmup_iterations", Integral, "a whole number of at least 0", minimum=0)
         for name in ("learning_rate", "adam_eps", "kl_horizon", "max_grad_norm", "temperature"):
             self._check(name, Real, "a finite number above 0", above=0)
@@ -130,7 +131,8 @@ class AgentConfig:
         object.__setattr__(self, "lora", lora_as_text(self.lora))
         object.__setattr__(self, "device", str(parse_device(self.device)))
         object.__setattr__(self, "dtype", self.dtype and "bfloat16")
-        object.__setattr__(self, "log_dir", self.log_dir and str(self.log_dir))
+        if self.log_dir is not None:
+            object.__setattr__(self, "log_dir", str(check_path("log_dir", self.log_dir)))
 
     def _check(
         self,
@@ -142,11 +144,9 @@ class AgentConfig:
         above: float = -math.inf,
     ) -> None:
         value: Any = getattr(self, name)
-        is_number = isinstance(value, kind) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value) and minimum <= value <= maximum):
+        if not isinstance(value, kind):
             raise InvalidArgumentError(name, value, f"must be {remedy}.")
-        if value <= above:
-            raise InvalidArgumentError(name, value, f"must be {remedy}.")
+        check_number(name, value, minimum, maximum, above, f"must be {remedy}.")
 
     def _check_optional(self, name: str, kind: type, remedy: str, **limits: float) -> None:
         if getattr(self, name) is not None:

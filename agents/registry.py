@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textgym.checks import check_path
+from textgym.errors import InvalidArgumentError
+
 from .agent import Agent
 from .checkpoint import agent_of_checkpoint
 from .grpo import GRPO
@@ -33,4 +36,9 @@ def load_agent(
     Raises:
         InvalidArgumentError: If the file or the environment cannot be used.
     """
-    return AGENTS[agent_of_checkpoint(path)].load(path, env, device, log_dir, **own_parts)
+    name = agent_of_checkpoint(check_path("path", path))
+    if name not in AGENTS:
+        raise InvalidArgumentError(
+            "path", str(path), f"it is of an agent {name!r}; there are {', '.join(AGENTS)}"
+        )
+    return AGENTS[name].load(path, env, device, log_dir, **own_parts)

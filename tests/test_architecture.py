@@ -10,7 +10,15 @@ from tests.modules import import_graph, module_name, package_modules
 
 FLOORS = [  # from the ground up
     ["textgym.errors", "textgym.memory", "textgym.registration"],
-    ["textgym", "textgym.rendering", "textgym.reviews", "textgym.planted", "textgym.exact"],
+    [
+        "textgym",
+        "textgym.checks",
+        "textgym.rendering",
+        "textgym.reviews",
+        "textgym.planted",
+        "textgym.exact",
+    ],
+    ["textgym.tables"],
     ["textgym.prompts"],
     ["textgym.models"],
     ["textgym.credit"],

@@ -161,6 +161,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/table.md", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md", "| control | seeds |", 7),
         ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
+        ("reliability.md", "bad_input/table.md", "| bad input | cases |", 14),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("reward_models.md", "pairs_long/table.md", "| policy + reward model |", 7),
         ("reward_models.md", "prefixes/table.md", "| share of the text |", 12),

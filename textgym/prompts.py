@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textgym.checks import check_path, check_text, check_whole_number, first_line
 from textgym.errors import InvalidArgumentError
 from textgym.reviews import load_reviews
+from textgym.tables import FILE_TYPES, read_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,14 +30,12 @@ __all__ = [
 ]
 
 _EMBEDDED_PROMPTS = Path(__file__).parent / "models" / "embedded" / "prompts.json"
-_READERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".txt": "text",
-    ".parquet": "parquet",
-}
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _USUAL_COLUMNS = ("prompt", "text")
+_WHAT_PROMPTS_ARE = (
+    'pass "embedded", "imdb", strings, conversations, a datasets.Dataset, a file or a hub dataset '
+    "id; each prompt is a text"
+)
 
 
 class PromptSource(ABC):
@@ -77,7 +78,9 @@ class FixedPrompts(PromptSource):
         prompt_ids: Sequence[Sequence[int]],
         texts: Mapping[tuple[int, ...], str] | None = None,
     ) -> None:
-        self.prompt_ids = _checked(prompt_ids)
+        if not isinstance(texts, Mapping | None):
+            raise InvalidArgumentError("texts", texts, "must map the tokens of prompts to texts")
+        self.prompt_ids = _checked("prompt_ids", prompt_ids)
         self.max_length = max(map(len, self.prompt_ids))
         self.texts = texts or {}
 
@@ -108,14 +111,19 @@ class PrefixPrompts(PromptSource):
         max_tokens: int = 8,
         num_special: int = 0,
     ) -> None:
-        if not 1 <= min_tokens <= max_tokens:
+        self.max_tokens = check_whole_number("max_tokens", max_tokens, 1)
+        self.min_tokens = check_whole_number("min_tokens", min_tokens, 1, self.max_tokens)
+        self.num_special = check_whole_number("num_special", num_special, 0)
+        self.max_length = self.num_special + self.max_tokens
+        documents = _checked("document_ids", document_ids)
+        enough = [ids[: self.max_length] for ids in documents if len(ids) >= self.max_length]
+        if not enough:
             raise InvalidArgumentError(
-                "min_tokens", min_tokens, f"must lie between 1 and max_tokens={max_tokens}"
+                "document_ids",
+                f"{len(documents)} documents",
+                f"none has {self.max_length} tokens; pass longer ones, or a smaller max_tokens",
             )
-        self.min_tokens, self.max_tokens, self.num_special = min_tokens, max_tokens, num_special
-        self.max_length = num_special + max_tokens
-        enough = [ids[: self.max_length] for ids in document_ids if len(ids) >= self.max_length]
-        self._documents = _checked(enough)
+        self._documents = enough
 
     def sample(self, rng: np.random.Generator) -> list[int]:
         """Draw one prompt; see :class:`PromptSource`."""
@@ -142,7 +150,10 @@ def encode_prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
         encoded = tokenizer(list(texts), verbose=False)["input_ids"]
     except Exception as error:  # the tokenizers library has no exception class of its own
         raise InvalidArgumentError(
-            "prompts", texts, f"the tokenizer cannot encode them ({str(error).splitlines()[0]})"
+            "prompts",
+            texts,
+            f"the tokenizer cannot encode them ({first_line(error)}); write them in its words, or "
+            "pass another tokenizer",
         ) from None
     enders = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     bare = tokenizer(texts[0], add_special_tokens=False, verbose=False)["input_ids"]
@@ -180,29 +191,59 @@ def load_prompts(
     Raises:
         InvalidArgumentError: If the prompts cannot be read, if there are none, or if one is empty.
     """
+    if column is not None:
+        check_text("prompt_column", column, "must be the name of a column, or None")
+        if not hasattr(prompts, "column_names") and not _names_a_dataset(prompts):
+            raise InvalidArgumentError(
+                "prompt_column", column, "these prompts have no columns; leave it out"
+            )
     if isinstance(prompts, PromptSource):
         return prompts
     if isinstance(prompts, str) and prompts == "embedded":
-        prompts = json.loads(_EMBEDDED_PROMPTS.read_text(encoding="utf-8"))
-    elif isinstance(prompts, str) and prompts == "imdb":
+        return _embedded(tokenizer)
+    if isinstance(prompts, str) and prompts == "imdb":
         return _review_prefixes(tokenizer)
-    elif isinstance(prompts, (str, Path)):
+    if isinstance(prompts, (str, Path)):
         prompts = _column(read_dataset(prompts), column)
     elif hasattr(prompts, "column_names"):
         prompts = _column(prompts, column)
-    texts = list(prompts) if isinstance(prompts, Iterable) else None
-    if texts and all(_is_conversation(text) for text in texts):
-        return _conversations(texts, tokenizer)
-    if texts is None or not all(isinstance(text, str) for text in texts):
-        raise InvalidArgumentError(
-            "prompts",
-            prompts,
-            'pass "embedded", "imdb", strings, conversations, a datasets.Dataset, a file or a hub '
-            "dataset id",
-        )
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise InvalidArgumentError("prompts", prompts, _WHAT_PROMPTS_ARE)
+    texts = list(prompts)
     if not texts:
         raise InvalidArgumentError("prompts", prompts, "there must be at least one prompt")
+    if all(_is_conversation(text) for text in texts):
+        return _conversations(texts, tokenizer)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidArgumentError(f"prompts[{index}]", text, _WHAT_PROMPTS_ARE)
+        if not text.strip():
+            raise InvalidArgumentError(
+                f"prompts[{index}]",
+                text,
+                "is blank; leave out empty rows and lines. For texts out of nothing, the prompt is "
+                "the tokenizer's start token",
+            )
     return FixedPrompts(encode_prompts(texts, tokenizer))
+
+
+def _embedded(tokenizer: PreTrainedTokenizerBase) -> FixedPrompts:
+    texts = json.loads(_EMBEDDED_PROMPTS.read_text(encoding="utf-8"))
+    try:
+        return FixedPrompts(encode_prompts(texts, tokenizer))
+    except InvalidArgumentError as error:
+        if error.argument != "prompts":
+            raise
+        raise InvalidArgumentError(
+            "tokenizer",
+            getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
+            "it has no tokens for the embedded prompts, which are film reviews; pass prompts in "
+            'its words (the planted task is the environment "ABC-RLHF-Planted-v0")',
+        ) from None
+
+
+def _names_a_dataset(prompts: Any) -> bool:
+    return isinstance(prompts, str | Path) and str(prompts) not in ("embedded", "imdb")
 
 
 def _is_conversation(prompt: Any) -> bool:
@@ -231,9 +272,14 @@ def _conversations(
             raise InvalidArgumentError(
                 "prompts", messages, "the last message must be the user's; the policy answers"
             )
-        ids: Any = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        try:
+            ids: Any = tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # templates are programs, and fail in all kinds of ways
+            raise InvalidArgumentError(
+                "prompts", messages, f"the chat template cannot show it ({first_line(error)})"
+            ) from None
         prompt_ids.append([int(token) for token in ids])
         said = [str(one["content"]) for one in messages if one["role"] != "system"]
         texts[tuple(prompt_ids[-1])] = "\n".join(said)
@@ -258,26 +304,22 @@ def read_dataset(name: str | Path, argument: str = "prompts") -> Any:
     Raises:
         InvalidArgumentError: If it cannot be read.
     """
-    import datasets
-
-    path = Path(name).expanduser()
+    path = check_path(argument, name)
     if path.is_file():
-        if path.suffix not in _READERS:
-            raise InvalidArgumentError(
-                argument, str(name), f"unknown file type; use one of {', '.join(_READERS)}"
-            )
-        return datasets.load_dataset(
-            _READERS[path.suffix], data_files=str(path.resolve()), split="train"
-        )
-    if path.suffix in _READERS or isinstance(name, Path):
+        return read_table(path, argument)
+    if path.is_dir():
+        raise InvalidArgumentError(argument, str(name), "is a folder; name a file in it")
+    if path.suffix in FILE_TYPES or isinstance(name, Path) or not _HUB_ID.fullmatch(str(name)):
         raise InvalidArgumentError(argument, str(name), "no such file")
+    import datasets  # Imported here: slow.
+
     try:
         return datasets.load_dataset(str(name), split="train")
     except Exception as error:  # the hub client raises many exception classes, some of them private
         raise InvalidArgumentError(
             argument,
             str(name),
-            f"neither a file nor a dataset that can be loaded ({str(error).splitlines()[0]})",
+            f"neither a file nor a dataset that can be loaded ({first_line(error)})",
         ) from None
 
 
@@ -293,14 +335,20 @@ def _column(dataset: Any, column: str | None) -> list[Any]:
     return list(dataset[column])
 
 
-def _checked(prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
-    if len(prompt_ids) == 0:
-        raise InvalidArgumentError("prompts", prompt_ids, "there must be at least one prompt")
-    for index, ids in enumerate(prompt_ids):
-        if len(ids) == 0:
+def _checked(argument: str, texts: Any) -> list[list[int]]:
+    """Token ids of one text or more, none of them empty, as plain lists."""
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise InvalidArgumentError(argument, texts, "must be lists of token ids")
+    checked = []
+    for index, ids in enumerate(texts):
+        listed = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str | bytes) else []
+        if not listed:
             raise InvalidArgumentError(
-                "prompts",
-                f"[{index}]",
-                "is empty; every prompt needs at least one token",
+                argument, f"[{index}]", "is empty, or no list; it needs at least one token id"
             )
-    return [list(ids) for ids in prompt_ids]
+        if not all(type(token) is int and token >= 0 for token in listed):  # NumPy's, or none
+            listed = [check_whole_number(f"{argument}[{index}]", token, 0) for token in listed]
+        checked.append(listed)
+    if not checked:
+        raise InvalidArgumentError(argument, texts, "there must be at least one text")
+    return checked

@@ -16,6 +16,7 @@ from torch import Tensor
 from textgym.agents.distribution import ActionRules, masked_entropy
 from textgym.agents.lora import add_lora
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
+from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
 
@@ -83,8 +84,7 @@ class LanguageModelPolicyMethods:
                 "the actions of a language model are token ids: use a text environment without "
                 "wrappers that change its actions",
             )
-        if not temperature > 0:
-            raise InvalidArgumentError("temperature", temperature, "must be a number above 0")
+        check_number("temperature", temperature, above=0, remedy="must be a finite number above 0")
         if optimizer_kwargs is None:
             # Without weight decay: it would pull a pre-trained model towards zero.
             is_adamw = optimizer_class is torch.optim.AdamW

@@ -11,6 +11,7 @@ from textgym.agents.critics import Critic, HeadCritic, at_cut, paid_before
 from textgym.agents.values.monte_carlo import monte_carlo_values, score_function
 from textgym.agents.values.potential import state_potentials
 from textgym.agents.values.prefix_tree import prefix_tree_values
+from textgym.checks import check_whole_number
 from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -31,10 +32,15 @@ class PotentialCritic(HeadCritic):
     Args:
         potential: A potential, the name of one, or a function of the prompt's and the completion's
             token ids; see :func:`textgym.credit.get_potential`.
+
+    Raises:
+        InvalidArgumentError: If there is no such potential.
     """
 
     def __init__(self, potential: str | Potential | StateFunction) -> None:
-        self.potential = potential
+        from textgym.credit import get_potential  # Imported here: slow.
+
+        self.potential = get_potential(potential)
 
     def set_up(self, agent: Agent) -> None:
         """Keep the environment, whose reward model reads the texts."""
@@ -78,11 +84,7 @@ class MonteCarloCritic(HeadCritic):
     """
 
     def __init__(self, num_continuations: int) -> None:
-        if num_continuations < 1:
-            raise InvalidArgumentError(
-                "num_continuations", num_continuations, "must be a whole number of at least 1."
-            )
-        self.num_continuations = num_continuations
+        self.num_continuations = check_whole_number("num_continuations", num_continuations, 1)
         self.num_tokens = 0
 
     def set_up(self, agent: Agent) -> None:

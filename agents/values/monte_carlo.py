@@ -8,7 +8,6 @@ arXiv 2410.01679, section 4).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from textgym.agents.distribution import sample
 from textgym.agents.environment import base_attribute
+from textgym.checks import check_whole_number
 from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -88,10 +88,7 @@ def monte_carlo_values(
         InvalidArgumentError: If ``num_continuations`` is less than 1, or the token budgets are not
             known.
     """
-    if not isinstance(num_continuations, Integral) or num_continuations < 1:
-        raise InvalidArgumentError(
-            "num_continuations", num_continuations, "must be a whole number of at least 1."
-        )
+    check_whole_number("num_continuations", num_continuations, 1)
     states = _states(rollout)
     repeated = [state for state in states for _ in range(num_continuations)]
     completions = continue_states(policy, repeated, generator)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from textgym.checks import check_whole_number
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["prefix_tree_values"]
@@ -59,11 +60,12 @@ def prefix_tree_values(
                 [2.0000, 0.0000]])
     """
     num_episodes, num_steps = completion_ids.shape
-    if group_size < 2 or num_episodes % group_size:
+    check_whole_number("group_size", group_size, 2)
+    if num_episodes % group_size:
         raise InvalidArgumentError(
             "group_size",
             group_size,
-            f"must be at least 2 and divide the number of episodes, {num_episodes}.",
+            f"must divide the number of episodes, {num_episodes}.",
         )
     ids = completion_ids.view(-1, group_size, num_steps)
     mask = completion_mask.view(-1, group_size, num_steps)

@@ -12,6 +12,7 @@ from textgym.agents.environment import action_rules, as_vector_env, check_vocabu
 from textgym.agents.policy import LanguageModelPolicy
 from textgym.agents.rollout import collect_episodes
 from textgym.agents.values.potential import read_rollout
+from textgym.checks import check_number, check_whole_number
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -67,6 +68,9 @@ def fit_reference_value(
     """
     from textgym.credit.reference_value import ReferenceValue, leave_one_out_explained_variance
 
+    check_whole_number("num_episodes", num_episodes, 1)
+    check_number("ridge", ridge, above=0.0, remedy="must be a finite number above 0")
+    check_whole_number("seed", seed, 0, 2**63 - 1)
     vector_env = as_vector_env(env)
     if not isinstance(policy, LanguageModelPolicy):
         from textgym.models.loading import load_language_model  # Imported here: slow.

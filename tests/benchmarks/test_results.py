@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from reports import (
     agents,
+    bad_input,
     demo_speed,
     fidelity,
     learning,
@@ -32,6 +33,7 @@ from textgym.benchmark.curves import first_reached
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
     "agents": agents.write,
+    "bad_input": bad_input.write,
     "credit_fidelity": fidelity.write,
     "demo_speed": partial(demo_speed.write, iterations=8),
     "learning": partial(learning.write, env_id="ABC-RLHF-v0", num_envs=16),

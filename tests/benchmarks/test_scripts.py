@@ -28,6 +28,7 @@ def call(script, *arguments, **variables):
 def test_there_is_a_script_for_each_folder_of_results():
     assert SCRIPTS == [
         "agents.py",
+        "bad_input.py",
         "credit_fidelity.py",
         "demo_speed.py",
         "kills.py",
@@ -82,3 +83,13 @@ def test_learning_runs_stores_and_makes_its_tables(tmp_path):
     assert (tmp_path / "learning_curves.png").stat().st_size > 10_000
     # Nothing is left to run.
     assert call("learning.py", *arguments, "--output", tmp_path) == table + "\n"
+
+
+def test_bad_input_counts_what_the_tests_tried(tmp_path):
+    test = "test_constructors.py::test_a_wrong_value_is_refused[credit.RandomCredit-seed]"
+    shown = call("bad_input.py", f"tests/bad_input/{test}", "--output", tmp_path)
+    rows = pd.read_csv(tmp_path / "outcomes.csv")
+    assert rows[["area", "outcome"]].values.tolist() == [["constructors", "clear error"]]
+    assert rows["cases"].item() > 10
+    assert json.loads((tmp_path / "meta.json").read_text())["tests"].startswith("1 passed")
+    assert f"| all | {rows['cases'].item()} |" in shown

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from textgym.checks import check_whole_number
 from textgym.credit import RandomCredit, ShapleyCredit, ShuffledAttentionCredit
-from textgym.credit.checks import check_whole_number
 from textgym.errors import InvalidArgumentError
 
 

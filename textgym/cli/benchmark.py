@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from textgym.cli.console import make_console
+from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError, TextgymError
 
 __all__ = ["BenchmarkCommand"]
@@ -58,6 +59,7 @@ class BenchmarkCommand:
             return
         suite = find_suite(self.suite)
         folder = self.output or Path("benchmark") / self.suite
+        check_output(self.output)
         if self.action == "run":
             self._check()
             from textgym.benchmark.running import run_suite

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from textgym.cli.console import make_console
-from textgym.cli.flags import import_from_current_folder, make_credit
+from textgym.cli.flags import check_policy, import_from_current_folder, make_credit
 from textgym.errors import InvalidArgumentError
 from textgym.rendering import credit_text, token_pieces, visible
 
@@ -46,8 +46,9 @@ class CreditCommand:
     tokenizer: str | None = None
     """Tokenizer of the tokens that get credit: "embedded", a folder or a hub id. None: the reward
     model's, and the embedded one for a function."""
-    policy: str = "embedded"
-    """Language model whose attention abc-d and abc-d2 read: "embedded", a folder or a hub id."""
+    policy: str | None = None
+    """Language model whose attention abc-d and abc-d2 read: "embedded", a folder or a hub id. None:
+    the embedded one."""
     device: str = "cpu"
     """Where the reward model runs, as torch names it."""
 
@@ -69,9 +70,12 @@ class CreditCommand:
         )
         from textgym.models.bridge import TextCompletions, reading_tokens_of
 
-        assigner = make_credit(self.credit, self.beta, self.policy, start=self.start)
+        policy = "embedded" if self.policy is None else self.policy
+        if self.policy is not None:
+            check_policy(policy)
+        assigner = make_credit(self.credit, self.beta, policy, start=self.start)
         import_from_current_folder()
-        own = load_tokenizer(self.tokenizer) if self.tokenizer else None
+        own = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
         loaded = load_reward_model(
             self.reward_model, own or load_tokenizer("embedded"), device=self.device
         )

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from textgym.cli.flags import check_policy
+from textgym.cli.flags import check_output, check_policy, naming_the_policy
 
 __all__ = ["DemoCommand"]
 
@@ -40,6 +40,9 @@ class DemoCommand:
         """Run the command."""
         from textgym.demo import run_demo
 
+        check_output(self.output)
         check_policy(self.policy)
-        arguments = dataclasses.asdict(self) | {"tokenizer": self.tokenizer or self.policy}
-        run_demo(**arguments)
+        tokenizer = self.policy if self.tokenizer is None else self.tokenizer
+        arguments = dataclasses.asdict(self) | {"tokenizer": tokenizer}
+        with naming_the_policy(self.tokenizer, self.policy):
+            run_demo(**arguments)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from textgym.checks import check_whole_number
 from textgym.cli.console import make_console
 from textgym.cli.flags import EnvironmentOverrides, check_policy, make_credit
 from textgym.cli.run_folder import SETTINGS, RunSettings
@@ -67,8 +68,8 @@ class EvaluateCommand:
         from textgym.models.loading import parse_device
         from textgym.samples import samples_of
 
-        if self.episodes < 1:
-            raise InvalidArgumentError("episodes", self.episodes, "must be at least 1")
+        for name, least in (("episodes", 1), ("samples", 0), ("seed", 0)):
+            check_whole_number(name, getattr(self, name), least, 2**63 - 1)
         if parse_device(self.device).type == "cpu":
             keep_freed_memory()
         checkpoint = None if self.checkpoint is None else _find_checkpoint(self.checkpoint)
@@ -89,7 +90,7 @@ class EvaluateCommand:
         if shown:
             legend = f"\nsamples: score, prompt, tokens coloured by {envs.assigner!r}"
             console.print(legend, soft_wrap=True)
-        tokenizer = load_tokenizer(settings.environment.tokenizer or settings.policy)
+        tokenizer = load_tokenizer(settings.environment.tokenizer_of(settings.policy))
         for sample in samples_of(rollout, tokenizer, shown):
             console.print(sample.to_text())
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from textgym.checks import check_path
 from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -18,9 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "EnvironmentFlags",
     "EnvironmentOverrides",
+    "check_output",
     "check_policy",
     "import_from_current_folder",
     "make_credit",
+    "naming_the_policy",
 ]
 
 
@@ -40,6 +45,10 @@ class EnvironmentFlags:
     """Fewest tokens of a completion."""
     max_new_tokens: int = 16
     """Most tokens of a completion."""
+
+    def tokenizer_of(self, policy: str) -> str:
+        """The name of the tokenizer: the flag's, or else the policy's."""
+        return policy if self.tokenizer is None else self.tokenizer
 
     def make(
         self, policy: str, num_envs: int, credit: CreditAssigner, device: str, dtype: str | None
@@ -63,14 +72,15 @@ class EnvironmentFlags:
         from textgym.wrappers.vector import CreditAssignment
 
         import_from_current_folder()
-        envs = gym.make_vec(
-            "ABC-RLHF-v0",
-            num_envs=num_envs,
-            autoreset_mode=AutoresetMode.DISABLED,
-            device=device,
-            dtype=dtype,
-            **dataclasses.asdict(self) | {"tokenizer": self.tokenizer or policy},
-        )
+        with naming_the_policy(self.tokenizer, policy):
+            envs = gym.make_vec(
+                "ABC-RLHF-v0",
+                num_envs=num_envs,
+                autoreset_mode=AutoresetMode.DISABLED,
+                device=device,
+                dtype=dtype,
+                **dataclasses.asdict(self) | {"tokenizer": self.tokenizer_of(policy)},
+            )
         return CreditAssignment(envs, credit)
 
 
@@ -134,6 +144,36 @@ def import_from_current_folder() -> None:
     """Let "module:name" be a file in the current folder."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def check_output(output: str | Path | None) -> None:
+    """Check that a path can be that of the folder for the output.
+
+    Args:
+        output: The flag; None if the user did not give it.
+
+    Raises:
+        InvalidArgumentError: If it is no path, or a file.
+    """
+    if output is not None and check_path("output", output).is_file():
+        raise InvalidArgumentError("output", str(output), "is a file; name a folder")
+
+
+@contextmanager
+def naming_the_policy(tokenizer: str | None, policy: str) -> Iterator[None]:
+    """Let errors about the tokenizer name the policy, if that is where the tokenizer comes from.
+
+    Args:
+        tokenizer: The flag; None if the user did not give it.
+        policy: The policy's name.
+    """
+    try:
+        yield
+    except InvalidArgumentError as error:
+        if error.argument != "tokenizer" or tokenizer is not None:
+            raise
+        remedy = f"about its tokenizer: {error.remedy}"
+        raise InvalidArgumentError("policy", policy, remedy) from None
 
 
 def check_policy(policy: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from textgym.cli.flags import EnvironmentFlags
 from textgym.errors import InvalidArgumentError
@@ -57,7 +57,10 @@ class RunSettings:
             settings = json.loads(file.read_text(encoding="utf-8"))
             names = [field.name for field in dataclasses.fields(EnvironmentFlags)]
             environment = EnvironmentFlags(**{name: settings.pop(name) for name in names})
-            return cls(environment=environment, **settings)
+            run = cls(environment=environment, **settings)
+            _check_types(environment)
+            _check_types(run)
+            return run
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgumentError(
                 argument,
@@ -93,3 +96,25 @@ def newest_run(root: Path = Path("runs")) -> Path | None:
     folders = [folder for folder in root.glob("*/checkpoints") if any(folder.iterdir())]
     newest = max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
     return None if newest is None else newest.parent
+
+
+def _check_types(record: Any) -> None:
+    """Check that the fields of a dataclass have their types.
+
+    Raises:
+        TypeError: If one has not.
+    """
+    for name, hint in get_type_hints(type(record)).items():
+        value, choices = getattr(record, name), get_args(hint) or (hint,)
+        allowed = [get_args(one) if get_origin(one) is Literal else one for one in choices]
+        for one in allowed:
+            if value in one if isinstance(one, tuple) else _is_of(value, one):
+                break
+        else:
+            raise TypeError(f"{name} is {value!r}")
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    if kind is float:  # JSON writes whole numbers without a point.
+        kind = int | float  # type: ignore[assignment]
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -89,6 +89,7 @@ class TrainCommand:
             raise InvalidArgumentError(
                 "total_timesteps", self.total_timesteps, "must be at least 1"
             )
+        check_output(self.ppo.log_dir)
         processes = Processes.current(self._config().device)
         folder = processes.of_main(self._folder_to_resume())
         if folder is None:
@@ -159,7 +160,7 @@ class TrainCommand:
     def _settings(self) -> RunSettings:
         return RunSettings(
             environment=dataclasses.replace(
-                self.environment, tokenizer=self.environment.tokenizer or self.policy
+                self.environment, tokenizer=self.environment.tokenizer_of(self.policy)
             ),
             **{name: getattr(self, name) for name in self._names_of_settings()},
         )

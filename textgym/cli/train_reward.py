@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
+from textgym.checks import check_whole_number
 from textgym.cli.console import make_console
+from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["TrainRewardCommand"]
@@ -54,6 +56,7 @@ class TrainRewardCommand:
     def run(self) -> None:
         """Run the command."""
         self._check()
+        from textgym.models.loading import parse_device
         from textgym.reward_training import (
             Pair,
             RewardRecipe,
@@ -62,9 +65,6 @@ class TrainRewardCommand:
             split_examples,
         )
 
-        console = make_console()
-        examples: Any = load_examples(self.data)[: self.limit]
-        train, held_out = split_examples(examples, self.held_out_one_in)
         recipe = RewardRecipe(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -74,6 +74,10 @@ class TrainRewardCommand:
             center_coef=self.center_coef,
             seed=self.seed,
         )
+        parse_device(self.device)
+        console = make_console()
+        examples: Any = load_examples(self.data)[: self.limit]
+        train, held_out = split_examples(examples, self.held_out_one_in)
         kind = "pairs" if isinstance(train[0], Pair) else "labelled texts"
         console.print(f"{len(train):,} {kind} to train on, {len(held_out):,} held out")
         evaluation = fit_reward_model(
@@ -91,20 +95,10 @@ class TrainRewardCommand:
         console.print(f"reward model  {self.output}", soft_wrap=True)
 
     def _check(self) -> None:
-        for name in ("batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise InvalidArgumentError(name, getattr(self, name), "must be at least 1")
-        for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InvalidArgumentError(name, getattr(self, name), "must be above 0")
-        if not 0 <= self.prefix_share <= 1:
-            raise InvalidArgumentError("prefix_share", self.prefix_share, "must be from 0 to 1")
-        if self.center_coef < 0:
-            raise InvalidArgumentError("center_coef", self.center_coef, "must be at least 0")
-        if self.held_out_one_in < 2:
-            raise InvalidArgumentError(
-                "held_out_one_in", self.held_out_one_in, "must be at least 2"
-            )
+        check_whole_number("held_out_one_in", self.held_out_one_in, 2)
+        if self.limit is not None:
+            check_whole_number("limit", self.limit, 1)
+        check_output(self.output)
         if self.output.exists() and any(self.output.iterdir()):
             raise InvalidArgumentError(
                 "output", str(self.output), "is a folder that is not empty; choose another"

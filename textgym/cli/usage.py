@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import functools
 import io
 import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import tyro
 
 from textgym.errors import TextgymError
 
-__all__ = ["UsageError", "one_line", "parse"]
+__all__ = ["UsageError", "flags_of", "one_line", "parse"]
 
 
 def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
@@ -47,9 +50,50 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        command_word = "".join(f"{name} " for name in arguments[:1] if name in commands)
+        word = next((name for name in arguments[:1] if name in commands), None)
         message = one_line(complaint.getvalue())
-        raise UsageError(f"{message} (see textgym {command_word}--help)") from None
+        hint = _hint(message, word, commands)
+        see = f"textgym {word}" if word else "textgym"
+        raise UsageError(f"{message}{hint} (see {see} --help)") from None
+
+
+@functools.cache
+def flags_of(command: type) -> dict[str, Any]:
+    """The flags of a command, such as "learning_rate" of --learning-rate, with their annotations.
+
+    Args:
+        command: A dataclass, as tyro reads it: fields that are dataclasses add their own flags.
+    """
+    flags: dict[str, Any] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for one in fields(command):
+        hint, name = hints[one.name], one.name
+        nested: list[Any] = [p for p in get_args(hint) if isinstance(p, type) and is_dataclass(p)]
+        for mark in getattr(hint, "__metadata__", ()):
+            name = getattr(mark, "name", None) or name
+            factory = getattr(mark, "constructor_factory", None)
+            nested += [factory()] if factory else []
+        if nested:
+            flags |= flags_of(nested[0])
+        elif tyro.conf.Positional not in getattr(hint, "__metadata__", ()):
+            flags[name] = hint
+    return flags
+
+
+def _hint(message: str, command: str | None, commands: Mapping[str, type]) -> str:
+    """What to write instead of an option that a command does not have."""
+    if not message.startswith("Unrecognized"):
+        return ""
+    wrong = next((word.strip(",") for word in message.split() if word.startswith("--")), "")
+    having = {
+        name: [f"--{flag.replace('_', '-')}" for flag in flags_of(one)]
+        for name, one in commands.items()
+    }
+    own = difflib.get_close_matches(wrong, having.get(command or "", []), n=1)
+    if own:
+        return f"; did you mean {own[0]}?"
+    owners = [f"textgym {name}" for name, flags in having.items() if wrong in flags]
+    return f"; {wrong} is an option of {' and of '.join(owners)}" if owners else ""
 
 
 class UsageError(TextgymError):
@@ -76,11 +120,8 @@ def one_line(box: str) -> str:
     title, *lines = [line if line.strip("-") else "" for line in lines]
     sections = [list(group) for filled, group in itertools.groupby(lines, bool) if filled]
     message, *rest = sections or [[title]]
-    text = " ".join(message)
+    text = re.sub(r" \(applied to [^)]*\)", "", " ".join(message))
     if title != "Unrecognized options":
         return text
-    hints = [line for section in rest for line in section]
-    close = dict.fromkeys(line.split()[0].strip(",") for line in hints if line[:2] == "--")
-    commands = [line for line in hints if line.startswith("Available subcommands")]
-    hints = [f"did you mean {' or '.join(close)}?"] if close else commands
-    return "; ".join([text, *hints])
+    commands = [line for section in rest for line in section if line.startswith("Available sub")]
+    return "; ".join([text, *commands])

@@ -240,7 +240,10 @@ class _PolicyCredit(WeightedCredit):
         super().__init__(beta, gamma, start=start)
         row = AttentionRow(layers, heads)  # checks its arguments
         self.policy, self.layers, self.heads = policy, row.layers, row.heads
-        self._model = load_language_model(policy)
+        try:
+            self._model = load_language_model(policy)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError("policy", policy, error.remedy) from None
         num_layers = int(self._model.config.num_hidden_layers)
         if not all(-num_layers <= i < num_layers for i in layer_indices(layers)):
             raise InvalidArgumentError("layers", layers, f"the policy has {num_layers} layers")

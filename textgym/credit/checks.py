@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+import torch
+from torch import Tensor
 
+from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
+from textgym.models import ScoredCompletions
 
-__all__ = ["check_beta", "check_gamma", "check_whole_number"]
+__all__ = ["check_beta", "check_factor", "check_finite_credit", "check_gamma"]
 
 
 def check_beta(beta: float) -> float:
     """Return ``beta``, the share of the score to redistribute.
 
     Raises:
-        InvalidArgumentError: If it is not in [0, 1].
+        InvalidArgumentError: If it is not a number in [0, 1].
     """
-    if not 0.0 <= beta <= 1.0:
-        raise InvalidArgumentError("beta", beta, "must lie between 0 (sparse) and 1 (all of it)")
-    return float(beta)
+    remedy = "must be a number that lies between 0 (sparse) and 1 (all of it)"
+    return check_number("beta", beta, least=0.0, most=1.0, remedy=remedy)
+
+
+def check_factor(beta: float) -> float:
+    """Return ``beta``, the factor on a potential.
+
+    Raises:
+        InvalidArgumentError: If it is not a finite number.
+    """
+    return check_number("beta", beta)
 
 
 def check_gamma(gamma: float) -> float:
     """Return ``gamma``, the discount factor.
 
     Raises:
-        InvalidArgumentError: If it is not in (0, 1].
+        InvalidArgumentError: If it is not a number in (0, 1].
     """
-    if not 0.0 < gamma <= 1.0:
-        raise InvalidArgumentError("gamma", gamma, "must be greater than 0 and at most 1")
-    return float(gamma)
+    remedy = "must be a number greater than 0 and at most 1"
+    return check_number("gamma", gamma, above=0.0, most=1.0, remedy=remedy)
 
 
-def check_whole_number(name: str, value: int, least: int, most: int | None = None) -> int:
-    """Return ``value`` as a plain integer.
+def check_finite_credit(credit: Tensor, scored: ScoredCompletions, source: str) -> None:
+    """Make sure that every token of the completions has a finite credit.
 
     Args:
-        name: The argument's name, for the error.
-        value: The number; NumPy integers are welcome.
-        least: The smallest number allowed.
-        most: The largest number allowed; None for no limit.
+        credit: Shape (batch, num_tokens); values outside the completions do not matter.
+        scored: The completions.
+        source: What computed the credit, for the error.
 
     Raises:
-        InvalidArgumentError: If it is not a whole number from ``least`` to ``most``.
+        InvalidArgumentError: If a token's credit is NaN or infinite. The error has the token ids of
+            the first such completion.
     """
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
-        limits = f"at least {least}" + ("" if most is None else f" and at most {most}")
-        raise InvalidArgumentError(name, value, f"must be a whole number of {limits}")
-    return int(value)
+    wrong = ~torch.isfinite(credit) & scored.completion_mask.to(credit.device)
+    if not bool(wrong.any()):
+        return
+    row, column = wrong.nonzero()[0].tolist()
+    ids = scored.input_ids[row][scored.completion_mask[row]].tolist()
+    raise InvalidArgumentError(
+        "credit",
+        float(credit[row, column]),
+        f"{source} gave it to a token of the completion {ids} with score "
+        f"{float(scored.score[row]):g}; every token needs a finite number",
+    )

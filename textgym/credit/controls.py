@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textgym.checks import check_number, check_whole_number
 from textgym.credit.attention import AttentionCredit
 from textgym.credit.base import CreditAssigner, WeightedCredit, close_residual
-from textgym.credit.checks import check_gamma, check_whole_number
+from textgym.credit.checks import check_gamma
 from textgym.credit.registry import register_credit_assigner
 from textgym.credit.start import Start, check_start, less_start_values, start_readouts
 from textgym.errors import InvalidArgumentError
@@ -145,9 +146,9 @@ class RandomCredit(WeightedCredit):
         start: Start = "zero",
     ) -> None:
         super().__init__(beta, gamma, start=start)
-        if not 0.0 < concentration < float("inf"):
-            raise InvalidArgumentError("concentration", concentration, "must be positive")
-        self.concentration = float(concentration)
+        self.concentration = check_number(
+            "concentration", concentration, above=0.0, remedy="must be a finite number above 0"
+        )
         self.seed = check_whole_number("seed", seed, 0)
 
     def weights(self, scored: ScoredCompletions) -> Tensor:
@@ -217,6 +218,16 @@ class ShuffledAttentionCredit(AttentionCredit):
         return _by_text(scored, super().weights(scored), shuffle, self.seed)
 
 
+def _checked_profile(profile: Sequence[float]) -> list[float]:
+    remedy = "must be a list of non-negative finite numbers with a positive sum"
+    if not isinstance(profile, Sequence | np.ndarray) or isinstance(profile, str | bytes):
+        raise InvalidArgumentError("profile", profile, remedy)
+    checked = [check_number("profile", share, least=0.0, remedy=remedy) for share in profile]
+    if not sum(checked) > 0:
+        raise InvalidArgumentError("profile", profile, remedy)
+    return checked
+
+
 def _by_text(
     scored: ScoredCompletions,
     values: Tensor,
@@ -282,11 +293,7 @@ class PositionCredit(WeightedCredit):
         start: Start = "zero",
     ) -> None:
         super().__init__(beta, gamma, start=start)
-        if profile is not None and (len(profile) == 0 or min(profile) < 0 or sum(profile) <= 0):
-            raise InvalidArgumentError(
-                "profile", profile, "must be non-negative numbers with a positive sum"
-            )
-        self.profile = profile
+        self.profile = None if profile is None else _checked_profile(profile)
 
     def check_reward_model(self, reward_model: RewardModel) -> None:
         """Check that there is a profile.

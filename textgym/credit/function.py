@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 
 from torch import Tensor
 
 from textgym.credit.base import HindsightCredit
+from textgym.credit.checks import check_finite_credit
 from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
 from textgym.models import Readout, ScoredCompletions
+from textgym.models.readouts import checked_readouts
 
 __all__ = ["AttributionFunction", "FunctionCredit"]
 
@@ -65,17 +68,18 @@ class FunctionCredit(HindsightCredit):
         readouts: Collection[Readout] = (),
         start: Start = "zero",
     ) -> None:
-        self.readouts = frozenset(readouts)
-        super().__init__(beta, gamma, start=start)
-        if not callable(function):
+        if not callable(function) or inspect.isclass(function):
             raise InvalidArgumentError("function", function, "pass a function")
         self.function = function
+        self.readouts = checked_readouts(readouts)
+        super().__init__(beta, gamma, start=start)
 
     def attributions(self, scored: ScoredCompletions) -> Tensor:
         """Call the function.
 
         Raises:
-            InvalidArgumentError: If it returns another shape than (batch, num_tokens).
+            InvalidArgumentError: If it returns another shape than (batch, num_tokens), or a number
+                that is not finite for a token of a completion.
         """
         values = self.function(scored)
         if not isinstance(values, Tensor) or values.shape != scored.input_ids.shape:
@@ -85,4 +89,5 @@ class FunctionCredit(HindsightCredit):
                 "the credit function must return a tensor with the shape of the completions' "
                 f"input_ids, here {tuple(scored.input_ids.shape)}",
             )
+        check_finite_credit(values, scored, getattr(self.function, "__name__", "the function"))
         return values

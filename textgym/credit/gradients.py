@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from textgym.checks import check_whole_number
 from textgym.credit.base import HindsightCredit
-from textgym.credit.checks import check_whole_number
 from textgym.credit.perturbation import reward_model_of
 from textgym.credit.registry import register_credit_assigner
 from textgym.credit.start import Start

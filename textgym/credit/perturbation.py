@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from textgym.checks import check_whole_number
 from textgym.credit.base import HindsightCredit
-from textgym.credit.checks import check_whole_number
 from textgym.credit.registry import register_credit_assigner
 from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError

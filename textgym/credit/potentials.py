@@ -9,6 +9,7 @@ Paying the difference γΦ(s') - Φ(s) at every step leaves the optimal policies
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -149,13 +150,13 @@ def get_potential(potential: str | Potential | StateFunction | None) -> Potentia
         return potential
     if isinstance(potential, str) and potential in POTENTIALS:
         return POTENTIALS[potential]()
-    if not isinstance(potential, str) and callable(potential):
+    if callable(potential) and not inspect.isclass(potential):
         return FunctionPotential(potential)
     raise InvalidArgumentError(
         "potential",
         potential,
-        f"pass one of {', '.join(POTENTIALS)}, a textgym.credit.Potential, or a function of "
-        "(prompt_ids, completion_ids)",
+        f"pass one of {', '.join(POTENTIALS)}, a textgym.credit.Potential (an instance, not the "
+        "class), or a function of (prompt_ids, completion_ids)",
     )
 
 
@@ -281,7 +282,7 @@ class FunctionPotential(Potential):
     reads_reward_model = False
 
     def __init__(self, function: StateFunction) -> None:
-        if not callable(function):
+        if not callable(function) or inspect.isclass(function):
             raise InvalidArgumentError("function", function, "pass a function")
         self.function = function
         self._starts: dict[tuple[int, ...], float] = {}
@@ -293,7 +294,7 @@ class FunctionPotential(Potential):
             prompt = ids[scored.prompt_mask[row]]
             columns = scored.completion_mask[row].nonzero()[:, 0]
             for count, column in enumerate(columns, start=1):
-                potential[row, column] = float(self.function(prompt, ids[columns[:count]]))
+                potential[row, column] = self._call(prompt, ids[columns[:count]])
         return potential
 
     def start_values(self, scored: ScoredCompletions) -> Tensor:
@@ -308,9 +309,7 @@ class FunctionPotential(Potential):
         for row, ids in enumerate(scored.input_ids):
             prompt, completion = ids[scored.prompt_mask[row]], ids[scored.completion_mask[row]]
             is_start = len(completion) == 0
-            values.append(
-                self._start(prompt) if is_start else float(self.function(prompt, completion))
-            )
+            values.append(self._start(prompt) if is_start else self._call(prompt, completion))
         return torch.tensor(values, device=scored.input_ids.device)
 
     def _start(self, prompt: Tensor) -> float:
@@ -319,5 +318,22 @@ class FunctionPotential(Potential):
         if ids not in self._starts:
             if len(self._starts) >= _MOST_PROMPTS:
                 self._starts.clear()
-            self._starts[ids] = float(self.function(prompt, prompt[:0]))
+            self._starts[ids] = self._call(prompt, prompt[:0])
         return self._starts[ids]
+
+    def _call(self, prompt: Tensor, completion: Tensor) -> float:
+        """Φ of one state."""
+        value = self.function(prompt, completion)
+        try:
+            phi = float(value)
+        except (TypeError, ValueError, RuntimeError):  # None, texts, tensors of several numbers
+            phi = math.nan
+        if not math.isfinite(phi):
+            raise InvalidArgumentError(
+                "potential",
+                value,
+                f"{getattr(self.function, '__name__', 'the function')} returned it for the prompt "
+                f"{prompt.tolist()} and the completion {completion.tolist()}; return a finite "
+                "number",
+            )
+        return phi

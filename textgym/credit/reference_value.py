@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from textgym.checks import check_number
 from textgym.credit.potentials import Potential
 from textgym.credit.start import prompt_scores
 from textgym.errors import InvalidArgumentError
@@ -97,7 +98,12 @@ class ReferenceValue(Potential):
     readouts = frozenset({PrefixScores()})
 
     def __init__(self, coefficients: Tensor | list[list[float]]) -> None:
-        self.coefficients = torch.as_tensor(coefficients, dtype=torch.float32)
+        try:
+            self.coefficients = torch.as_tensor(coefficients, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidArgumentError(
+                "coefficients", coefficients, "must be numbers of shape (num_positions, 3)"
+            ) from None
         shape = tuple(self.coefficients.shape)
         if len(shape) != 2 or shape[0] < 1 or shape[1] != 3:
             raise InvalidArgumentError(
@@ -193,8 +199,7 @@ def _samples(scored: ScoredCompletions, ridge: float) -> Iterator[tuple[Tensor, 
 
     All are float64, of shapes (num_samples, 3), (num_samples,) and (num_samples,).
     """
-    if not ridge > 0 or ridge == float("inf"):
-        raise InvalidArgumentError("ridge", ridge, "must be a finite number above 0")
+    check_number("ridge", ridge, above=0.0, remedy="must be a finite number above 0")
     lengths = scored.completion_mask.sum(dim=1)
     if not bool(lengths.any()):
         raise InvalidArgumentError(

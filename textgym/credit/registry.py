@@ -6,8 +6,10 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
+from textgym.checks import check_text, did_you_mean, first_line
 from textgym.credit.base import CreditAssigner
 from textgym.credit.function import AttributionFunction, FunctionCredit
 from textgym.credit.start import Start
@@ -123,14 +125,17 @@ def find_credit_assigner(name: str) -> type[CreditAssigner]:
     Raises:
         InvalidArgumentError: If the id is unknown, or the module cannot be imported.
     """
+    check_text("credit", name, "must be an id, or module:name")
     module, _, bare = name.rpartition(":")
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # it is the user's code, and may fail in any way
             raise InvalidArgumentError(
-                "credit", name, f"the module cannot be imported ({error})"
-            ) from None
+                "credit",
+                name,
+                f"the module cannot be imported ({type(error).__name__}: {first_line(error)})",
+            ) from error
     bare = _ALIASES.get(bare, bare)
     if bare not in CREDIT_ASSIGNERS:
         close = difflib.get_close_matches(bare.lower(), [*CREDIT_ASSIGNERS, *_ALIASES], 1)
@@ -160,18 +165,34 @@ def get_credit_assigner(
         AttentionCredit(beta=0.5, gamma=1.0, layers=-1, heads='mean', start='zero')
     """
     if isinstance(credit, CreditAssigner):
+        for argument, value in arguments.items():
+            raise InvalidArgumentError(
+                argument, value, f"{credit!r} has its arguments already; leave it out"
+            )
         return credit
     if isinstance(credit, str):
-        assigner = find_credit_assigner(credit)
-        try:
-            inspect.signature(assigner).bind(**arguments)
-        except TypeError as error:
+        assigner: Any = find_credit_assigner(credit)
+    elif callable(credit) and not inspect.isclass(credit):
+        assigner = partial(FunctionCredit, credit)
+    else:
+        raise InvalidArgumentError(
+            "credit",
+            credit,
+            "pass an id, a CreditAssigner (an instance, not the class), or a function of scored "
+            "completions",
+        )
+    signature = inspect.signature(assigner)
+    for argument, value in arguments.items():
+        if argument not in signature.parameters:
             raise InvalidArgumentError(
-                "credit", credit, f"{error}; pass {assigner.__name__}{inspect.signature(assigner)}"
-            ) from None
-        return assigner(**arguments)
-    if callable(credit):
-        return FunctionCredit(credit, **arguments)
-    raise InvalidArgumentError(
-        "credit", credit, "pass an id, a CreditAssigner, or a function of scored completions"
-    )
+                argument,
+                value,
+                f"{credit!r} has no such argument; {did_you_mean(argument, signature.parameters)}",
+            )
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            "credit", credit, f"{error}; its arguments: {signature}"
+        ) from None
+    return assigner(**arguments)

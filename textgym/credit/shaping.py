@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from textgym.credit.base import CreditAssigner, steps_to_go
-from textgym.credit.checks import check_gamma
+from textgym.credit.checks import check_factor, check_gamma
 from textgym.credit.potentials import (
     AttentionWeightedPrefixScore,
     Potential,
@@ -16,7 +16,6 @@ from textgym.credit.potentials import (
 )
 from textgym.credit.registry import register_credit_assigner
 from textgym.credit.start import Start, check_start
-from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
 
 __all__ = ["PrefixScoreCredit", "ShapingCredit", "shape"]
@@ -114,9 +113,7 @@ class ShapingCredit(CreditAssigner):
         start: Start = "zero",
     ) -> None:
         self.potential = get_potential(potential)
-        if not abs(beta) < float("inf"):
-            raise InvalidArgumentError("beta", beta, "must be a finite number")
-        self.beta = float(beta)
+        self.beta = check_factor(beta)
         self.gamma = check_gamma(gamma)
         self.start = check_start(start)
         self.readouts = self.potential.readouts

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from textgym.checks import check_whole_number
 from textgym.credit.base import HindsightCredit, steps_to_go
-from textgym.credit.checks import check_whole_number
 from textgym.credit.perturbation import score_subsets
 from textgym.credit.registry import register_credit_assigner
 from textgym.credit.start import Start

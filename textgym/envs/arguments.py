@@ -22,7 +22,6 @@ In the docstring, the line ``arguments: The fields of …`` is replaced by the l
 
 from __future__ import annotations
 
-import difflib
 import enum
 import functools
 import inspect
@@ -46,6 +45,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.checks import did_you_mean
 from textgym.errors import InvalidArgumentError
 from textgym.models import RewardModel
 from textgym.prompts import PromptSource
@@ -195,9 +195,9 @@ def _check_names(arguments: Any, keywords: dict[str, Any], owner: str) -> None:
     known = [one.name for one in fields(arguments)]
     for name, value in keywords.items():
         if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {similar[0]!r}?" if similar else f"it has {', '.join(known)}"
-            raise InvalidArgumentError(name, value, f"{owner} has no such argument; {remedy}")
+            raise InvalidArgumentError(
+                name, value, f"{owner} has no such argument; {did_you_mean(name, known)}"
+            )
 
 
 def _signature(arguments: Any, first: list[inspect.Parameter]) -> inspect.Signature:

@@ -22,7 +22,7 @@ from textgym.envs.task import TextGenerationTask, token_lists
 from textgym.envs.text_generation import TextGenerationEnv
 from textgym.envs.text_generation_vector import TextGenerationVectorEnv
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
+from textgym.models import Completions, Readout, RewardFunction, RewardModel, ScoredCompletions
 from textgym.planted import PROMPTS, TOKEN_IDS, contributions, optimal_score, score
 from textgym.prompts import PromptSource
 
@@ -90,6 +90,12 @@ class PlantedTask(TextGenerationTask):
 
     def __init__(self, arguments: TextGenerationArguments) -> None:
         super().__init__(arguments)
+        if isinstance(self.reward_model, RewardFunction):
+            raise InvalidArgumentError(
+                "reward_model",
+                arguments.reward_model,
+                "the program scores here, and a function has no read-outs; pass a reward model",
+            )
         if self.tokenizer.get_vocab() != TOKEN_IDS:
             raise InvalidArgumentError(
                 "tokenizer",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
+from textgym.checks import check_flag, check_text, check_whole_number, did_you_mean
 from textgym.envs.arguments import TextGenerationArguments
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
@@ -21,7 +22,7 @@ from textgym.models.bridge import reading_tokens_of
 from textgym.prompts import encode_prompts, load_prompts
 from textgym.rendering import token_pieces
 
-__all__ = ["TextGenerationTask", "token_lists"]
+__all__ = ["TextGenerationTask", "check_actions", "check_options", "token_lists"]
 
 
 def token_lists(completions: Completions) -> tuple[list[list[int]], list[list[int]]]:
@@ -35,10 +36,66 @@ def token_lists(completions: Completions) -> tuple[list[list[int]], list[list[in
     return prompts, generated
 
 
+def check_options(options: Any, known: Collection[str]) -> dict[str, Any]:
+    """Return the options of ``reset`` as a dict of their own.
+
+    Args:
+        options: What the user passed; None for none.
+        known: Names of the options that there are.
+
+    Raises:
+        InvalidArgumentError: If they are no dict, or one of them is unknown.
+    """
+    if not isinstance(options, Mapping | None):
+        raise InvalidArgumentError(
+            "options", options, f"must be a dict of options: {', '.join(known)}"
+        )
+    for name, value in (options or {}).items():
+        if name not in known:
+            raise InvalidArgumentError(
+                f"options[{name!r}]", value, f"there is no such option; {did_you_mean(name, known)}"
+            )
+    return dict(options or {})
+
+
+def check_actions(actions: Any, num_envs: int, num_actions: int, what: str) -> np.ndarray:
+    """Return the actions of a batch as an array.
+
+    Args:
+        actions: What the user passed.
+        num_envs: Number of rows.
+        num_actions: Number of actions of one row.
+        what: What the actions are, for the error.
+
+    Returns:
+        Whole numbers, shape (num_envs,).
+
+    Raises:
+        InvalidArgumentError: If they are not whole numbers from 0 to num_actions - 1, one per row.
+    """
+    try:
+        given = np.asarray(actions)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, tensors of other devices
+        given = np.zeros(0)
+    if (
+        given.shape != (num_envs,)
+        or given.dtype.kind not in "iu"
+        or given.min() < 0
+        or given.max() >= num_actions
+    ):
+        raise InvalidArgumentError(
+            "actions", actions, f"must be {num_envs} {what} from 0 to {num_actions - 1}"
+        )
+    return given
+
+
 class TextGenerationTask:
     """The rules of token-by-token text generation, for one episode or many.
 
     An environment with rules of its own overrides :meth:`score` and :meth:`final_infos`.
+
+    Attributes:
+        option_names: The options that ``reset`` takes.
 
     Args:
         arguments: The arguments of the environment.
@@ -47,16 +104,20 @@ class TextGenerationTask:
         InvalidArgumentError: If an argument cannot be used.
     """
 
+    option_names: ClassVar[tuple[str, ...]] = ("prompt", "max_new_tokens")
+
     def __init__(self, arguments: TextGenerationArguments) -> None:
-        shortest, longest = arguments.min_new_tokens, arguments.max_new_tokens
-        for name, value in (("min_new_tokens", shortest), ("max_new_tokens", longest)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise InvalidArgumentError(name, value, "must be a whole number of at least 1")
-        if shortest > longest:
+        self.max_new_tokens = check_whole_number(
+            "max_new_tokens", arguments.max_new_tokens, 1, 2**31 - 1
+        )
+        self.min_new_tokens = check_whole_number("min_new_tokens", arguments.min_new_tokens, 1)
+        if self.min_new_tokens > self.max_new_tokens:
             raise InvalidArgumentError(
-                "min_new_tokens", shortest, f"must not be greater than max_new_tokens={longest}"
+                "min_new_tokens",
+                self.min_new_tokens,
+                f"must not be greater than max_new_tokens={self.max_new_tokens}",
             )
-        self.min_new_tokens, self.max_new_tokens = int(shortest), int(longest)
+        check_flag("action_mask_in_info", arguments.action_mask_in_info)
         self.tokenizer = load_tokenizer(arguments.tokenizer)
         self.prompt_source = load_prompts(
             arguments.prompts, self.tokenizer, arguments.prompt_column
@@ -129,7 +190,8 @@ class TextGenerationTask:
         Args:
             rng: The only source of randomness. It is used in the same way whatever the options,
                 so that they do not change the episodes that follow.
-            options: ``prompt`` (str) and ``max_new_tokens`` (int) replace what is drawn.
+            options: ``prompt`` (str) and ``max_new_tokens`` (int) replace what is drawn. A task
+                with options of its own adds their names to :attr:`option_names`.
 
         Returns:
             The prompt's token ids, and the budget.
@@ -139,9 +201,12 @@ class TextGenerationTask:
         """
         prompt = list(self.prompt_source.sample(rng))
         budget = int(rng.integers(self.min_new_tokens, self.max_new_tokens, endpoint=True))
-        options = options or {}
+        options = check_options(options, self.option_names)
         if "prompt" in options:
-            prompt = encode_prompts([options["prompt"]], self.tokenizer)[0]
+            text = check_text(
+                'options["prompt"]', options["prompt"], "must be the text of a prompt"
+            )
+            prompt = encode_prompts([text], self.tokenizer)[0]
             if not 1 <= len(prompt) <= self.prompt_source.max_length:
                 raise InvalidArgumentError(
                     'options["prompt"]',
@@ -150,14 +215,10 @@ class TextGenerationTask:
                     f"{self.prompt_source.max_length}",
                 )
         if "max_new_tokens" in options:
-            budget = options["max_new_tokens"]
-            if not isinstance(budget, (int, np.integer)) or not 1 <= budget <= self.max_new_tokens:
-                raise InvalidArgumentError(
-                    'options["max_new_tokens"]',
-                    budget,
-                    f"must be a whole number from 1 to {self.max_new_tokens}",
-                )
-        return prompt, int(budget)
+            budget = check_whole_number(
+                'options["max_new_tokens"]', options["max_new_tokens"], 1, self.max_new_tokens
+            )
+        return prompt, budget
 
     def action_mask(self, num_new_tokens: int) -> np.ndarray:
         """Which tokens are legal after ``num_new_tokens`` generated ones, (vocab_size,), int8."""

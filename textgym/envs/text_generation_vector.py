@@ -13,8 +13,10 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from textgym.checks import check_whole_number
 from textgym.envs.arguments import VectorArguments, document_arguments, init_takes
 from textgym.envs.infos import put
+from textgym.envs.task import check_actions, check_options
 from textgym.envs.text_environment import LastStep, TextEnvironment
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, ScoredCompletions
@@ -59,8 +61,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     @init_takes(VectorArguments)
     def __init__(self, arguments: VectorArguments) -> None:
         num_envs, render_mode = arguments.num_envs, arguments.render_mode
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise InvalidArgumentError("num_envs", num_envs, "must be a whole number of at least 1")
+        num_envs = check_whole_number("num_envs", num_envs, 1, 2**31 - 1)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InvalidArgumentError(
                 "render_mode", render_mode, 'choose "ansi", "rgb_array" or None'
@@ -127,7 +128,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             InvalidArgumentError: If the number of seeds or an option cannot be used.
         """
         seeds = self._row_seeds(seed)
-        options = dict(options or {})
+        options = check_options(options, ("reset_mask", *self.task.option_names))
         rows = self._reset_mask(options.pop("reset_mask", None))
         for row in np.flatnonzero(rows).tolist():
             if seeds[row] is not None:
@@ -157,18 +158,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         """
         if not self._started:
             raise ResetNeeded("call reset() before step()")
-        given = np.asarray(actions)
-        if (
-            given.shape != (self.num_envs,)
-            or given.dtype.kind not in "iu"
-            or given.min() < 0
-            or given.max() >= self.task.vocab_size
-        ):
-            raise InvalidArgumentError(
-                "actions",
-                actions,
-                f"must be {self.num_envs} token ids from 0 to {self.task.vocab_size - 1}",
-            )
+        given = check_actions(actions, self.num_envs, self.task.vocab_size, "token ids")
         tokens = given.astype(np.int64)
         infos: dict[str, Any] = {}
         waiting = self._ended.copy()
@@ -222,14 +212,18 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            return [int(seed) + row for row in range(self.num_envs)]
-        seeds = [None if value is None else int(value) for value in seed]
-        if len(seeds) != self.num_envs:
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes):
+            first = check_whole_number("seed", seed, 0)
+            return [first + row for row in range(self.num_envs)]
+        is_table = isinstance(seed, np.ndarray) and seed.ndim != 1
+        if is_table or len(seed) != self.num_envs:
             raise InvalidArgumentError(
                 "seed", seed, f"a list of seeds must have one per row, that is {self.num_envs}"
             )
-        return seeds
+        return [
+            None if one is None else check_whole_number(f"seed[{row}]", one, 0)
+            for row, one in enumerate(seed)
+        ]
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
         if mask is None:

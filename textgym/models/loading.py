@@ -26,8 +26,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from textgym.checks import check_flag, check_path, first_line
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 from textgym.models.bridge import RewardFunction
+from textgym.models.checks import check_weights
 from textgym.models.placement import check_on_one_device
 from textgym.models.reward_model import RewardModel
 
@@ -56,14 +58,19 @@ def parse_device(device: str | torch.device) -> torch.device:
     Raises:
         InvalidArgumentError: If the device is unknown or not available on this machine.
     """
+    if not isinstance(device, str | torch.device):
+        raise InvalidArgumentError("device", device, 'pass "cpu" or another device of torch')
     try:
         parsed = torch.device(device)
         torch.empty(0, device=parsed)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise InvalidArgumentError(
-            "device", str(device), f'not available here ({reason}); pass "cpu" or another device'
+            "device",
+            str(device),
+            f'not available here ({first_line(error)}); pass "cpu" or another device',
         ) from None
+    if parsed.type == "meta":
+        raise InvalidArgumentError("device", "meta", 'holds no numbers; pass "cpu" or "cuda"')
     return parsed
 
 
@@ -75,7 +82,7 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """
     parsed: Any = torch.float32 if dtype is None else dtype
     if isinstance(parsed, str):
-        parsed = getattr(torch, parsed.removeprefix("torch."), None)
+        parsed = getattr(torch, parsed.removeprefix("torch.") or "empty text", None)
     if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
         raise InvalidArgumentError(
             "dtype", dtype, 'pass a floating-point dtype such as "float32" or "bfloat16"'
@@ -104,7 +111,8 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
         loaded = _load_tokenizer(_resolve("tokenizer", tokenizer, "language_model"))
     else:
         loaded = tokenizer
-    if not callable(loaded) or getattr(loaded, "eos_token_id", None) is None:
+    is_class = isinstance(loaded, type)
+    if is_class or not callable(loaded) or getattr(loaded, "eos_token_id", None) is None:
         raise InvalidArgumentError(
             "tokenizer", tokenizer, "must be a Hugging Face tokenizer with an end token (eos_token)"
         )
@@ -129,9 +137,10 @@ def load_language_model(
         InvalidArgumentError: If it cannot be loaded, has weights that are not finite, is spread
             over several devices, or is not a causal language model.
     """
+    device, dtype = parse_device(device), parse_dtype(dtype)
     if isinstance(model, (str, Path)):
         place = _resolve("model", model, "language_model")
-        model = _load_model("model", place, "causal", parse_device(device), parse_dtype(dtype))
+        model = _load_model("model", place, "causal", device, dtype)
     is_causal = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     has_head = getattr(model, "get_output_embeddings", lambda: None)() is not None
     if not (is_causal and has_head):
@@ -139,6 +148,7 @@ def load_language_model(
             "model", type(model).__name__, "must be a causal language model (AutoModelForCausalLM)"
         )
     check_on_one_device("model", model)
+    check_weights("model", type(model).__name__, model)
     return model
 
 
@@ -171,13 +181,13 @@ def load_reward_model(
         InvalidArgumentError: If it cannot be loaded, has weights that are not finite, or cannot
             serve as a reward model.
     """
+    device, dtype = parse_device(device), parse_dtype(dtype)
+    check_flag("normalize_score", normalize_score)
     if isinstance(reward_model, str) and _OBJECT.fullmatch(reward_model):
         reward_model = _import_object(reward_model)
     if isinstance(reward_model, (str, Path)):
         place = _resolve("reward_model", reward_model, "reward_model")
-        model = _load_model(
-            "reward_model", place, "classifier", parse_device(device), parse_dtype(dtype)
-        )
+        model = _load_model("reward_model", place, "classifier", device, dtype)
         return RewardModel(model, _load_tokenizer(place), normalize_score)
     if isinstance(reward_model, PreTrainedModel):
         if tokenizer is None:
@@ -189,12 +199,12 @@ def load_reward_model(
         return wrapped
     if callable(getattr(reward_model, "read", None)):
         return reward_model
-    if not callable(reward_model):
+    if not callable(reward_model) or isinstance(reward_model, type):
         raise InvalidArgumentError(
             "reward_model",
             reward_model,
             'pass "embedded", a folder, a hub id, a sequence classifier, a RewardModel, or a '
-            "function of prompts and completions",
+            "function of prompts and completions; a class is none of these, its instances are",
         )
     if tokenizer is None:
         raise InvalidArgumentError(
@@ -208,10 +218,12 @@ def _import_object(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # it is the user's code, and may fail in any way
         raise InvalidArgumentError(
-            "reward_model", name, f"cannot be imported as module:name ({error})"
-        ) from None
+            "reward_model",
+            name,
+            f"cannot be imported as module:name ({type(error).__name__}: {first_line(error)})",
+        ) from error
 
 
 def _check_vocabulary(reward_model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -253,7 +265,7 @@ def _resolve(argument: str, name: str | Path, embedded: str) -> str:
         return str(EMBEDDED_FOLDER / "gold_reward_model")
     if str(name) == "smollm2":
         return _smollm2()
-    folder = Path(name).expanduser()
+    folder = check_path(argument, name)
     if folder.suffix == ".gguf" and folder.is_file():
         return str(folder.resolve())
     if folder.is_dir():
@@ -316,6 +328,7 @@ def _load_model(
 ) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     source, gguf = _source(place)
+    _refuse_pickles(argument, Path(source))
     try:
         with quiet_if(EMBEDDED_FOLDER in Path(place).parents):
             model, report = auto.from_pretrained(
@@ -330,7 +343,7 @@ def _load_model(
     except Exception as error:  # Broken files fail in all kinds of ways.
         raise _cannot_load(argument, place, error) from error
     _check_report(argument, place, kind, report)
-    _check_finite(argument, place, model)
+    check_weights(argument, place, model)
     if gguf:
         _forget_quantization(model)
     return model.to(device).eval()
@@ -353,14 +366,25 @@ def _cannot_load(argument: str, place: str, error: Exception) -> InvalidArgument
     damage = _damage(Path(place))
     if damage is not None:
         return InvalidArgumentError(argument, place, damage)
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if len(reason) > 300:
-        reason = reason[:297] + "..."
+    reason = first_line(error)
     return InvalidArgumentError(
         argument,
         place,
         f'cannot be loaded; pass "embedded", a Hugging Face folder or a hub id ({reason})',
     )
+
+
+def _refuse_pickles(argument: str, folder: Path) -> None:
+    """Refuse weights and adapters that are pickles, since reading a pickle can run any code."""
+    for kind in ("adapter_model", "model"):
+        pickles = sorted(folder.glob(f"*{kind}*.bin"))
+        if pickles and not any(folder.glob(f"{kind}*.safetensors")):
+            raise InvalidArgumentError(
+                argument,
+                str(folder),
+                f"{pickles[0].name} is a pickle, which can run code when it is read; pass a folder "
+                "with safetensors, as model.save_pretrained writes it",
+            )
 
 
 def _damage(folder: Path) -> str | None:
@@ -403,16 +427,3 @@ def _check_report(argument: str, place: str, kind: str, report: dict[str, Any]) 
             f"the weights of {', '.join(sorted(report['missing_keys'])[:3])} are missing; pass a "
             f"trained {'causal language model' if kind == 'causal' else 'sequence classifier'}",
         )
-
-
-def _check_finite(argument: str, place: str, model: PreTrainedModel) -> None:
-    """Refuse NaN and infinite weights, with which every score would be NaN."""
-    for name, weight in model.named_parameters():
-        if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
-            raise InvalidArgumentError(
-                argument,
-                place,
-                f"the weights hold NaN or infinity as {str(weight.dtype).removeprefix('torch.')}, "
-                f"in {name}; pass a model whose training did not diverge, or another dtype if its "
-                "weights exceed the range of this one",
-            )

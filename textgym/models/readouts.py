@@ -7,6 +7,7 @@ An instance of one of these classes requests a read-out, and is the key of the r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ __all__ = [
     "Pooling",
     "PrefixScores",
     "Readout",
+    "checked_readouts",
     "layer_indices",
 ]
 
@@ -120,6 +122,22 @@ Readout = (
     PrefixScores | AttentionRow | AttentionMap | LayerAttentionMaps | GradientTimesInput | Pooling
 )
 """Any read-out; see the classes."""
+
+
+def checked_readouts(readouts: Collection[Readout]) -> frozenset[Readout]:
+    """Read-outs as a set.
+
+    Raises:
+        InvalidArgumentError: If they are no collection of read-outs.
+    """
+    is_collection = isinstance(readouts, Collection) and not isinstance(readouts, str | bytes)
+    listed: list[object] = list(readouts) if is_collection else [readouts]
+    for one in listed:
+        if not isinstance(one, Readout):
+            raise InvalidArgumentError(
+                "readouts", one, "pass instances of the classes in textgym.models.readouts"
+            )
+    return frozenset(readouts)
 
 
 def layer_indices(layers: Layers) -> tuple[int, ...]:

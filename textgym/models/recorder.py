@@ -23,6 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from textgym.models.checks import check_model
 from textgym.models.kernels import AttentionSwitch
 from textgym.models.readouts import Heads, Layers, layer_indices
 
@@ -232,6 +233,7 @@ class AttentionRecorder:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        check_model("model", model)
         self._model = model
         self._num_calls = 0
         self._recording = AttentionSwitch(model, _IMPLEMENTATION) if self._can_record() else None

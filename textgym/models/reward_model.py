@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from textgym.checks import check_flag
 from textgym.errors import InvalidArgumentError
+from textgym.models.checks import check_tokenizer, check_weights
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
 from textgym.models.placement import check_on_one_device
 from textgym.models.readouts import (
@@ -74,6 +76,11 @@ class RewardModel:
     ) -> None:
         _check_is_classifier(model)
         check_on_one_device("reward_model", model)
+        if tokenizer is not None:  # Without one, the model reads token ids all the same.
+            check_tokenizer("tokenizer", tokenizer)
+        check_flag("normalize_score", normalize_score)
+        _check_template(template)
+        check_weights("reward_model", _name_of(model), model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.template = template
@@ -94,7 +101,7 @@ class RewardModel:
         try:
             self._score = make_score(config, score, label)
         except InvalidArgumentError as error:
-            if score is not None:
+            if score is not None or label is not None:
                 raise
             raise InvalidArgumentError("reward_model", _name_of(model), error.remedy) from None
         self.attention_profile: list[float] | None = getattr(config, "attention_profile", None)
@@ -370,6 +377,17 @@ def _check_is_classifier(model: PreTrainedModel) -> None:
             "reward_model",
             _name_of(model),
             "it is an encoder-decoder; pass a decoder or an encoder",
+        )
+
+
+def _check_template(template: Any) -> None:
+    """Check a template as far as it can be without the tokenizer: None, "chat", text or parts."""
+    if template in (None, "chat") or hasattr(template, "fill"):
+        return
+    marks = ("{prompt}", "{completion}")
+    if not isinstance(template, str) or not all(mark in template for mark in marks):
+        raise InvalidArgumentError(
+            "template", template, 'must be text with {prompt} and {completion}, "chat", or None'
         )
 
 

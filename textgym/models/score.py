@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 from torch import Tensor
@@ -65,13 +66,17 @@ def make_score(
         )
     if label is None and num_labels > 2:
         raise InvalidArgumentError("label", None, f"must be one of {', '.join(names)}")
-    index = names.get("positive", num_labels - 1) if label is None else label
+    index: Any = names.get("positive", num_labels - 1) if label is None else label
+    if isinstance(index, bool) or not isinstance(index, str | Integral):
+        raise InvalidArgumentError("label", label, "must be the name or the number of a label")
     if isinstance(index, str):
         if index.lower() not in names:
-            raise InvalidArgumentError("label", label, f"must be one of {', '.join(names)}")
+            raise InvalidArgumentError(
+                "label", label, f"must be one of the labels {', '.join(names)}"
+            )
         index = names[index.lower()]
     if not 0 <= index < num_labels:
-        raise InvalidArgumentError("label", label, f"must be from 0 to {num_labels - 1}")
+        raise InvalidArgumentError("label", label, f"must be a number from 0 to {num_labels - 1}")
     if num_labels == 1 and score == "log-probability":
         return _log_sigmoid
     if num_labels == 1 or score == "logit":

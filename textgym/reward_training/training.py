@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from textgym.checks import check_number, check_whole_number
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 from textgym.models.loading import place_of_model
 from textgym.reward_training.data import Labelled, Pair
@@ -47,6 +48,23 @@ class RewardRecipe:
     center_coef: float = 0.01
     """Weight of the square of the two scores' sum, which keeps pairs' scores around zero."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InvalidArgumentError: If one is out of range.
+        """
+        for name in ("epochs", "learning_rate"):
+            remedy = "must be a finite number above 0"
+            check_number(name, getattr(self, name), above=0, remedy=remedy)
+        for name in ("batch_size", "max_length"):
+            check_whole_number(name, getattr(self, name), 1)
+        remedy = "must be a number from 0 to 1"
+        check_number("prefix_share", self.prefix_share, least=0, most=1, remedy=remedy)
+        remedy = "must be a finite number of at least 0"
+        check_number("center_coef", self.center_coef, least=0, remedy=remedy)
+        check_whole_number("seed", self.seed, 0, 2**32 - 1)
 
 
 def load_base(base: str | Path, num_labels: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -162,7 +162,7 @@ def check_top_k(argument: str, k: Any, vocab_size: int) -> int:
     Raises:
         InvalidArgumentError: If it is not a whole number, or a state may have fewer legal tokens.
     """
-    is_whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
+    is_whole = isinstance(k, int | np.integer) and not isinstance(k, bool | np.bool_)
     if not is_whole or not 1 <= k < vocab_size:
         raise InvalidArgumentError(
             argument, k, f"must be a whole number from 1 to {vocab_size - 1}: EOS may be illegal"

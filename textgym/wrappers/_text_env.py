@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import gymnasium as gym
-from gymnasium.vector import VectorWrapper
+from gymnasium.vector import VectorEnv, VectorWrapper
 
 from textgym.envs import TextEnvironment
 from textgym.errors import InvalidArgumentError
@@ -27,6 +27,10 @@ def find_text_env(env: Any, env_type: type[Env], needs_causal_reward_model: bool
     Raises:
         InvalidArgumentError: If the base environment or its reward model cannot be used.
     """
+    if not isinstance(env, gym.Env | VectorEnv):
+        raise InvalidArgumentError(
+            "env", env, f"must be an environment: a {env_type.__name__}, with any wrappers"
+        )
     base = env.unwrapped
     if not isinstance(base, env_type):
         raise InvalidArgumentError(

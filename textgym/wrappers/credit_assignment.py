@@ -10,6 +10,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
 from textgym.credit import CreditAssigner, get_credit_assigner
+from textgym.credit.checks import check_finite_credit
 from textgym.credit.registry import AttributionFunction
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.envs.infos import put
@@ -38,7 +39,8 @@ def redistributed_rewards(
         minus the assigner's start value.
 
     Raises:
-        InvalidArgumentError: If an episode has another number of steps than of tokens.
+        InvalidArgumentError: If an episode has another number of steps than of tokens, or a token
+            gets credit that is not finite.
     """
     mask = scored.completion_mask.cpu().numpy()
     if (mask.sum(axis=1) != num_steps).any():
@@ -52,7 +54,9 @@ def redistributed_rewards(
     rewards[np.arange(len(rewards)), num_steps - 1] -= scored.score.cpu().numpy()
     # Both selections run row by row, and a row has as many steps as tokens.
     is_step = np.arange(rewards.shape[1]) < num_steps[:, None]
-    rewards[is_step] += assigner(scored).cpu().numpy()[mask]
+    credit = assigner(scored)
+    check_finite_credit(credit, scored, repr(assigner))
+    rewards[is_step] += credit.cpu().numpy()[mask]
     return rewards.astype(np.float32)
 
 

@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
+from textgym.checks import check_flag
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers._language_model import (
@@ -54,7 +55,7 @@ class FeatureReader:
         progress: bool,
     ) -> None:
         self._task = base.task
-        self.progress = bool(progress)
+        self.progress = check_flag("progress", progress)
         self.top_k = None if top_k is None else check_top_k("top_k", top_k, base.task.vocab_size)
         self._language_model = shared_language_model(base, model)
         size = self._language_model.hidden_size + self.progress

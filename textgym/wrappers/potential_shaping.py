@@ -10,7 +10,7 @@ import torch
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from textgym.credit.checks import check_gamma
+from textgym.credit.checks import check_factor, check_gamma
 from textgym.credit.potentials import Potential, StateFunction, get_potential
 from textgym.credit.start import Start, check_start
 from textgym.envs import TextEnvironment, TextGenerationEnv
@@ -49,9 +49,7 @@ class ShapingReader:
         gamma: float,
         start: Start = "zero",
     ) -> None:
-        if not abs(beta) < float("inf"):
-            raise InvalidArgumentError("beta", beta, "must be a finite number")
-        self.beta, self.gamma = float(beta), check_gamma(gamma)
+        self.beta, self.gamma = check_factor(beta), check_gamma(gamma)
         self.start = check_start(start)
         self._env, self._potential = env, potential
         self._phi = np.zeros(len(env.ended))
@@ -108,6 +106,13 @@ class ShapingReader:
             newest = self._potential.newest(scored)
             if self.start == "zero":
                 newest = newest - self._potential.start_values(scored)
+            if not bool(newest.isfinite().all()):
+                raise InvalidArgumentError(
+                    "potential",
+                    newest.tolist(),
+                    f"{self._potential!r} gave these values for the current texts; they must be "
+                    "finite",
+                )
             values[rows] = self.beta * newest.cpu().numpy().astype(np.float64)
         return values
 

@@ -11,8 +11,8 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
+from textgym.checks import check_number
 from textgym.envs import TextEnvironment, TextGenerationEnv
-from textgym.errors import InvalidArgumentError
 from textgym.models.incremental import NextToken
 from textgym.wrappers._language_model import Texts, shared_language_model
 from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
@@ -39,10 +39,7 @@ class ReferenceReader:
     def __init__(
         self, base: TextEnvironment, coef: float, model: str | Path | PreTrainedModel
     ) -> None:
-        is_number = isinstance(coef, int | float | np.number) and not isinstance(coef, bool)
-        if not is_number or not abs(coef) < float("inf"):
-            raise InvalidArgumentError("coef", coef, "must be a finite number")
-        self.coef = float(coef)
+        self.coef = check_number("coef", coef)
         self._base = base
         self._language_model = shared_language_model(base, model)
         self._said: NextToken | None = None

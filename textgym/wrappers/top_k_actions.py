@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.envs.infos import put
+from textgym.envs.task import check_actions
 from textgym.errors import InvalidArgumentError
 from textgym.wrappers._language_model import (
     Texts,
@@ -215,18 +216,7 @@ class VectorTopKActions(TextVectorWrapper):
         Raises:
             InvalidArgumentError: If the actions are not indices of candidates, one per row.
         """
-        chosen = np.asarray(actions)
-        if (
-            chosen.shape != (self.num_envs,)
-            or chosen.dtype.kind not in "iu"
-            or chosen.min() < 0
-            or chosen.max() >= self.k
-        ):
-            raise InvalidArgumentError(
-                "actions",
-                actions,
-                f"must be {self.num_envs} indices of candidates, from 0 to {self.k - 1}",
-            )
+        chosen = check_actions(actions, self.num_envs, self.k, "indices of candidates,")
         tokens = self.candidates[np.arange(self.num_envs), chosen]
         observations, rewards, terminated, truncated, infos = self.env.step(tokens)
         last = self._text_env.last_step

@@ -32,6 +32,10 @@ class IncrementalTextReader:
     """
 
     def __init__(self, reward_model: TextRewardModel | RewardFunction) -> None:
+        if not isinstance(reward_model, TextRewardModel | RewardFunction):
+            raise InvalidArgumentError(
+                "reward_model", reward_model, "must be a TextRewardModel or a RewardFunction"
+            )
         self.reward_model = reward_model
         self._reader: IncrementalRewardModel | None = None
         if isinstance(reward_model, TextRewardModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from textgym.errors import InvalidArgumentError
 from textgym.models.bridge.spans import prefix_texts, text_rows
+from textgym.models.checks import check_prompt_texts, check_tokenizer
 from textgym.models.completions import Completions, ScoredCompletions
 from textgym.models.readouts import PrefixScores, Readout
 
@@ -59,9 +61,11 @@ class RewardFunction:
         tokenizer: PreTrainedTokenizerBase,
         prompt_texts: Mapping[tuple[int, ...], str] | None = None,
     ) -> None:
-        self.prompt_texts = prompt_texts or {}
-        if not callable(function):
+        if not callable(function) or inspect.isclass(function):
             raise InvalidArgumentError("function", function, "pass a function")
+        check_tokenizer("tokenizer", tokenizer)
+        check_prompt_texts(prompt_texts)
+        self.prompt_texts = prompt_texts or {}
         self.function = function
         self.tokenizer_of_policy = tokenizer
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from textgym.checks import check_flag, check_text
 from textgym.errors import InvalidArgumentError
 
 __all__ = ["TextTemplate"]
@@ -32,6 +33,16 @@ class TextTemplate:
     after: str = ""
     has_special_tokens: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the types.
+
+        Raises:
+            InvalidArgumentError: If a part is not text, or the flag is neither True nor False.
+        """
+        for name in ("before", "between", "after"):
+            check_text(name, getattr(self, name))
+        check_flag("has_special_tokens", self.has_special_tokens)
+
     @classmethod
     def of(cls, template: str | TextTemplate | None, tokenizer: Any) -> TextTemplate:
         """Build a template from whatever the user passes.
@@ -55,7 +66,8 @@ class TextTemplate:
             return template
         if template == "chat":
             return cls._of_chat(tokenizer)
-        before, mark, rest = str(template).partition("{prompt}")
+        check_text("template", template, 'must be text with {prompt} and {completion}, or "chat"')
+        before, mark, rest = template.partition("{prompt}")
         between, other_mark, after = rest.partition("{completion}")
         if not mark or not other_mark:
             raise InvalidArgumentError(

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from textgym.errors import InvalidArgumentError
 from textgym.models.bridge.spans import TextRow, overlap, prefix_texts, text_rows
 from textgym.models.bridge.template import TextTemplate
+from textgym.models.checks import check_prompt_texts, check_tokenizer
 from textgym.models.completions import Completions, ScoredCompletions
 from textgym.models.readouts import AttentionRow, GradientTimesInput, PrefixScores, Readout
 from textgym.models.reward_model import RewardModel
@@ -123,6 +124,10 @@ class TextRewardModel:
         template: str | TextTemplate | None = None,
         prompt_texts: Mapping[tuple[int, ...], str] | None = None,
     ) -> None:
+        if not isinstance(reward_model, RewardModel):
+            raise InvalidArgumentError("reward_model", reward_model, "must be a RewardModel")
+        check_tokenizer("tokenizer", tokenizer)
+        check_prompt_texts(prompt_texts)
         self.prompt_texts = prompt_texts or {}
         self.reward_model = reward_model
         self.tokenizer_of_policy = tokenizer

@@ -161,7 +161,7 @@ class _Stages:
         else:
             _report("reward model: training")
             language_model = AutoModelForCausalLM.from_pretrained(
-                self.work / "language_model_final", dtype=torch.float32
+                self.work / "language_model_final", dtype=torch.float32, use_safetensors=True
             )
             model = train_reward_model(
                 language_model,
@@ -305,7 +305,9 @@ class _Stages:
         folder = self.result / name
         if folder.exists():
             return
-        model = auto_class.from_pretrained(self.work / f"{name}_final", dtype=torch.bfloat16)
+        model = auto_class.from_pretrained(
+            self.work / f"{name}_final", dtype=torch.bfloat16, use_safetensors=True
+        )
         _save(model, folder, self._load_tokenizer())
 
     def _shipped_language_model(self) -> PreTrainedModel:
@@ -316,7 +318,9 @@ class _Stages:
 
     def _load_shipped(self, name: str, auto_class: Any) -> PreTrainedModel:
         # Sampling and evaluation use the shipped, rounded weights, in float32.
-        return auto_class.from_pretrained(self.result / name, dtype=torch.float32).eval()
+        return auto_class.from_pretrained(
+            self.result / name, dtype=torch.float32, use_safetensors=True
+        ).eval()
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(self.work / "tokenizer")

@@ -335,7 +335,7 @@ def _ship(model: PreTrainedModel, folder: Path, auto_class: Any) -> PreTrainedMo
     """Save a model in float16 with its tokenizer, and load it again in float32."""
     model.half().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    return auto_class.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
 
 def _samples(reference: Sequence[tuple[list[int], list[int]]]) -> tuple[list[str], float]:

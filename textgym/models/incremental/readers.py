@@ -11,10 +11,17 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from textgym.errors import InvalidArgumentError
+from textgym.models.checks import check_model
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
 from textgym.models.incremental.decoder import IncrementalDecoder, Pass, Text
 from textgym.models.incremental.output import Output
-from textgym.models.readouts import AttentionMap, PrefixScores, Readout, layer_indices
+from textgym.models.readouts import (
+    AttentionMap,
+    PrefixScores,
+    Readout,
+    checked_readouts,
+    layer_indices,
+)
 from textgym.models.reward_model import RewardModel
 
 __all__ = ["IncrementalLanguageModel", "IncrementalRewardModel", "NextToken"]
@@ -52,6 +59,7 @@ class IncrementalLanguageModel(IncrementalDecoder):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        check_model("model", model)
         self._ends = torch.zeros(0, dtype=torch.int64)
         super().__init__(model.eval())
 
@@ -128,7 +136,9 @@ class IncrementalRewardModel(IncrementalDecoder):
     """
 
     def __init__(self, reward_model: RewardModel, readouts: Collection[Readout]) -> None:
-        if not self.can_read(reward_model, readouts):
+        if not isinstance(reward_model, RewardModel):
+            raise InvalidArgumentError("reward_model", reward_model, "must be a RewardModel")
+        if not self.can_read(reward_model, checked_readouts(readouts)):
             raise InvalidArgumentError(
                 "readouts",
                 readouts,

@@ -175,6 +175,13 @@ def test_what_cannot_be_resumed_is_one_clear_line(trained, tmp_path, capsys, mis
     assert error.startswith("textgym: resume=")
 
 
+def test_a_finished_run_says_how_to_go_on(trained, capsys):
+    before = weights_and_log(trained)[1]
+    assert main(["train", "--resume", str(trained)]) == 0
+    assert "--total-timesteps asks for more" in capsys.readouterr().out
+    assert weights_and_log(trained)[1] == before
+
+
 def test_a_finished_run_is_not_overwritten(trained, models, capsys):
     before = weights_and_log(trained)[1]
     assert main(["train", *SMALL, *flags(models), "--output", str(trained)]) == 2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from textgym.cli.console import make_console
-from textgym.cli.flags import EnvironmentFlags, check_policy, make_credit
+from textgym.cli.flags import EnvironmentFlags, check_output, check_policy, make_credit
 from textgym.cli.run_folder import RunSettings, locked, newest_run
 from textgym.cli.signals import signals_raised
 from textgym.errors import InvalidArgumentError
@@ -109,8 +109,12 @@ class TrainCommand:
         console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
         go_on = shlex.join(["textgym", "train", "--resume", str(agent.log_dir)])
+        remaining = total_timesteps - agent.num_timesteps
+        if remaining <= 0:
+            console.print("the run has all of its tokens; --total-timesteps asks for more")
+            return
         try:
-            agent.learn(total_timesteps - agent.num_timesteps, progress_bar=True)
+            agent.learn(remaining, progress_bar=True)
         except OSError:  # The disk is full, perhaps, and another checkpoint would not fit, either.
             console.print(f"go on when it can be written again  {go_on}", soft_wrap=True)
             raise

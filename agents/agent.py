@@ -268,7 +268,10 @@ class Agent(ABC):
             The agent.
 
         Raises:
-            InvalidArgumentError: If the agent has no environment, or an argument cannot be used.
+            InvalidArgumentError: If the agent has no environment, an argument cannot be used, or
+                ``log_dir`` has the checkpoints of another run.
+            NumericalError: If a score, a reward, a probability or a gradient is NaN or infinite.
+                The iteration is undone.
         """
         check_learn(total_timesteps, progress_bar, callback)
         if self.env is None:
@@ -278,6 +281,7 @@ class Agent(ABC):
         self._undo_unfinished_iteration()
         start = self.num_timesteps
         is_main = self.processes.is_main
+        self._check_log_dir()
         settings = dataclasses.asdict(self.config)
         self._last_saved = len(self.history), time.monotonic()
         with (
@@ -455,6 +459,17 @@ class Agent(ABC):
                 self.name,
                 checkpoint,
                 export=lambda folder: self._export(self.policy.model, folder, whole),
+            )
+
+    def _check_log_dir(self) -> None:
+        """Make sure that numbered checkpoints of two runs do not mix."""
+        saves = self.config.save_every is not None or self.config.save_minutes is not None
+        if saves and not self.history and CheckpointFolder(self.log_dir).all():
+            raise InvalidArgumentError(
+                "log_dir",
+                str(self.log_dir),
+                f"it has the checkpoints of an earlier run: go on with {self.name}.load(log_dir, "
+                "env), or name another folder",
             )
 
     def _save_if_due(self) -> None:

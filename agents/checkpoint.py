@@ -75,7 +75,7 @@ def write_checkpoint(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path = Path(path).expanduser().absolute()  # A relative path may have no name, as "." has.
     if path.exists() and not (path / VALUES).is_file():
         remedy = "is there already, and is no checkpoint: name another folder."
         raise InvalidArgumentError("path", str(path), remedy)
@@ -152,7 +152,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         InvalidArgumentError: If there is none.
     """
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()
     _recover(path)
     if (path / NUMBERED).is_dir():
         latest = CheckpointFolder(path).latest()

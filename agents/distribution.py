@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .faults import check_probabilities
+
 __all__ = [
     "ActionRules",
     "action_logprobs",
@@ -154,6 +156,9 @@ def sample(logprobs: Tensor, generator: torch.Generator) -> Tensor:
 
     Returns:
         int64 (batch,).
+
+    Raises:
+        NumericalError: If a log-probability is NaN.
     """
     # In double precision, a number below 1 times the sum never rounds up to the sum. And at an
     # impossible token the cumulative sum does not grow, so it is never chosen.
@@ -161,6 +166,7 @@ def sample(logprobs: Tensor, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(
         (len(logprobs), 1), dtype=torch.float64, generator=generator, device=logprobs.device
     )
+    check_probabilities(cumulative[:, -1])
     threshold = uniform * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 

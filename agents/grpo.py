@@ -261,7 +261,9 @@ class GRPO(GroupAgent):
             self.optimizer.zero_grad()
             loss.backward()
             processes.average_gradients(self.trained_parameters.values())
-            grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
+            terms = {"the policy loss": pg_loss, "the KL loss": kl_loss, "the entropy": entropy}
+            parameters = self.trained_parameters.values()
+            grad_norm = clip_gradients(parameters, config.max_grad_norm, terms)
             self.optimizer.step()
 
             log_ratio = (new.logprobs - mb.logprobs).detach()

@@ -5,13 +5,14 @@ Each agent's own advantages and losses are in the agent's file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from .faults import check_gradient_norm
 from .sharding import full
 
 __all__ = [
@@ -96,18 +97,26 @@ def is_clipped(log_ratio: Tensor, clip_coef: float, clip_coef_high: float | None
     return (distance > high) | (distance < -clip_coef)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float, terms: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """Scale gradients down, in place, so that their total norm is at most ``max_norm``.
+
+    Args:
+        parameters: Those without a gradient are passed over.
+        max_norm: The norm that is left.
+        terms: Parts of the loss by name, for the error.
 
     Returns:
         The norm before scaling, a scalar.
 
     Raises:
-        RuntimeError: If the norm is not finite.
+        NumericalError: If the norm is not finite.
     """
     parameters = list(parameters)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm: Tensor = full(nn.utils.get_total_norm(gradients, error_if_nonfinite=True))
+    norm: Tensor = full(nn.utils.get_total_norm(gradients))
+    check_gradient_norm(norm, terms or {})
     if norm > max_norm:  # Otherwise PyTorch would multiply every gradient by 1.
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

@@ -353,11 +353,12 @@ class PPO(Agent):
             if config.ent_coef:  # A weight of 0 would still cost the gradient of the entropy.
                 loss = loss - config.ent_coef * entropy
 
+            terms = {"the policy loss": pg_loss, "the value loss": v_loss, "the entropy": entropy}
             self.optimizer.zero_grad()
             (share * loss).backward(inputs=self.critic.parameters() if is_warming_up else None)
             processes.average_gradients(self.trained_parameters.values())
             grad_norm, *_ = [
-                clip_gradients(group["params"], config.max_grad_norm)
+                clip_gradients(group["params"], config.max_grad_norm, terms)
                 for group in self.optimizer.param_groups
             ]
             self.optimizer.step()

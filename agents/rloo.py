@@ -257,7 +257,9 @@ class RLOO(GroupAgent):
             self.optimizer.zero_grad()
             loss.backward()
             processes.average_gradients(self.trained_parameters.values())
-            grad_norm = clip_gradients(self.trained_parameters.values(), config.max_grad_norm)
+            terms = {"the policy loss": pg_loss, "the entropy": entropy}
+            parameters = self.trained_parameters.values()
+            grad_norm = clip_gradients(parameters, config.max_grad_norm, terms)
             self.optimizer.step()
 
             approx_kl = kl_estimate(token_log_ratio.detach())

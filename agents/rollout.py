@@ -27,10 +27,11 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textgym.errors import InvalidArgumentError
+from textgym.errors import InvalidArgumentError, NumericalError
 
 from .distribution import sample
 from .environment import as_vector_env, check_num_episodes
+from .faults import check_rollout
 from .processes import ALONE, Processes
 from .sampling import SampledCompletion, Sampler, SamplingRequest, check_completions
 
@@ -143,6 +144,7 @@ def collect_episodes(
     Raises:
         InvalidArgumentError: If the environment or the number of episodes does not fit, or if the
             sampler returns what the policy could not have sampled.
+        NumericalError: If a score, a reward or a probability is NaN or infinite.
     """
     env = as_vector_env(env)
     check_num_episodes("num_episodes", num_episodes, env.num_envs, processes.size)
@@ -162,7 +164,9 @@ def collect_episodes(
         storage = _play(nullcontext(script.choose), env, own_seeds)
         script.check_end(storage)
     storage.check_groups(env, group_size)
-    return storage.rollout(policy.rules.pad_token_id)
+    rollout = storage.rollout(policy.rules.pad_token_id)
+    check_rollout(rollout)
+    return rollout
 
 
 _Chooser = Callable[["_Storage", NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.float32]]]
@@ -184,7 +188,12 @@ def _tokens_of_policy(
             logits = reader.read(storage.texts(episode_of)).logits.cpu()
             num_generated = np.where(episode_of >= 0, storage.num_steps[episode_of], 0)
             logprobs = policy.next_token_logprobs(logits, torch.from_numpy(num_generated))
-            tokens = sample(logprobs, generator)  # (num_envs,)
+            try:
+                tokens = sample(logprobs, generator)  # (num_envs,)
+            except NumericalError as error:
+                row = int(logprobs.isnan().any(dim=1).nonzero()[0])
+                where = f"after the tokens {storage.texts(episode_of)[row]}"
+                raise NumericalError(error.quantity, error.value, where, error.remedy) from None
             return tokens.numpy(), logprobs.gather(1, tokens[:, None])[:, 0].numpy()
 
         yield choose

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-__all__ = ["InvalidArgumentError", "MissingDependencyError", "TextgymError"]
+__all__ = ["InvalidArgumentError", "MissingDependencyError", "NumericalError", "TextgymError"]
 
 
 class TextgymError(Exception):
@@ -39,6 +39,24 @@ class InvalidArgumentError(TextgymError, ValueError):
         super().__init__(f"{argument}={shown}: {remedy}")
         self.argument = argument
         self.value = value
+        self.remedy = remedy
+
+
+class NumericalError(TextgymError, ArithmeticError):
+    """A number is NaN or infinite, so that nothing can be learned from it.
+
+    Args:
+        quantity: What the number is.
+        value: The number.
+        where: Where it was met.
+        remedy: What to do.
+    """
+
+    def __init__(self, quantity: str, value: float, where: str, remedy: str) -> None:
+        super().__init__(f"{quantity}={value} {where}: {remedy}")
+        self.quantity = quantity
+        self.value = value
+        self.where = where
         self.remedy = remedy
 
 

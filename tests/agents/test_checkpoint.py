@@ -236,6 +236,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_has_none(make_agent, tmp_path) 
         load_agent(tmp_path / "run")
 
 
+def test_checkpoints_of_two_runs_do_not_mix(make_agent) -> None:
+    train(make_agent(save_every=1), 1)
+    with pytest.raises(InvalidArgumentError, match=r"^log_dir=.*earlier run"):
+        train(make_agent(save_every=1), 1)
+
+
 def test_half_deleted_checkpoints_are_not_seen(tmp_path) -> None:
     folder = CheckpointFolder(tmp_path)
     (tmp_path / "checkpoints" / ".0000001.old").mkdir(parents=True)

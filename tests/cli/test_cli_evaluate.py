@@ -115,12 +115,6 @@ def test_credit_from_the_policy_reads_the_policy_of_the_training(
     evaluate(output, capsys)
 
 
-def test_older_folders_can_be_read(copy, trained, capsys):
-    out = evaluate(trained, capsys, "--credit", "abc").replace(str(trained), str(copy))
-    change_settings(copy, {"credit": "attention", "beta": None}, without=["policy"])
-    assert evaluate(copy, capsys) == out
-
-
 def test_a_checkpoint_without_settings_takes_the_flags(copy, models, capsys):
     (copy / "environment.json").unlink()
     arguments = [*flags(models), "--min-new-tokens", "3", "--max-new-tokens", "3"]

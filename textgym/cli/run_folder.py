@@ -57,6 +57,10 @@ class RunSettings:
             settings = json.loads(file.read_text(encoding="utf-8"))
             names = [field.name for field in dataclasses.fields(EnvironmentFlags)]
             environment = EnvironmentFlags(**{name: settings.pop(name) for name in names})
+            names = [field.name for field in dataclasses.fields(cls)]
+            missing = set(names) - set(settings) - {"environment"}
+            if missing:  # Its default may not be what the run had.
+                raise KeyError(min(missing))
             run = cls(environment=environment, **settings)
             _check_types(environment)
             _check_types(run)

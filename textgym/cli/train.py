@@ -148,7 +148,8 @@ class TrainCommand:
         if config.device == "cpu":
             keep_freed_memory()
         check_policy(self.policy)
-        envs = self._make_envs(self._settings(), config, processes)
+        settings = dataclasses.replace(self._settings(), environment=self.environment)
+        envs = self._make_envs(settings, config, processes)
         agent = PPO(self.policy, envs, **vars(config))
         if processes.of_main((agent.log_dir / "checkpoints").exists()):
             remedy = "it has checkpoints already: go on with --resume, or name another folder"

@@ -19,7 +19,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,9 @@ def read_checkpoint(path: str | Path, agent: str) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     path = find_checkpoint(path)
-    contents: dict[str, Any] = _put_back(_read_values(path, agent), load_file(path / TENSORS))
+    values = _read_values(path, agent)
+    with _damage_named(path):
+        contents: dict[str, Any] = _put_back(values, load_file(path / TENSORS))
     return contents
 
 
@@ -137,7 +140,7 @@ def agent_of_checkpoint(path: str | Path) -> str:
         InvalidArgumentError: If there is none, or it is damaged.
     """
     path = find_checkpoint(path)
-    match = re.fullmatch(r"textgym-(\w+)-2", _format(path))
+    match = re.fullmatch(r"textgym-(\w+)-2", _read(path)["format"])
     if match is None:
         raise InvalidArgumentError("path", str(path), "it is not a checkpoint of an agent.")
     return match[1]
@@ -287,18 +290,34 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _format(path: Path) -> str:
-    return str(json.loads((path / VALUES).read_text(encoding="utf-8"))["format"])
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """What goes wrong in reading files whose checksums are right, as an error about the folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgumentError(
+            "path", str(path), f"no checkpoint can be read here ({type(error).__name__}: {error})."
+        ) from None
 
 
-def _read_values(path: Path, agent: str) -> dict[str, Any]:
-    """The contents of a checkpoint that is whole, without tensors."""
-    if _format(path) != _format_of(agent):
+def _read(path: Path) -> dict[str, Any]:
+    """Format and contents, without tensors."""
+    with _damage_named(path):
+        values: dict[str, Any] = json.loads((path / VALUES).read_text(encoding="utf-8"))
+        return {"format": str(values["format"]), "contents": values["contents"]}
+
+
+def _read_values(path: Path, agent: str) -> Any:
+    """The contents of a checkpoint of this agent, without tensors."""
+    values = _read(path)
+    if values["format"] != _format_of(agent):
         raise InvalidArgumentError(
             "path", str(path), f"the folder is not a checkpoint that {agent}.save wrote."
         )
-    values: dict[str, Any] = json.loads((path / VALUES).read_text(encoding="utf-8"))["contents"]
-    return values
+    return values["contents"]
 
 
 # --- Tensors, apart from what fits into JSON

@@ -39,6 +39,7 @@ def test_there_is_a_script_for_each_folder_of_results():
         "prefixes.py",
         "processes.py",
         "scale.py",
+        "soak.py",
         "suites.py",
         "throughput.py",
         "tuning.py",

@@ -2,11 +2,13 @@
 #
 #   PYTHON       the interpreter for new environments, 3.11 or newer
 #   VENV         the folder of the environment
+#   TEST_JOBS    processes that run tests, of one thread and some 2 GB each
 #   TORCH_INDEX  one more package index to take torch from, such as the one for builds without CUDA:
 #                make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_JOBS ?= 2
 TORCH_INDEX ?=
 
 # The oldest versions that pyproject.toml allows.
@@ -72,7 +74,7 @@ lint: install-dev  ## Check style, formatting and types
 	$(BIN)/python tests/packaging/check_types.py .mypy_cache/check_types
 
 test: lint  ## Do what lint does, then run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS) --dist loadfile
 
 format: install-dev  ## Fix style and formatting
 	$(BIN)/ruff check --fix
@@ -92,7 +94,7 @@ $(LOWEST_VENV)/.installed: pyproject.toml $(LOWEST_VENV)/.torch
 	@touch $@
 
 test-lowest: $(LOWEST_VENV)/.installed  ## Run the tests with the oldest allowed versions
-	$(LOWEST_BIN)/pytest
+	OMP_NUM_THREADS=1 $(LOWEST_BIN)/pytest -n $(TEST_JOBS) --dist loadfile
 
 kill-test: install-dev  ## Kill training runs at random moments, and compare what comes out (20 minutes)
 	$(BIN)/python benchmarks/kills.py --output build/kills

@@ -1,47 +1,19 @@
 """Numbers that would end a training later, far from where they came from: NaN and infinities.
 
-They are looked for where they enter, in what an environment pays and in what a policy says, and
-once more in the gradient. The error undoes the iteration, so the weights never see them.
+They are looked for where they enter, in what an environment pays (``Rollout.check_finite``) and in
+what a policy says, and once more in the gradient. The error undoes the iteration, so the weights
+never see them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from textgym.errors import NumericalError
 
-if TYPE_CHECKING:
-    from .rollout import Rollout
-
-__all__ = ["check_gradient_norm", "check_probabilities", "check_rollout"]
-
-
-def check_rollout(rollout: Rollout) -> None:
-    """Make sure that all that an environment paid is finite.
-
-    Raises:
-        NumericalError: If not; it names the quantity, the prompt and the completion.
-    """
-    mask = rollout.completion_mask
-    for name, values in {
-        "score": rollout.scores,
-        "reward": rollout.rewards.masked_fill(~mask, 0.0),
-        "credit": rollout.credit.masked_fill(~mask, 0.0),
-    }.items():
-        wrong = ~values.isfinite()
-        if wrong.any():
-            episode = int(wrong.view(len(values), -1).any(dim=1).nonzero()[0])
-            value = values[episode][wrong[episode]].flatten()[0].item()
-            prompt, completion = _texts(rollout, episode)
-            raise NumericalError(
-                name,
-                value,
-                f"of the completion {completion!r} of the prompt {prompt!r}",
-                "find out why the environment or its reward model gives it, and score it otherwise",
-            )
+__all__ = ["check_gradient_norm", "check_probabilities"]
 
 
 def check_probabilities(total: Tensor) -> None:
@@ -84,14 +56,3 @@ def check_gradient_norm(norm: Tensor, terms: Mapping[str, Tensor]) -> None:
         "scores, credit or probability ratios are too large for float32: scale the score, or take "
         "a lower learning_rate, fewer epochs or max_approx_kl",
     )
-
-
-def _texts(rollout: Rollout, episode: int) -> tuple[str, str]:
-    """Prompt and completion, as text if the environment gives it, or else as token ids."""
-    if rollout.completions[episode] or rollout.prompts[episode]:
-        return rollout.prompts[episode], rollout.completions[episode]
-    num_steps = rollout.completion_mask.shape[1]
-    ids, mask = rollout.input_ids[episode], rollout.attention_mask[episode]
-    prompt = ids[:-num_steps][mask[:-num_steps]]
-    completion = ids[-num_steps:][mask[-num_steps:]]
-    return str(prompt.tolist()), str(completion.tolist())

@@ -31,7 +31,6 @@ from textgym.errors import InvalidArgumentError, NumericalError
 
 from .distribution import sample
 from .environment import as_vector_env, check_num_episodes
-from .faults import check_rollout
 from .processes import ALONE, Processes
 from .sampling import SampledCompletion, Sampler, SamplingRequest, check_completions
 
@@ -80,6 +79,43 @@ class Rollout:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **tensors)
+
+    def check_finite(self) -> None:
+        """Make sure that all that the environment paid is finite.
+
+        Raises:
+            NumericalError: If not; it names the quantity, the prompt and the completion.
+        """
+        outside = ~self.completion_mask
+        for name, values in {
+            "score": self.scores,
+            "reward": self.rewards.masked_fill(outside, 0.0),
+            "credit": self.credit.masked_fill(outside, 0.0),
+        }.items():
+            wrong = ~values.isfinite()
+            if wrong.any():
+                episode = int(wrong.view(len(values), -1).any(dim=1).nonzero()[0])
+                value = values[episode][wrong[episode]].flatten()[0].item()
+                prompt, completion = self._shown(episode)
+                raise NumericalError(
+                    name,
+                    value,
+                    f"of the completion {completion!r} of the prompt {prompt!r}",
+                    "find out why the environment or its reward model gives it, and score it "
+                    "otherwise",
+                )
+
+    def _shown(self, episode: int) -> tuple[str, str]:
+        """Prompt and completion, as text if the environment gives it, or else as token ids."""
+        if self.prompts[episode] or self.completions[episode]:
+            return self.prompts[episode], self.completions[episode]
+        num_steps = self.completion_mask.shape[1]
+        ids, mask = self.input_ids[episode], self.attention_mask[episode]
+        prompt, completion = ids[:-num_steps], ids[-num_steps:]
+        return (
+            str(prompt[mask[:-num_steps]].tolist()),
+            str(completion[mask[-num_steps:]].tolist()),
+        )
 
     def scalars(self, processes: Processes = ALONE) -> dict[str, float]:
         """Statistics for the log, over the episodes of all processes."""
@@ -165,7 +201,7 @@ def collect_episodes(
         script.check_end(storage)
     storage.check_groups(env, group_size)
     rollout = storage.rollout(policy.rules.pad_token_id)
-    check_rollout(rollout)
+    rollout.check_finite()
     return rollout
 
 

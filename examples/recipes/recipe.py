@@ -8,6 +8,7 @@ experiments/, and of the library that they build on, trl 0.7.4 (trl/trainer/ppo_
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def rows(dataset: str, limit: int | None, **where: Any) -> list[dict[str, Any]]:
         table = datasets.load_dataset(dataset, split="train", **where)
     else:
         table = read_dataset(dataset, "dataset")
-    return list(table.select(range(min(limit or len(table), len(table)))))
+    return list(itertools.islice(table, limit))
 
 
 def make_reward_model(

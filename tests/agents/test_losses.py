@@ -13,6 +13,7 @@ from textgym.agents.losses import (
     masked_mean,
     whitening,
 )
+from textgym.errors import NumericalError
 
 MASK = torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
 
@@ -65,7 +66,7 @@ def test_gradients_below_the_norm_stay_as_they_are() -> None:
 
 
 def test_gradients_that_are_not_finite_are_an_error() -> None:
-    with pytest.raises(RuntimeError, match="non-finite"):
+    with pytest.raises(NumericalError, match=r"^norm of the gradient=nan"):
         clip_gradients(parameters_with_gradients([torch.nan]), max_norm=1.0)
 
 

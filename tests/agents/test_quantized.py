@@ -109,8 +109,9 @@ def test_a_kernel_without_gradients_is_refused(make_agent, make_model):
 
 
 def test_it_is_not_moved_to_another_device(make_agent, make_model):
+    policy = make_agent(quantized(make_model())).policy
     with pytest.raises(InvalidArgumentError, match=r"^device='meta'.*stays on cpu"):
-        make_agent(quantized(make_model()), device="meta")
+        policy.place("meta")
 
 
 def test_a_checkpoint_holds_adapters_and_continues_on_the_same_model(

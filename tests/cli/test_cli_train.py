@@ -225,13 +225,24 @@ def test_a_signal_saves_and_names_the_command_that_goes_on(models, tmp_path, nam
     number, output = getattr(signal, name), tmp_path / "run"
     command = [sys.executable, "-m", "textgym", "train", *SMALL, *flags(models)]
     command += ["--total-timesteps", "1000000", "--save-every", "100000", "--output", str(output)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        for _ in range(600):  # until it has learned something
-            if (output / "metrics.jsonl").exists() and (output / "metrics.jsonl").stat().st_size:
-                break
-            time.sleep(0.1)
-        process.send_signal(number)
-        out, error = process.communicate(timeout=60)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            for _ in range(1200):  # until it has learned something
+                if (output / "metrics.jsonl").exists() and (
+                    output / "metrics.jsonl"
+                ).stat().st_size:
+                    break
+                time.sleep(0.1)
+            process.send_signal(number)
+            out, error = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number, error
     assert error == b""
     assert f"go on  textgym train --resume {output}".encode() in out

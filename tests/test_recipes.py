@@ -132,7 +132,7 @@ def test_a_recipe_trains_both_models_and_measures_the_policy(name, folder, tmp_p
     assert row["train/learning_rate"] == pytest.approx(1.41e-5)
     assert row["train/kl_coef"] == pytest.approx(0.2)
     assert (tmp_path / "out" / "reward_model" / "evaluation.json").is_file()
-    assert (tmp_path / "out" / "agent" / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "agent" / "training.safetensors").is_file()
 
 
 def test_the_control_is_a_flag_and_a_ready_reward_model_is_taken(folder, tmp_path):

@@ -105,9 +105,8 @@ def test_the_score_is_what_was_chosen_of_the_label(emotions, tokenizer):
 
 
 def test_a_function_of_the_logits_must_keep_their_shape(emotions, tokenizer):
-    model = RewardModel(emotions, tokenizer, score=lambda logits: logits)
-    with pytest.raises(InvalidArgumentError, match=r"tensor of shape \(1, 5\)"):
-        model.read(Completions.from_lists([[1, 40]], [[50, 60, 70]]))
+    with pytest.raises(InvalidArgumentError, match=r"tensor of shape \(2, 6\)"):
+        RewardModel(emotions, tokenizer, score=lambda logits: logits)
 
 
 def test_a_model_without_a_head_is_refused(tokenizer):

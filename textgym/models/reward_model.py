@@ -29,6 +29,7 @@ from textgym.models.readouts import (
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
 from textgym.models.score import Score, make_score
 from textgym.models.signature import forward_parameters
+from textgym.models.verification import fault_of_attention, fault_of_scores
 
 __all__ = ["RewardModel"]
 
@@ -111,6 +112,10 @@ class RewardModel:
         parameters = forward_parameters(model.base_model)
         without_cache = self.is_causal and "use_cache" in parameters
         self._arguments = {"use_cache": False} if without_cache else {}
+        self._is_attention_verified = False
+        fault = fault_of_scores(self)
+        if fault is not None:
+            raise InvalidArgumentError("reward_model", _name_of(model), f"{fault}; use another one")
 
     @property
     def device(self) -> torch.device:
@@ -130,8 +135,12 @@ class RewardModel:
     @property
     def num_embeddings(self) -> int:
         """Number of token ids that the model can embed."""
-        embeddings: Any = self.model.get_input_embeddings()
-        return int(embeddings.num_embeddings)
+        try:
+            embeddings: Any = self.model.get_input_embeddings()
+            return int(embeddings.num_embeddings)
+        except (NotImplementedError, AttributeError):
+            remedy = "it has no table of embeddings, one row per token id; use another one"
+            raise InvalidArgumentError("reward_model", _name_of(self.model), remedy) from None
 
     @property
     def is_fused(self) -> bool:
@@ -148,8 +157,9 @@ class RewardModel:
         """Check that this model supports some read-outs.
 
         Raises:
-            InvalidArgumentError: If one of them is not a read-out, or names a layer or a head that
-                the model does not have.
+            InvalidArgumentError: If one of them is not a read-out, names a layer or a head that the
+                model does not have, or is attention that cannot be trusted; see
+                :mod:`textgym.models.verification`.
         """
         num_layers = self.model.config.num_hidden_layers
         num_heads = self.model.config.num_attention_heads
@@ -168,6 +178,13 @@ class RewardModel:
                 raise InvalidArgumentError(
                     "heads", head, f"the reward model has heads 0 to {num_heads - 1}"
                 )
+        needs_attention = any(hasattr(readout, "heads") for readout in readouts)
+        if needs_attention and not self._is_attention_verified:
+            fault = fault_of_attention(self)
+            if fault is not None:
+                remedy = f"{fault}; use credit that does not read attention, or another model"
+                raise InvalidArgumentError("reward_model", _name_of(self.model), remedy)
+            self._is_attention_verified = True
 
     def read(
         self, completions: Completions, readouts: Collection[Readout] = ()
@@ -188,6 +205,12 @@ class RewardModel:
             InvalidArgumentError: If this model does not support a read-out.
         """
         self.check_readouts(readouts)
+        return self.read_unverified(completions, readouts)
+
+    def read_unverified(
+        self, completions: Completions, readouts: Collection[Readout] = ()
+    ) -> ScoredCompletions:
+        """The same as :meth:`read`, without asking whether the read-outs can be trusted."""
         completions = completions.to(self.device)
         text = LeftAligned.of(completions)
         if GradientTimesInput() in readouts:

@@ -134,12 +134,16 @@ VECTOR = {
     "RecordEpisodeStatistics": lambda wrap: wrap(many()),
     "RecordVideo": lambda wrap: wrap(many(render_mode="rgb_array"), "videos"),
     "HumanRendering": lambda wrap: wrap(many(render_mode="rgb_array")),
-    "ArrayConversion": lambda wrap: wrap(many(), *numpy_and_torch()),
+    "ArrayConversion": lambda wrap: wrap(vector.DictInfoToList(many()), *numpy_and_torch()),
     "JaxToNumpy": NOT_JAX,
     "JaxToTorch": NOT_JAX,
-    "NumpyToTorch": lambda wrap: wrap(many()),
+    "NumpyToTorch": lambda wrap: wrap(vector.DictInfoToList(many())),
 }
-"""The same for the wrappers of vector environments."""
+"""The same for the wrappers of vector environments.
+
+Conversion to other arrays does not know the arrays of texts in which Gymnasium has the infos of
+several environments, but it knows lists of infos.
+"""
 
 NEEDS = {
     "ArrayConversion": "array_api_compat",

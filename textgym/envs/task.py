@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from textgym.checks import check_flag, check_text, check_whole_number, did_you_mean
@@ -23,6 +25,19 @@ from textgym.prompts import encode_prompts, load_prompts
 from textgym.rendering import token_pieces
 
 __all__ = ["TextGenerationTask", "check_actions", "check_options", "token_lists"]
+
+
+_imported_in = os.getpid()
+
+
+def _use_one_thread_if_forked() -> None:
+    """Keep torch from waiting for threads that a forked process does not have.
+
+    A fork copies no threads, but what torch knows about its pool of them. The next parallel
+    operation would then wait for ever, as in workers of ``AsyncVectorEnv(context="fork")``.
+    """
+    if os.getpid() != _imported_in:
+        torch.set_num_threads(1)
 
 
 def token_lists(completions: Completions) -> tuple[list[list[int]], list[list[int]]]:
@@ -107,6 +122,7 @@ class TextGenerationTask:
     option_names: ClassVar[tuple[str, ...]] = ("prompt", "max_new_tokens")
 
     def __init__(self, arguments: TextGenerationArguments) -> None:
+        _use_one_thread_if_forked()
         self.max_new_tokens = check_whole_number(
             "max_new_tokens", arguments.max_new_tokens, 1, 2**31 - 1
         )

@@ -64,6 +64,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     both are scored. `truncated` is never set here; it is for limits from outside. The budget is a
     hidden part of the state unless `min_new_tokens == max_new_tokens`; `info` contains it.
 
+    So the ids have no `max_episode_steps`. Gymnasium's `TimeAwareObservation` asks for one: pass
+    `gym.make(..., max_episode_steps=max_new_tokens + 1)`, a limit that no episode reaches.
+
     ## Information
 
     | key                 | when           | type               | meaning                        |
@@ -122,7 +125,6 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._ended = False
         self._last_token = -1  # none
         self._scored: ScoredCompletions | None = None
-        self._console = Console(highlight=False, soft_wrap=True) if render_mode == "human" else None
 
     @property
     def completions(self) -> Completions:
@@ -152,8 +154,8 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._input_ids, self._attention_mask = self.task.padded(self._prompt_ids)
         self._ended = False
         self._last_token, self._scored = -1, None
-        if self._console is not None:
-            self._console.print(credit_text(self.task.decode(self._prompt_ids), []), end="")
+        if self.render_mode == "human":
+            _terminal().print(credit_text(self.task.decode(self._prompt_ids), []), end="")
         return self._observation(), {"token_budget": self._budget, **self._mask_info()}
 
     def step(
@@ -185,7 +187,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
             final = self.task.final_infos(completions, np.array([self._budget]), self._scored)
             info |= {name: _first(values) for name, values in final.items()}
             reward = info["score"]
-        if self._console is not None:
+        if self.render_mode == "human":
             self._print_step(token)
         return self._observation(), reward, ended, False, info
 
@@ -214,11 +216,11 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         return self._rendered(self._prompt_ids, self._completion_ids, credit, score)
 
     def _print_step(self, token: int) -> None:
-        assert self._console is not None
-        self._console.print(credit_text("", self.task.pieces([token])), end="")
+        terminal = _terminal()
+        terminal.print(credit_text("", self.task.pieces([token])), end="")
         if self._ended:
-            self._console.print()
-            self._console.file.write(f"{self._render_episode()}\n")
+            terminal.print()
+            terminal.file.write(f"{self._render_episode()}\n")
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {
@@ -230,6 +232,11 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         if not self.action_mask_in_info:
             return {}
         return {"action_mask": self.task.action_mask(len(self._completion_ids))}
+
+
+def _terminal() -> Console:
+    """Where ``"human"`` prints. An environment that kept it could not be copied."""
+    return Console(highlight=False, soft_wrap=True)
 
 
 def _first(values: np.ndarray) -> Any:

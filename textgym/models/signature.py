@@ -1,11 +1,11 @@
-"""What a model's forward pass takes."""
+"""What a model's forward pass takes, and what lies below its head."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-__all__ = ["forward_parameters"]
+__all__ = ["body_of", "forward_parameters"]
 
 
 def forward_parameters(model: Any) -> frozenset[str]:
@@ -17,5 +17,20 @@ def forward_parameters(model: Any) -> frozenset[str]:
     Args:
         model: A module.
     """
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(inside.forward).parameters)
+    return frozenset(inspect.signature(_inside(model).forward).parameters)
+
+
+def body_of(model: Any) -> Any:
+    """The part of a model that is below its head, and gives hidden states; None if it has none.
+
+    Args:
+        model: A Hugging Face model, or a wrapper of one such as ``peft.PeftModel``.
+    """
+    inside = _inside(model)
+    body = getattr(inside, "base_model", inside)
+    return None if body is inside else body
+
+
+def _inside(model: Any) -> Any:
+    """The Hugging Face model in a wrapper such as ``peft.PeftModel``."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

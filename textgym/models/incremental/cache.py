@@ -33,6 +33,11 @@ class GrowingLayer(DynamicLayer):
         self._columns = slice(0, 0)
         self._show()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Let keys and values be views of the buffers again, which a pickle does not tell."""
+        vars(self).update(state)
+        self._show()
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:

@@ -117,6 +117,19 @@ class IncrementalDecoder(ABC):
         """Whether single tokens are read without the model's own forward pass."""
         return self._can_be_lean and LeanDecoder.knows(self._module)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: all but the lean decoder, which follows from the model."""
+        lean = self._lean
+        return {**vars(self), "_lean": None if lean is None else lean.dtype}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on with the texts that were read; if they would be read otherwise here, read anew."""
+        vars(self).update(state)
+        dtype = state["_lean"]
+        self._lean = None if dtype is None else LeanDecoder.of(self._module)
+        if dtype != (None if self._lean is None else self._lean.dtype):
+            self._forget(len(self._texts))
+
     def _forget(self, num_rows: int) -> None:
         self._texts: list[list[int] | None] = [None] * num_rows
         self._cache: DynamicCache | None = None

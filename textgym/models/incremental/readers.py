@@ -23,6 +23,7 @@ from textgym.models.readouts import (
     layer_indices,
 )
 from textgym.models.reward_model import RewardModel
+from textgym.models.signature import body_of
 
 __all__ = ["IncrementalLanguageModel", "IncrementalRewardModel", "NextToken"]
 
@@ -84,12 +85,22 @@ class IncrementalLanguageModel(IncrementalDecoder):
 
     def _further_inputs(self, restart: Tensor | None) -> dict[str, Any]:
         self._ends = self._tensor([0]) if restart is None else (restart - 1).unique()
-        keep = {"logits_to_keep": self._ends} if "logits_to_keep" in self._parameters else {}
-        return {"output_hidden_states": True, **keep}
+        return {"logits_to_keep": self._ends} if "logits_to_keep" in self._parameters else {}
 
     def _forward(self, inputs: Mapping[str, Any]) -> Output:
-        output = self._module(**inputs)
-        return Output(output.hidden_states[-1], output.logits)
+        body = body_of(self._module)
+        if body is None:
+            output = self._module(**inputs, output_hidden_states=True)
+            return Output(output.hidden_states[-1], output.logits)
+        # Asked for hidden states, the library keeps those of all layers, and attaches hooks for
+        # good, with which no model can be pickled.
+        seen: list[Tensor] = []
+        hook = body.register_forward_hook(lambda *call: seen.append(call[-1].last_hidden_state))
+        try:
+            logits = self._module(**inputs).logits
+        finally:
+            hook.remove()
+        return Output(seen[-1], logits)
 
     def _remember(self, done: Pass) -> None:
         hidden = done.newest(done.output.hidden).float()

@@ -126,8 +126,9 @@ class IncrementalDecoder(ABC):
         """Go on with the texts that were read; if they would be read otherwise here, read anew."""
         vars(self).update(state)
         dtype = state["_lean"]
-        self._lean = None if dtype is None else LeanDecoder.of(self._module)
-        if dtype != (None if self._lean is None else self._lean.dtype):
+        lean = None if dtype is None else LeanDecoder.of(self._module)
+        vars(self)["_lean"] = lean
+        if dtype != (None if lean is None else lean.dtype):
             self._forget(len(self._texts))
 
     def _forget(self, num_rows: int) -> None:

@@ -37,7 +37,7 @@ def write(output: Path) -> str:
                 _mean_and_range(run, "score", "tail"),
                 _mean_and_range(run, "kl", "tail"),
                 f"{seconds.median():.2f}",
-                f"{speedups.median():.2f} ({speedups.min():.2f} to {speedups.max():.2f})",
+                _shown(speedups.tolist(), ""),
             ]
         )
         means = run.groupby("iteration")[["score", "kl"]].mean().reset_index()
@@ -79,6 +79,12 @@ def _seconds(runs: pd.DataFrame, setup: tuple[int, int]) -> pd.Series:
 
 def _mean_and_range(run: pd.DataFrame, column: str, end: str) -> str:
     by_seed = [getattr(one[column], end)(ENDS).mean() for _, one in run.groupby("seed")]
-    sign = "+" if column == "score" else ""
-    mean, low, high = sum(by_seed) / len(by_seed), min(by_seed), max(by_seed)
-    return f"{mean:{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
+    return _shown(by_seed, "+" if column == "score" else "")
+
+
+def _shown(values: list[float], sign: str) -> str:
+    """The mean; with several seeds, their range, too."""
+    mean = f"{sum(values) / len(values):{sign}.2f}"
+    return (
+        f"{mean} ({min(values):{sign}.2f} to {max(values):{sign}.2f})" if len(values) > 1 else mean
+    )

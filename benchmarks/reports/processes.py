@@ -84,7 +84,6 @@ def _mean_and_range(run: pd.DataFrame, column: str, end: str) -> str:
 
 def _shown(values: list[float], sign: str) -> str:
     """The mean; with several seeds, their range, too."""
-    mean = f"{sum(values) / len(values):{sign}.2f}"
-    return (
-        f"{mean} ({min(values):{sign}.2f} to {max(values):{sign}.2f})" if len(values) > 1 else mean
-    )
+    mean, low, high = sum(values) / len(values), min(values), max(values)
+    span = f" ({low:{sign}.2f} to {high:{sign}.2f})" if len(values) > 1 else ""
+    return f"{mean:{sign}.2f}{span}"

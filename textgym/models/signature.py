@@ -27,7 +27,9 @@ def body_of(model: Any) -> Any:
         model: A Hugging Face model, or a wrapper of one such as ``peft.PeftModel``.
     """
     inside = _inside(model)
-    body = getattr(inside, "base_model", inside)
+    # OPT's head calls the decoder in its base model, and not the base model itself.
+    decoder = inside.get_decoder() if hasattr(inside, "get_decoder") else None
+    body = getattr(inside, "base_model", inside) if decoder is None else decoder
     return None if body is inside else body
 
 

@@ -163,15 +163,14 @@ def numpy_and_torch():
 
 def made(table, room, name):
     """A wrapper around an environment; the test is skipped where a package is missing."""
-    if name not in room.__all__:
-        pytest.skip("this version of Gymnasium does not have it")
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     return table[name](getattr(room, name))
 
 
-def is_made(table):
-    return [name for name, entry in table.items() if callable(entry)]
+def is_made(table, room):
+    """Names of the wrappers that are tried, of those that the installed Gymnasium has."""
+    return [name for name, entry in table.items() if callable(entry) and name in room.__all__]
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +185,7 @@ def test_the_tables_leave_no_wrapper_out(table, room):
     assert set(room.__all__) - {"vector"} <= set(table)
 
 
-@pytest.mark.parametrize("name", is_made(SINGLE))
+@pytest.mark.parametrize("name", is_made(SINGLE, wrappers))
 def test_a_wrapper_plays_episodes(name):
     env = made(SINGLE, wrappers, name)
     env.action_space.seed(0)
@@ -206,7 +205,7 @@ def test_a_wrapper_plays_episodes(name):
     env.close()
 
 
-@pytest.mark.parametrize("name", is_made(VECTOR))
+@pytest.mark.parametrize("name", is_made(VECTOR, vector))
 def test_a_vector_wrapper_plays_episodes(name):
     envs = made(VECTOR, vector, name)
     envs.action_space.seed(0)

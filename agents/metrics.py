@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .interruption import interruptions_held
+
 __all__ = [
     "MetricsLog",
     "ScalarMeans",
@@ -62,7 +64,8 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
 
     ``metrics.jsonl`` always equals the run's history. When a run continues, the file starts with
     the rows so far; a file that an earlier run left in the folder is replaced. If the package
-    ``tensorboard`` is installed, event files are written to the same folder.
+    ``tensorboard`` is installed, event files are written to the same folder. Ctrl-C and its like
+    wait until a row is written.
 
     Args:
         log_dir: The folder; created if missing.
@@ -85,7 +88,8 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
 
             # TensorBoard hides what an earlier process logged after the checkpoint.
             tokens = int(history[-1]["time/total_timesteps"]) if history else -1
-            self._tensorboard = SummaryWriter(str(log_dir), purge_step=tokens + 1)
+            with interruptions_held():
+                self._tensorboard = SummaryWriter(str(log_dir), purge_step=tokens + 1)
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row; TensorBoard plots it against the number of tokens.
@@ -93,7 +97,14 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
         Raises:
             OSError: If it cannot be written, as when the disk is full. No part of it stays.
         """
-        line, start = (json.dumps(row) + "\n").encode(), self._file.tell()
+        with interruptions_held():
+            self._append((json.dumps(row) + "\n").encode())
+            if self._tensorboard is not None:
+                for name, value in row.items():
+                    self._tensorboard.add_scalar(name, value, int(row["time/total_timesteps"]))
+
+    def _append(self, line: bytes) -> None:
+        start = self._file.tell()
         try:
             written = self._file.write(line)
             if written != len(line):  # The disk is full, and would say so next time.
@@ -101,9 +112,6 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
         except OSError:
             self._file.truncate(start)
             raise
-        if self._tensorboard is not None:
-            for name, value in row.items():
-                self._tensorboard.add_scalar(name, value, int(row["time/total_timesteps"]))
 
     def __exit__(
         self,
@@ -111,9 +119,10 @@ class MetricsLog(AbstractContextManager["MetricsLog"]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        with interruptions_held():
+            self._file.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
 
 
 class TrainingProgress(AbstractContextManager["TrainingProgress"]):

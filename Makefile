@@ -38,6 +38,7 @@ require_python = $(PYTHON) -c 'import sys; sys.exit(None if (3, $(1)) <= sys.ver
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev demo lint test format wheel-test test-lowest kill-test models clean
+.PHONY: docs docs-pages docs-serve
 .PHONY: rllib-env rllib-example rllib-test trl-env
 
 help:  ## List the targets
@@ -59,6 +60,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-dev
+	$(PIP_INSTALL) --editable ".[docs]"
+	@touch $@
 
 install: $(VENV)/.installed  ## Install textgym
 
@@ -98,6 +103,15 @@ test-lowest: $(LOWEST_VENV)/.installed  ## Run the tests with the oldest allowed
 
 kill-test: install-dev  ## Kill training runs at random moments, and compare what comes out (20 minutes)
 	$(BIN)/python benchmarks/kills.py --output build/kills
+
+docs: $(VENV)/.installed-docs  ## Build the documentation site into build/site
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-docs  ## Show the site at http://localhost:8000 while you write
+	$(BIN)/mkdocs serve
+
+docs-pages: install-dev  ## Make the pages of docs/ that come from the code, and their pictures
+	$(BIN)/python docs/generate.py --pictures
 
 models: install-dev  ## Train the embedded models again (takes hours, resumes after a stop)
 	$(BIN)/python -m textgym.models.build

@@ -85,6 +85,13 @@ def test_the_readmes_loop_ends_with_a_score():
     assert namespace["reward"] == pytest.approx(namespace["info"]["score"])
 
 
+def test_the_number_of_methods_is_right():
+    assert f"| {len(CREDIT_ASSIGNERS)} methods: " in README.read_text(encoding="utf-8")
+    words = {15: "Fifteen"}
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert f"{words[len(CREDIT_ASSIGNERS)]} methods on one text" in home
+
+
 def test_the_page_on_credit_names_every_method():
     text = (ROOT / "docs" / "credit.md").read_text(encoding="utf-8")
     assert [name for name in CREDIT_ASSIGNERS if f"`{name}`" not in text] == []

@@ -21,6 +21,8 @@ _INTRODUCTIONS = {
     "ABC-RLHF-Planted-v0": "A known program scores the text, so the best score and the true "
     "contribution of every token are known.",
 }
+_LIKELY = "its tokens were drawn from the four likeliest ones"
+_TOKENS = {"ABC-RLHF-Planted-v0": "its tokens were drawn at random"}
 _ORDER = (
     "Description",
     "Action Space",
@@ -97,6 +99,8 @@ def _page(env_id: str) -> str:
         _INTRODUCTIONS[env_id],
         f"![An episode of {env_id}, with the credit of each token]"
         f"(../images/environments/{env_id.lower()}.png)",
+        f"*A seeded episode, chosen for its score: {_TOKENS.get(env_id, _LIKELY)}. Colours are the "
+        "credit of each token by ABC.*",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
     ]
     for heading in _ORDER:

@@ -29,7 +29,13 @@ CURVES = {
     "grpo": {"GRPO": "#666666", "RLOO": "#000000", "prefix score": "#D55E00"},
 }
 """The methods in the figure of each agent's page, with the colours of the other figures."""
-_SEEDS = {"ABC-RLHF-v0": 6, "ABC-RLHF-Long-v0": 3, "ABC-RLHF-Features-v0": 3}
+_SEEDS = {
+    "ABC-RLHF-v0": 12,
+    "ABC-RLHF-Long-v0": 2,
+    "ABC-RLHF-Features-v0": 7,
+    "ABC-RLHF-Planted-v0": 58,
+}
+"""Of episodes with a good score."""
 _NUM_LIKELY = 4
 
 
@@ -38,7 +44,7 @@ def draw(folder: Path) -> None:
     for name in ("environments", "agents"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for env_id in ENVIRONMENTS:
-        frame = draw_episode(env_id, _SEEDS.get(env_id, 0))
+        frame = draw_episode(env_id, _SEEDS[env_id])
         frame.save(folder / "environments" / f"{env_id.lower()}.png", optimize=True)
     for agent in CURVES:
         draw_curves(agent, folder / "agents" / f"{agent}.png")

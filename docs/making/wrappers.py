@@ -36,8 +36,8 @@ env = TopKActions(LanguageModelFeatures(env), k=16)
 env = AttentionShaping(ReferenceLogProb(env, coef=0.05))
 ```
 
-| wrapper | what it does | changes | forms |
-|---|---|---|---|
+| wrapper | what it does | changes |
+|---|---|---|
 """
 
 _CLOSING = """
@@ -58,10 +58,7 @@ Each is documented under [API reference](reference/wrappers.md).
 def page() -> str:
     """The page in Markdown."""
     assert wrappers.__all__ == vector.__all__
-    rows = [
-        f"| `{name}` | {_summary(name)} | {_changes(name)} | single, batched |"
-        for name in wrappers.__all__
-    ]
+    rows = [f"| `{name}` | {_summary(name)} | {_changes(name)} |" for name in wrappers.__all__]
     return _OPENING + "\n".join(rows) + "\n" + _CLOSING
 
 
@@ -89,8 +86,8 @@ def _changes(name: str) -> str:
     new_rewards, new_keys = _episode(wrapped)
     if "action" not in changes and rewards != new_rewards:
         changes.append("reward")
-    changes += [f'`info["{key}"]`' for key in sorted(new_keys - keys)]
-    return ", ".join(changes)
+    added = ", ".join(f"`{key}`" for key in sorted(new_keys - keys))
+    return ", ".join(changes) + ("; " if changes and added else "") + (added and f"info: {added}")
 
 
 def _episode(env: gym.Env) -> tuple[list[float], set[str]]:

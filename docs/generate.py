@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: environments, wrappers, gallery, API reference.
+"""Write the pages that are made from the code: environments, wrappers, command line, gallery, API.
 
     python docs/generate.py               # pages, and tables within pages
     python docs/generate.py --pictures    # the pictures of environments and agents, too
@@ -11,14 +11,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from making import blocks, environments, gallery, reference, wrappers
+from making import blocks, command_line, environments, gallery, reference, wrappers
 
 DOCS = Path(__file__).parent
 
 
 def pages() -> dict[str, str]:
     """Every page that is made anew as a whole, by file below docs/; the gallery is made apart."""
-    return {**environments.pages(), "wrappers.md": wrappers.page(), **reference.pages()}
+    return {
+        **environments.pages(),
+        "wrappers.md": wrappers.page(),
+        "command_line.md": command_line.page(),
+        **reference.pages(),
+    }
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from making import gallery
-from making.docstrings import attribute_docs, markdown, scalars
+from making.docstrings import fields_of, markdown, scalars
 from textgym.agents import PPO, RLOO
 
 __all__ = ["filled", "pages"]
@@ -51,8 +51,8 @@ def _block(kind: str, of: str) -> str:
 
 def _hyperparameters(file: str, class_name: str) -> str:
     rows = ["| hyperparameter | default | meaning |", "|---|---|---|"]
-    for name, (default, meaning) in attribute_docs(ROOT / file, class_name).items():
-        rows.append(f"| `{name}` | `{default}` | {_cell(meaning)} |")
+    for one in fields_of(ROOT / file, class_name):
+        rows.append(f"| `{one.name}` | `{one.default}` | {_cell(one.meaning)} |")
     return "\n".join(rows)
 
 

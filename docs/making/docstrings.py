@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Argument", "Docstring", "attribute_docs", "markdown", "scalars", "scalars_as_table"]
+__all__ = [
+    "Argument",
+    "Docstring",
+    "Field",
+    "fields_of",
+    "markdown",
+    "scalars",
+    "scalars_as_table",
+]
 
 _RULE = re.compile(r"^=+ +=+$", re.MULTILINE)
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`~?([^`]+)`")
@@ -83,22 +91,39 @@ def _arguments(section: str) -> list[Argument]:
     return arguments
 
 
-def attribute_docs(source: Path, class_name: str) -> dict[str, tuple[str, str]]:
-    """The default, as source text, and the docstring of each field of a class, in their order."""
+@dataclass(frozen=True)
+class Field:
+    """A field of a dataclass, as its source has it.
+
+    Attributes:
+        name: Its name.
+        annotation: Its type, as source text.
+        default: Its default, as source text; empty if it has none.
+        meaning: The docstring below it.
+    """
+
+    name: str
+    annotation: str
+    default: str
+    meaning: str
+
+
+def fields_of(source: Path, class_name: str) -> list[Field]:
+    """The fields of a dataclass, with the docstrings that Python itself throws away."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
     (body,) = (
         node.body
         for node in tree.body
         if isinstance(node, ast.ClassDef) and node.name == class_name
     )
-    fields = {}
+    fields = []
     for node, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             assert isinstance(following, ast.Expr)
             assert isinstance(following.value, ast.Constant)
-            assert node.value is not None
             meaning = " ".join(str(following.value.value).split())
-            fields[node.target.id] = (ast.unparse(node.value), meaning)
+            default = "" if node.value is None else ast.unparse(node.value)
+            fields.append(Field(node.target.id, ast.unparse(node.annotation), default, meaning))
     return fields
 
 

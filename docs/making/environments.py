@@ -65,11 +65,12 @@ def _overview() -> str:
         rows.append(f"| [`{env_id}`]({file}) | `{env.action_space}` | {_INTRODUCTIONS[env_id]} |")
         env.close()
     parts.append("\n".join(rows))
-    parts += [
+    pictures = [
         f"[![An episode of {env_id}](../images/environments/{env_id.lower()}.png)]"
         f"({page_name(env_id).removeprefix('environments/')})"
         for env_id in ENVIRONMENTS
     ]
+    parts += ['<div class="pictures" markdown>', *pictures, "</div>"]
     parts.append(
         "Colours are the credit of each token by ABC, once the episode has ended. "
         "[Wrappers](../wrappers.md) change what an agent sees, does and is paid."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 import yaml
 from making import blocks, docstrings, gallery, reference
 
-from textgym.agents import PPO, RLOO
+from textgym.agents import PPO, RLOO, PPOConfig
+from textgym.cli import _COMMANDS as COMMANDS
+from textgym.cli import main
 from textgym.credit import CREDIT_ASSIGNERS, POTENTIALS
 from textgym.registration import ENVIRONMENTS
 
@@ -88,6 +91,22 @@ def test_every_public_name_is_in_the_reference():
         shown = re.findall(rf"^::: {re.escape(module)}\.(\w+)$", text, re.MULTILINE)
         constants = re.findall(r"^- `(\w+) = ", text, re.MULTILINE)
         assert sorted([*shown, *constants]) == sorted(set(names) - {"__version__"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_of_a_command_are_those_that_its_help_lists(command, capsys):
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    listed = set(re.findall(r"^│ (?:-\w, )?(--[a-z-]+)", printed, re.MULTILINE))
+    assert "--help" in listed
+    section = committed("command_line.md").split(f"## textgym {command}\n")[1].split("\n## ")[0]
+    shown = set(re.findall(r"^\| `(--[a-z-]+)`", section, re.MULTILINE))
+    assert shown <= listed
+    missing = listed - shown - {"--help"}
+    if command == "train":  # the page names those of PPO, and does not list them again
+        names = {field.name.replace("_", "-") for field in dataclasses.fields(PPOConfig)}
+        missing -= {f"--{name}" for name in names} | {"--output"}
+    assert missing == set()
 
 
 def test_every_page_is_in_the_navigation():

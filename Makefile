@@ -38,8 +38,8 @@ require_python = $(PYTHON) -c 'import sys; sys.exit(None if (3, $(1)) <= sys.ver
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev demo lint test format wheel-test test-lowest kill-test models clean
-.PHONY: docs docs-pages docs-serve
 .PHONY: rllib-env rllib-example rllib-test trl-env
+.PHONY: docs docs-pages docs-serve
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,15 +104,6 @@ test-lowest: $(LOWEST_VENV)/.installed  ## Run the tests with the oldest allowed
 kill-test: install-dev  ## Kill training runs at random moments, and compare what comes out (20 minutes)
 	$(BIN)/python benchmarks/kills.py --output build/kills
 
-docs: $(VENV)/.installed-docs  ## Build the documentation site into build/site
-	$(BIN)/mkdocs build --strict
-
-docs-serve: $(VENV)/.installed-docs  ## Show the site at http://localhost:8000 while you write
-	$(BIN)/mkdocs serve
-
-docs-pages: install-dev  ## Make the pages of docs/ that come from the code, and their pictures
-	$(BIN)/python docs/generate.py --pictures
-
 models: install-dev  ## Train the embedded models again (takes hours, resumes after a stop)
 	$(BIN)/python -m textgym.models.build
 
@@ -148,7 +139,16 @@ $(TRL_VENV)/.installed: $(TRL_VENV)/.torch
 
 trl-env: $(TRL_VENV)/.installed  ## Install trl 0.7.4 in its own environment, for comparisons
 
+docs: $(VENV)/.installed-docs  ## Build the documentation site into build/site
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-docs  ## Show the site at http://localhost:8000 while you write
+	$(BIN)/mkdocs serve
+
+docs-pages: install-dev  ## Make the pages of docs/ that come from the code, and their pictures
+	$(BIN)/python docs/generate.py --pictures
+
 clean:  ## Remove the environments, builds and caches
 	rm -rf $(VENV) $(LOWEST_VENV) $(RLLIB_VENV) $(TRL_VENV)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find textgym agents tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find textgym agents tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,6 +31,7 @@ def write(output: Path) -> str:
         ["memory at the end, MiB", f"{_memory_at(rows, 1.0):,.0f}"],
         ["slope of the second half, MiB per 100,000 episodes", f"{slope:+.1f} ± {margin:.1f}"],
         ["largest difference of a completion's log-probability", f"{rows['drift'].max():.1e}"],
+        ["largest difference of a potential", f"{rows['potential_drift'].max():.1e}"],
     ]
     text = "\n".join(markdown_table(["soak", ""], lines)) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")

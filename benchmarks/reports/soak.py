@@ -12,15 +12,17 @@ from textgym.benchmark.tables import markdown_table
 
 __all__ = ["KEYS", "describe", "write"]
 
-KEYS = ("seed",)
+KEYS = ("length", "seed")
 
 
 def write(output: Path) -> str:
     """Write ``table.md`` from ``soak.csv``; returns it.
 
-    The slope of the memory is that of a line through the second half: buffers grow at first.
+    The longest soak is shown. The slope of the memory is that of a line through the second half:
+    buffers grow at first.
     """
     rows = read_rows(output / "soak.csv", KEYS)
+    rows = rows[rows["length"] == rows["length"].max()]
     half = rows[rows["episodes"] >= rows["episodes"].max() / 2]
     line = stats.linregress(half["episodes"], half["mib"])
     slope, margin = 1e5 * line.slope, 1e5 * 1.96 * line.stderr

@@ -59,7 +59,8 @@ def soak(num_episodes: int, seed: int) -> pd.DataFrame:
         ended = np.flatnonzero(base.ended)
         if not len(ended):
             continue
-        if played >= next_note:
+        played += len(ended)
+        if played >= min(next_note, num_episodes):
             next_note += EVERY
             whole = judge(base.completions, ended)
             drift = max(drift, float(np.abs(logprobs[ended] - whole).max()))
@@ -75,7 +76,6 @@ def soak(num_episodes: int, seed: int) -> pd.DataFrame:
                     "seconds": round(time.monotonic() - started, 1),
                 }
             )
-        played += len(ended)
     return pd.DataFrame(rows)
 
 

@@ -28,6 +28,7 @@ from .distribution import ActionRules, sample
 from .environment import (
     action_rules,
     as_vector_env,
+    check_context,
     check_num_episodes,
     check_vocabulary,
     left_padded,
@@ -116,13 +117,13 @@ class Agent(Saving):
         plain, own_parts = split_own_parts(hyperparameters, self.parts)
         config = self.config_class.from_keywords(**plain)
         vector_env = as_vector_env(env)
+        value = str(policy) if isinstance(policy, str | Path) else type(policy).__name__
         try:
             model = load_language_model(policy)
         except InvalidArgumentError as error:
-            is_name = isinstance(policy, str | Path)
-            value = policy if is_name else type(policy).__name__
             raise InvalidArgumentError("policy", value, error.remedy) from None
         check_vocabulary(policy, model, vector_env)
+        check_context("policy", value, model, vector_env)
         model = copy.deepcopy(model)
         if config.lora is None:  # Frozen weights may stay in a smaller dtype.
             model = in_float32(model, "policy", "pass lora=True to train adapters on it")

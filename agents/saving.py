@@ -20,7 +20,7 @@ from .checkpoint import (
 )
 from .config import AgentConfig
 from .distribution import ActionRules
-from .environment import action_rules, as_vector_env, base_attribute
+from .environment import action_rules, as_vector_env, base_attribute, check_context
 from .inputs import check_folder, check_restored, explain_damage
 from .lora import fingerprint, merged
 from .parts import split_own_parts
@@ -286,6 +286,8 @@ class Saving(ABC):
             model = copy.deepcopy(_load_base(base_model))
         else:
             model = model_from_description(contents["model"])
+        if vector_env is not None:
+            check_context("env", env, model, vector_env)
         if not lora:
             for name, parameter in model.named_parameters(prefix="model"):
                 parameter.requires_grad_(name in contents["trained"])

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from reports import suites as report
-from textgym.benchmark import SUITES
+from textgym.benchmark import SUITES, TASKS
 
 RESULTS = Path(__file__).parent / "results" / "suites"
 
@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", choices=SUITES, default="main")
     parser.add_argument("--seeds", type=int, help="by default the suite's")
+    parser.add_argument("--task", action="append", choices=TASKS, help="by default all")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -34,6 +35,7 @@ def main() -> None:
             SUITES[arguments.suite],
             arguments.output / arguments.suite,
             seeds=arguments.seeds,
+            tasks=arguments.task or (),
             jobs=arguments.jobs,
             dtype=arguments.dtype,
         )

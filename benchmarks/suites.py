@@ -4,18 +4,22 @@ python benchmarks/suites.py --suite main --jobs 2 --dtype bfloat16
 
 Runs what is missing of a suite into ``results/suites/SUITE``, as ``textgym benchmark run``. Then
 writes the reports of all suites that have runs, and ``table.md``, the main figure beside that of
-the paper's authors. ``--tables-only`` runs nothing.
+the paper's authors, and the page ``docs/leaderboard.md``. ``--tables-only`` runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from reports import suites as report
+from reports.leaderboard import make_leaderboard
 from textgym.benchmark import SUITES, TASKS
+from textgym.benchmark.storage import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "suites"
+LEADERBOARD = Path(__file__).parents[1] / "docs" / "leaderboard.md"
 
 
 def main() -> None:
@@ -40,6 +44,11 @@ def main() -> None:
             dtype=arguments.dtype,
         )
     print(report.write(arguments.output))
+    entries = arguments.output / "leaderboard"
+    if arguments.output == RESULTS and (entries / "meta.json").exists():
+        methods = json.loads((entries / "meta.json").read_text(encoding="utf-8"))["methods"]
+        page = make_leaderboard(read_rows(entries / "runs.parquet"), methods)
+        LEADERBOARD.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

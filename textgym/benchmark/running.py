@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -142,13 +142,7 @@ def _check_folder(path: Path, runs: list[tuple]) -> None:
 def _plain(method: Method) -> dict[str, Any]:
     """A method as JSON values."""
     plain = dataclasses.asdict(dataclasses.replace(method, agent=""))
-    return {**plain, "agent": _name_of(method.agent)}
-
-
-def _name_of(agent: str | Callable[..., Any]) -> str:
-    if isinstance(agent, partial):
-        return f"{_name_of(agent.func)}({', '.join(map(repr, agent.args))}, ...)"
-    return agent if isinstance(agent, str) else agent.__qualname__
+    return {**plain, "agent": method.agent_name}
 
 
 def _describe_run(run: pd.DataFrame) -> str:

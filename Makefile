@@ -37,7 +37,7 @@ require_python = $(PYTHON) -c 'import sys; sys.exit(None if (3, $(1)) <= sys.ver
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo lint test format wheel-test test-lowest kill-test models clean
+.PHONY: help install install-dev demo lint test format wheel-test test-lowest kill-test soak models clean
 .PHONY: rllib-env rllib-example rllib-test trl-env
 .PHONY: docs docs-pages docs-serve
 
@@ -103,6 +103,9 @@ test-lowest: $(LOWEST_VENV)/.installed  ## Run the tests with the oldest allowed
 
 kill-test: install-dev  ## Kill training runs at random moments, and compare what comes out (20 minutes)
 	$(BIN)/python benchmarks/kills.py --output build/kills
+
+soak: install-dev  ## Play 100,000 episodes, and see that memory stays flat (30 minutes)
+	$(BIN)/python benchmarks/soak.py --output build/soak
 
 models: install-dev  ## Train the embedded models again (takes hours, resumes after a stop)
 	$(BIN)/python -m textgym.models.build

@@ -1,4 +1,4 @@
-"""What all agents have in common: set-up, the training loop, prediction, checkpoints.
+"""What all agents have in common: set-up, the training loop, prediction.
 
 Each agent's own file has its hyperparameters, its mathematics, and one method that runs an
 iteration, from the rollout to the last optimizer step.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,41 +23,28 @@ from torch import Tensor, nn
 from textgym.errors import InvalidArgumentError
 
 from .alarm import sound_alarm
-from .checkpoint import (
-    CheckpointFolder,
-    describe_model,
-    model_from_description,
-    read_checkpoint,
-    write_checkpoint,
-)
 from .config import AgentConfig
 from .distribution import ActionRules, sample
 from .environment import (
     action_rules,
     as_vector_env,
-    base_attribute,
+    check_context,
     check_num_episodes,
     check_vocabulary,
     left_padded,
 )
 from .importance import weighted_advantages
-from .inputs import (
-    check_action_masks,
-    check_folder,
-    check_learn,
-    check_observation,
-    check_restored,
-    explain_damage,
-)
+from .inputs import check_action_masks, check_learn, check_observation
 from .kl_control import KLController, make_kl_controller
-from .lora import AdapterOffPolicy, add_lora, check_gradient, fingerprint, merged
+from .lora import AdapterOffPolicy, add_lora, check_gradient
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .mismatch import mismatch, sound_mismatch
 from .parts import own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32
 from .processes import Processes
 from .sampling import Sampler, as_sampler
-from .sharding import full, full_state, load_full_state, shard, shard_optimizer_state
+from .saving import Saving
+from .sharding import shard
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -71,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent"]
 
 
-class Agent(ABC):
+class Agent(Saving):
     """Trains a causal language model on whole episodes, one token per step.
 
     Each iteration samples episodes, updates the policy, and adapts the weight of the KL penalty; a
@@ -130,13 +117,13 @@ class Agent(ABC):
         plain, own_parts = split_own_parts(hyperparameters, self.parts)
         config = self.config_class.from_keywords(**plain)
         vector_env = as_vector_env(env)
+        value = str(policy) if isinstance(policy, str | Path) else type(policy).__name__
         try:
             model = load_language_model(policy)
         except InvalidArgumentError as error:
-            is_name = isinstance(policy, str | Path)
-            value = policy if is_name else type(policy).__name__
             raise InvalidArgumentError("policy", value, error.remedy) from None
         check_vocabulary(policy, model, vector_env)
+        check_context("policy", value, model, vector_env)
         model = copy.deepcopy(model)
         if config.lora is None:  # Frozen weights may stay in a smaller dtype.
             model = in_float32(model, "policy", "pass lora=True to train adapters on it")
@@ -432,245 +419,3 @@ class Agent(ABC):
         else:
             actions = sample(logprobs.log_softmax(dim=-1), self._generators["predict"])
         return (actions[0] if is_single else actions).numpy(), None
-
-    # --- Checkpoints
-
-    def save(self, path: str | Path) -> None:
-        """Write everything that an exact continuation needs into a folder.
-
-        ``transformers`` can load the policy from it. If an iteration was interrupted, the folder
-        holds the state after the last finished one. Of several processes the main one writes;
-        training goes on with as many as load it. All of them must call this.
-
-        Args:
-            path: The folder; an earlier checkpoint there is replaced.
-
-        Raises:
-            InvalidArgumentError: If there is something else.
-            OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
-        """
-        check_folder("path", path)
-        self._undo_unfinished_iteration()
-        checkpoint = self._checkpoint()  # All processes have their part of sharded weights.
-        whole = full_state(self.policy.model) if self.config.shard else None
-        if self.processes.is_main:
-            write_checkpoint(
-                path,
-                self.name,
-                checkpoint,
-                export=lambda folder: self._export(self.policy.model, folder, whole),
-            )
-
-    def _check_log_dir(self) -> None:
-        """Make sure that numbered checkpoints of two runs do not mix."""
-        saves = self.config.save_every is not None or self.config.save_minutes is not None
-        if saves and not self.history and CheckpointFolder(self.log_dir).all():
-            raise InvalidArgumentError(
-                "log_dir",
-                str(self.log_dir),
-                f"it has the checkpoints of an earlier run: go on with {self.name}.load(log_dir, "
-                "env), or name another folder",
-            )
-
-    def _save_if_due(self) -> None:
-        """Write a numbered checkpoint of the run, and delete old ones, as the settings say."""
-        config, (iteration, moment) = self.config, self._last_saved
-        due = config.save_every is not None and len(self.history) - iteration >= config.save_every
-        if config.save_minutes is not None:
-            minutes = (time.monotonic() - moment) / 60
-            due = due or self.processes.of_main(minutes >= config.save_minutes)
-        if due:
-            self.save_numbered()
-
-    def save_numbered(self) -> Path:
-        """Write the next checkpoint of the run, ``log_dir/checkpoints/ITERATION``.
-
-        Of the earlier ones, those beyond ``save_total_limit`` are deleted.
-
-        Returns:
-            The checkpoint's folder.
-        """
-        checkpoints = CheckpointFolder(self.log_dir, self.config.save_total_limit)
-        self._undo_unfinished_iteration()
-        path = checkpoints.path(len(self.history))
-        if path != self._newest_numbered:
-            self.save(path)
-            self._newest_numbered = path
-        if self.processes.is_main:
-            checkpoints.forget_old()
-        self._last_saved = len(self.history), time.monotonic()
-        return path
-
-    def save_pretrained(self, folder: str | Path, *, merge: bool = True) -> None:
-        """Write the policy as a Hugging Face folder, with the tokenizer of the environment.
-
-        Args:
-            folder: What ``AutoModelForCausalLM.from_pretrained`` will take.
-            merge: Add adapters to the weights. False writes the adapters alone, for ``peft``.
-
-        Raises:
-            InvalidArgumentError: If the path cannot be that of a folder, or if adapters are to be
-                added to quantised weights.
-        """
-        from textgym.models.placement import is_quantized  # Imported here: slow.
-
-        check_folder("folder", folder)
-        if merge and is_quantized(self.policy.model):
-            raise InvalidArgumentError(
-                "merge",
-                True,
-                "the weights are quantised, and adding the adapters would round them away: pass "
-                "merge=False, and load the adapters with peft on the model as it was before",
-            )
-        self._undo_unfinished_iteration()
-        model = merged(self.policy.model) if merge else self.policy.model
-        whole = full_state(model) if self.config.shard else None
-        if self.processes.is_main:
-            self._export(model, Path(folder), whole)
-
-    def _export(
-        self, model: PreTrainedModel, folder: Path, state_dict: dict[str, Tensor] | None
-    ) -> None:
-        from textgym.models.loading import quiet_if  # Imported here: slow.
-
-        with quiet_if(True):
-            model.save_pretrained(folder, state_dict=state_dict)
-        tokenizer: Any = base_attribute(self.env, "tokenizer") if self.env is not None else None
-        if hasattr(tokenizer, "save_pretrained"):  # Other environments have token ids alone.
-            tokenizer.save_pretrained(folder)
-
-    def _weights(self) -> dict[str, Any]:
-        """The part of a checkpoint that holds weights.
-
-        Adapters alone if the model below them can be loaded again by its name, or is quantised.
-        """
-        from textgym.models.placement import is_quantized  # Imported here: slow.
-
-        if self.config.lora is None:
-            return {
-                "policy": full_state(self.policy),
-                "ref_policy": full_state(self.ref_policy),
-            }
-        state = self.policy.state_dict()
-        needs_policy = self.base_model is None and is_quantized(self.policy.model)
-        if self.base_model is not None or needs_policy:
-            names = {n for n, p in self.policy.named_parameters() if p.requires_grad}
-            state = {name: tensor for name, tensor in state.items() if name in names}
-        return {
-            "policy": state,
-            "fingerprint": fingerprint(self.policy.model),
-            "needs_policy": needs_policy,
-        }
-
-    def _checkpoint(self) -> dict[str, Any]:
-        return {
-            **self._weights(),
-            "base_model": self.base_model,
-            "hyperparameters": dataclasses.asdict(self.config),
-            "rules": dataclasses.asdict(self.policy.rules),
-            "model": describe_model(self.policy.model),
-            "trained": list(self.trained_parameters),
-            "optimizer": full(self.optimizer.state_dict()),
-            "kl_controller": self.kl_controller.state_dict(),
-            "generators": {
-                name: generator.get_state() for name, generator in self._generators.items()
-            },
-            "num_timesteps": self.num_timesteps,
-            "seconds": self._seconds,
-            "history": self.history,
-        }
-
-    @classmethod
-    @explain_damage
-    def load(
-        cls,
-        path: str | Path,
-        env: gym.Env | VectorEnv | None = None,
-        device: str | None = None,
-        log_dir: str | Path | None = None,
-        policy: PreTrainedModel | None = None,
-        **changes: Any,
-    ) -> Self:
-        """Restore an agent from a folder that :meth:`save` wrote.
-
-        The model's folder or hub id is not needed, except below adapters. With the same kind of
-        environment, training continues exactly as if it had not stopped, provided that the
-        environment's episodes depend on nothing but the seed of their reset.
-
-        Args:
-            path: The folder; or that of a run, for its latest checkpoint that is whole.
-            env: The environment to train in; without one the agent can only predict.
-            device: Replaces the device that the agent was trained on.
-            log_dir: Replaces the folder that the agent logged to.
-            policy: The quantised model below the adapters, if the agent was made with a loaded one.
-                All other models are loaded by their name, or are in the folder.
-            **changes: Hyperparameters that are to be other ones, such as ``shard=False``, and the
-                objects that the agent was made with, which get their state back.
-
-        Raises:
-            InvalidArgumentError: If the folder or the environment cannot be used.
-        """
-        contents = read_checkpoint(path, cls.name)
-        vector_env = None if env is None else as_vector_env(env)
-        given = {"device": device, "log_dir": log_dir}
-        changes |= {name: value for name, value in given.items() if value is not None}
-        plain, own_parts = split_own_parts(contents["hyperparameters"] | changes, cls.parts)
-        config = cls.config_class.from_keywords(**plain)
-        rules = ActionRules(**contents["rules"])
-        if vector_env is not None:
-            trained, rules = rules, action_rules(vector_env)
-            if (rules.num_actions, rules.eos_token_id) != (
-                trained.num_actions,
-                trained.eos_token_id,
-            ):
-                raise InvalidArgumentError(
-                    "env", env, f"its actions are {rules}, but the agent was trained on {trained}."
-                )
-        agent = cls.__new__(cls)
-        lora, base_model = config.lora is not None, contents.get("base_model")
-        needs_policy = contents.get("needs_policy", False)
-        if needs_policy != (policy is not None):
-            remedy = "the file holds the model, or its name: leave the argument out."
-            if needs_policy:
-                remedy = "the file holds adapters alone: pass the quantised model below them."
-            raise InvalidArgumentError("policy", policy and type(policy).__name__, remedy)
-        if policy is not None:
-            model = copy.deepcopy(policy)
-        elif lora and base_model is not None:
-            model = copy.deepcopy(_load_base(base_model))
-        else:
-            model = model_from_description(contents["model"])
-        if not lora:
-            for name, parameter in model.named_parameters(prefix="model"):
-                parameter.requires_grad_(name in contents["trained"])
-        agent.base_model = base_model
-        agent._set_up(model, rules, vector_env, config, own_parts, contents)
-        load_full_state(agent.policy, contents["policy"], strict=not lora)
-        if not lora:
-            load_full_state(agent.ref_policy, contents["ref_policy"])
-        elif fingerprint(agent.policy.model) != contents["fingerprint"]:
-            raise InvalidArgumentError(
-                "path",
-                str(path),
-                f"its adapters belong to other weights than those of "
-                f"{base_model or type(policy).__name__!r} now.",
-            )
-        parameters = [p for group in agent.optimizer.param_groups for p in group["params"]]
-        agent.optimizer.load_state_dict(shard_optimizer_state(contents["optimizer"], parameters))
-        check_restored(path, agent.policy, agent.optimizer, contents)
-        for name, state in contents["generators"].items():
-            agent._generators[name].set_state(state)
-        agent.num_timesteps = contents["num_timesteps"]
-        agent.history = contents["history"]
-        agent._seconds = contents["seconds"]
-        return agent
-
-
-def _load_base(name: str) -> PreTrainedModel:
-    from textgym.models.loading import load_language_model  # Imported here: slow.
-
-    try:
-        return load_language_model(name)
-    except InvalidArgumentError as error:
-        remedy = f"its adapters need the model {name!r}: {error.remedy}"
-        raise InvalidArgumentError("path", name, remedy) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "action_rules",
     "as_vector_env",
     "base_attribute",
+    "check_context",
     "check_num_episodes",
     "check_vocabulary",
     "left_padded",
@@ -103,7 +105,8 @@ def check_num_episodes(
     Raises:
         InvalidArgumentError: If they cannot.
     """
-    if num_episodes < 1 or num_episodes % (num_envs * num_processes):
+    is_whole = isinstance(num_episodes, Integral) and not isinstance(num_episodes, bool)
+    if not is_whole or num_episodes < 1 or num_episodes % (num_envs * num_processes):
         rows = f"num_envs={num_envs}"
         if num_processes > 1:
             rows += f" in each of {num_processes} processes"
@@ -157,6 +160,29 @@ def check_vocabulary(
             str(policy) if isinstance(policy, str | Path) else type(policy).__name__,
             f"{difference}: make the environment with the policy's tokenizer (tokenizer=...), or "
             "pass the policy that belongs to the environment's tokenizer.",
+        )
+
+
+def check_context(argument: str, value: Any, model: PreTrainedModel, env: VectorEnv) -> None:
+    """Make sure that the longest text of the environment fits into the model's context.
+
+    Args:
+        argument: What the user passed last, for the error.
+        value: Its value.
+        model: The policy. One whose config sets no limit takes any length.
+        env: What :func:`as_vector_env` returned.
+
+    Raises:
+        InvalidArgumentError: If it does not fit.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    length = env.single_observation_space["input_ids"].shape[0]  # type: ignore[index]
+    if limit is not None and length > limit:
+        raise InvalidArgumentError(
+            argument,
+            value,
+            f"texts of the environment may have {length} tokens, and the policy takes {limit}: use "
+            "fewer new tokens, shorter prompts, or a policy with a longer context.",
         )
 
 

@@ -27,6 +27,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textgym.checks import check_whole_number
 from textgym.errors import InvalidArgumentError, NumericalError
 
 from .distribution import sample
@@ -184,7 +185,7 @@ def collect_episodes(
     """
     env = as_vector_env(env)
     check_num_episodes("num_episodes", num_episodes, env.num_envs, processes.size)
-    if group_size < 1 or num_episodes % group_size:
+    if num_episodes % check_whole_number("group_size", group_size, 1):
         raise InvalidArgumentError(
             "group_size", group_size, f"must divide the number of episodes, {num_episodes}."
         )

@@ -6,13 +6,12 @@ Plays the batched environment with shaping, a penalty, credit and features on to
 actions among the sixteen most probable tokens. Every thousand episodes it notes the resident memory
 (of Linux) and the largest difference between what was read token by token, with caches, and full
 forward passes over the same texts. Writes ``soak.csv``, ``meta.json`` and ``table.md``; a finished
-soak is not run again. ``--tables-only`` runs nothing.
+soak of this length is not run again. ``--tables-only`` runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from reports import soak as report
@@ -33,8 +32,8 @@ def main() -> None:
         from training.soak import soak  # on use: tables do not need torch
 
         run_missing(
-            partial(soak, arguments.episodes),
-            [(0,)],
+            soak,
+            [(arguments.episodes, 0)],
             report.KEYS,
             arguments.output / "soak.csv",
             describe(*PACKAGES),

@@ -12,15 +12,17 @@ from textgym.benchmark.tables import markdown_table
 
 __all__ = ["KEYS", "describe", "write"]
 
-KEYS = ("seed",)
+KEYS = ("length", "seed")
 
 
 def write(output: Path) -> str:
     """Write ``table.md`` from ``soak.csv``; returns it.
 
-    The slope of the memory is that of a line through the second half: buffers grow at first.
+    The longest soak is shown. The slope of the memory is that of a line through the second half:
+    buffers grow at first.
     """
     rows = read_rows(output / "soak.csv", KEYS)
+    rows = rows[rows["length"] == rows["length"].max()]
     half = rows[rows["episodes"] >= rows["episodes"].max() / 2]
     line = stats.linregress(half["episodes"], half["mib"])
     slope, margin = 1e5 * line.slope, 1e5 * 1.96 * line.stderr
@@ -31,6 +33,7 @@ def write(output: Path) -> str:
         ["memory at the end, MiB", f"{_memory_at(rows, 1.0):,.0f}"],
         ["slope of the second half, MiB per 100,000 episodes", f"{slope:+.1f} ± {margin:.1f}"],
         ["largest difference of a completion's log-probability", f"{rows['drift'].max():.1e}"],
+        ["largest difference of a potential", f"{rows['potential_drift'].max():.1e}"],
     ]
     text = "\n".join(markdown_table(["soak", ""], lines)) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")

@@ -10,9 +10,11 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 import textgym  # noqa: F401  (registers the environments)
+from textgym.credit import AttentionWeightedPrefixScore
+from textgym.credit.potentials import Potential
 from textgym.memory import keep_freed_memory
 from textgym.models import Completions, load_language_model, load_tokenizer
 from textgym.wrappers.vector import (
@@ -42,31 +44,38 @@ def soak(num_episodes: int, seed: int) -> pd.DataFrame:
     envs = LanguageModelFeatures(envs, top_k=TOP_K)
     base = envs.unwrapped
     judge = FullForward(base.min_new_tokens)
+    potential = AttentionWeightedPrefixScore()
     rng, started = np.random.default_rng(seed), time.monotonic()
     envs.reset(seed=seed)
     logprobs = np.zeros(NUM_ENVS)  # of the completions so far, as the wrapper says
+    shaping = np.zeros(NUM_ENVS)  # sums to the potential of the text so far
     rows, played, next_note = [], 0, 0
-    drift = 0.0
+    drift = potential_drift = 0.0
     while played < num_episodes:
         was_over = base.ended.copy()  # these rows are reset in this step
         *_, infos = envs.step(rng.integers(0, TOP_K, NUM_ENVS))
         logprobs = np.where(was_over, 0.0, logprobs + infos["reference_logprob"] / COEF)
+        shaping = np.where(was_over, 0.0, shaping + infos["shaping"])
         ended = np.flatnonzero(base.ended)
         if not len(ended):
             continue
-        if played >= next_note:
+        played += len(ended)
+        if played >= min(next_note, num_episodes):
             next_note += EVERY
             whole = judge(base.completions, ended)
             drift = max(drift, float(np.abs(logprobs[ended] - whole).max()))
+            going_on = ~base.ended
+            whole = potential_difference(potential, base, going_on)
+            potential_drift = max(potential_drift, float(np.abs(shaping[going_on] - whole).max()))
             rows.append(
                 {
                     "episodes": played,
                     "mib": _resident_mib(),
                     "drift": drift,
+                    "potential_drift": potential_drift,
                     "seconds": round(time.monotonic() - started, 1),
                 }
             )
-        played += len(ended)
     return pd.DataFrame(rows)
 
 
@@ -98,6 +107,13 @@ class FullForward:
         logits[..., self.eos].masked_fill_(is_out, -torch.inf)
         logprobs = logits.log_softmax(-1).gather(2, chosen[..., None]).squeeze(2)
         return logprobs.masked_fill(~texts.completion_mask[:, 1:], 0.0).sum(1).numpy()
+
+
+def potential_difference(potential: Potential, env: VectorEnv, rows: np.ndarray) -> np.ndarray:
+    """Φ(text) - Φ(prompt) of some rows, by a forward pass over each whole text."""
+    texts = env.completions.select(torch.from_numpy(rows))
+    scored = env.reward_model.read(texts, potential.readouts)
+    return (potential.newest(scored) - potential.start_values(scored)).numpy()
 
 
 def _resident_mib() -> float:

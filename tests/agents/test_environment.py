@@ -151,3 +151,26 @@ def test_large_vocabularies_may_be_padded_by_three_percent(env, tmp_path) -> Non
     env.single_action_space = gym.spaces.Discrete(9_700)
     with pytest.raises(InvalidArgumentError, match=r"10000 tokens.*9700 actions"):
         PPO(save_policy(tmp_path, 10_000), env, log_dir=tmp_path)
+
+
+# --- Context
+
+
+def with_context(length: int) -> Qwen3ForCausalLM:
+    config = Qwen3Config(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1, head_dim=8, max_position_embeddings=length,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+def test_texts_longer_than_the_context_are_refused(make_vector_env, tmp_path) -> None:
+    env = make_vector_env(4)
+    longest = env.single_observation_space["input_ids"].shape[0]
+    with pytest.raises(InvalidArgumentError, match=rf"^policy=.*{longest} tokens.*{longest - 1}"):
+        PPO(with_context(longest - 1), env, log_dir=tmp_path)
+    agent = PPO(with_context(longest), env, log_dir=tmp_path)
+    agent.save(tmp_path / "saved")
+    env.single_observation_space["input_ids"] = gym.spaces.Box(0, 20, (longest + 1,), np.int64)
+    with pytest.raises(InvalidArgumentError, match=rf"^env=.*{longest + 1} tokens.*{longest}"):
+        PPO.load(tmp_path / "saved", env)

@@ -355,6 +355,13 @@ def test_arguments_of_public_functions(
 ):
     generator = torch.Generator().manual_seed(0)
     rollout = collect_episodes(agent.policy, envs, 2, generator)
+    for name in ("num_episodes", "group_size"):
+        given = {"policy": agent.policy, "env": envs, "num_episodes": 2, "generator": generator}
+        cases = {
+            label: partial(collect_episodes, **given | {name: value})
+            for label, value in wrong_values(int).items()
+        }
+        refusals("functions", cases, [name])
     ids, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool)
     table = [
         (load_tokenizer, {"tokenizer": tokenizer}, ()),

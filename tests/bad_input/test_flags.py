@@ -38,6 +38,7 @@ FREE = {
 """Flags without a wrong value, and why."""
 ACCEPTED = {
     ("benchmark", "only"): {"nothing behind the flag": "no method is left out, as by default"},
+    ("benchmark", "tasks"): {"nothing behind the flag": "no task is left out, as by default"},
     ("benchmark", "output"): {"": "an empty path is the current folder"},
 }
 """Words that are right to accept, and why, by command and flag."""

@@ -19,6 +19,7 @@ def test_list_names_every_suite_and_its_methods(capsys):
 
 def test_a_suite_runs_once_and_is_reported(tmp_path, capsys):
     small = ["--seeds", "1", "--iterations", "1", "--fresh", "0", "--only", "sparse"]
+    small += ["--tasks", "8-16"]
     command = ["benchmark", "run", "main", *small, "--output", str(tmp_path)]
     assert main(command) == 0
     assert "[1 of 1, 0 s left] 8-16, sparse, 1, float32, 0: score" in capsys.readouterr().out
@@ -40,6 +41,7 @@ def test_a_suite_runs_once_and_is_reported(tmp_path, capsys):
         (["run", "--jobs", "0"], "jobs=0: must be at least 1"),
         (["run", "--fresh", "100"], "fresh=100: must be a multiple of 64"),
         (["run", "--only", "GRPO"], "only='GRPO': the suite has sparse"),
+        (["run", "--tasks", "planted"], "tasks='planted': the suite has 8-16"),
         (["run", "--methods", "none.py"], "must be a Python file"),
         (["report", "--output", "nowhere"], "has no runs of the suite"),
         (["print"], "invalid choice"),

@@ -29,6 +29,7 @@ def folder(tmp_path_factory, language_model, classifier, tokenizer):
         ("async", "fork", "ABC-RLHF-Features-v0"),
         ("async", "spawn", "ABC-RLHF-Features-v0"),
         ("async", "forkserver", "ABC-RLHF-v0"),
+        ("subproc", "fork", "ABC-RLHF-v0"),
         ("subproc", "spawn", "ABC-RLHF-v0"),
         ("subproc", "forkserver", "ABC-RLHF-Features-v0"),
     ],

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import runpy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from textgym.errors import InvalidArgumentError
 
 from .plan import Method
-from .sb3 import SB3PPO
+from .sb3 import SB3Agent
 
 __all__ = [
     "FRONTIER",
@@ -130,6 +131,8 @@ _COLORS = {
     "GRPO": "#117733",
     "RLOO, prefix score": "#8B5A2B",
     "SB3's PPO": "#A6CEE3",
+    "SB3's A2C": "#B2DF8A",
+    "SB3's MaskablePPO": "#CAB2D6",
     "SB3's PPO, prefix score": "#FB9A99",
 }
 
@@ -178,7 +181,7 @@ def _register_all() -> None:
             ),
         ),
     }
-    # SB3's PPO had no search: the weight of the KL penalty is that of "sparse, λ = 1".
+    # SB3's agents had no search: the weight of the KL penalty is that of "sparse, λ = 1".
     sb3 = {
         "learning_rate": 1e-4,
         "kl_coef": 0.034,
@@ -187,10 +190,19 @@ def _register_all() -> None:
         "vf_coef": 0.1,
         "gae_lambda": 1.0,
     }
+    a2c = {
+        "learning_rate": 3e-4,
+        "kl_coef": 0.034,
+        "use_rms_prop": False,
+        "vf_coef": 0.1,
+        "gae_lambda": 1.0,
+    }
     tuned |= {
-        "SB3's PPO": Method(agent=SB3PPO, hyperparameters=sb3),
+        "SB3's PPO": Method(agent=partial(SB3Agent, "PPO"), hyperparameters=sb3),
+        "SB3's A2C": Method(agent=partial(SB3Agent, "A2C"), hyperparameters=a2c),
+        "SB3's MaskablePPO": Method(agent=partial(SB3Agent, "MaskablePPO"), hyperparameters=sb3),
         "SB3's PPO, prefix score": Method(
-            agent=SB3PPO,
+            agent=partial(SB3Agent, "PPO"),
             credit="prefix-score",
             credit_kwargs=_PROMPT,
             hyperparameters={**sb3, "gae_lambda": 0.8},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from textgym.errors import InvalidArgumentError
@@ -87,6 +88,13 @@ class Method:
     by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     color: str | None = None
     family: str | None = None
+
+    @property
+    def agent_name(self) -> str:
+        """What tables call the agent: its name, or that of the function that makes it."""
+        if isinstance(self.agent, partial):
+            return f"{self.agent.func.__qualname__}({', '.join(map(repr, self.agent.args))})"
+        return self.agent if isinstance(self.agent, str) else self.agent.__qualname__
 
 
 @dataclass(frozen=True, kw_only=True)

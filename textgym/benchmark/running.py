@@ -30,6 +30,8 @@ def plan_runs(
     seeds: int | None = None,
     iterations: int | None = None,
     dtype: str = "float32",
+    only: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> list[tuple]:
     """The arguments of all runs of a suite, the first seeds of all methods first.
 
@@ -38,12 +40,19 @@ def plan_runs(
         seeds: Number of seeds; None: the suite's.
         iterations: Length of every run; None: the suite's, or else the task's.
         dtype: "float32" or "bfloat16".
+        only: The methods to run; all if empty.
+        tasks: The tasks to run; all if empty.
+
+    Raises:
+        InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have.
     """
+    _check_names("only", only, suite.methods)
+    _check_names("tasks", tasks, suite.tasks)
     return [
         (task, method, iterations or suite.iterations or TASKS[task].iterations, dtype, seed)
         for seed in range(suite.seeds if seeds is None else seeds)
-        for task in suite.tasks
-        for method in suite.methods
+        for task in tasks or suite.tasks
+        for method in only or suite.methods
     ]
 
 
@@ -59,6 +68,7 @@ def run_suite(
     num_fresh: int = 512,
     methods_file: Path | None = None,
     only: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Run what is missing of a suite.
 
@@ -72,22 +82,19 @@ def run_suite(
         dtype: "float32" or "bfloat16", what policy and reward model compute in.
         num_fresh: See :func:`textgym.benchmark.training.train`.
         methods_file: A Python file with methods of the user's. They join the suite.
-        only: The methods to run; all if empty.
+        only: See :func:`plan_runs`.
+        tasks: See :func:`plan_runs`.
 
     Returns:
         All rows, old and new.
 
     Raises:
-        InvalidArgumentError: If ``only`` names a method that the suite does not have, or the folder
-            has runs of another length or dtype, which no table should mix.
+        InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have, or the
+            folder has runs of another length or dtype, which no table should mix.
     """
     own = load_methods(methods_file)
     suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
-    for name in only:
-        if name not in suite.methods:
-            names = ", ".join(suite.methods)
-            raise InvalidArgumentError("only", name, f"the suite has {names}")
-    runs = plan_runs(suite, seeds, iterations, dtype)
+    runs = plan_runs(suite, seeds, iterations, dtype, only, tasks)
     _check_folder(folder / "runs.parquet", runs)
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
@@ -99,7 +106,7 @@ def run_suite(
     }
     return run_missing(
         partial(train, methods_file, num_fresh),
-        [run for run in runs if not only or run[1] in only],
+        runs,
         KEYS,
         folder / "runs.parquet",
         meta,
@@ -108,6 +115,12 @@ def run_suite(
         engine=engine,
         report=_describe_run,
     )
+
+
+def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise InvalidArgumentError(argument, name, f"the suite has {', '.join(known)}")
 
 
 def _check_folder(path: Path, runs: list[tuple]) -> None:
@@ -128,8 +141,8 @@ def _check_folder(path: Path, runs: list[tuple]) -> None:
 
 def _plain(method: Method) -> dict[str, Any]:
     """A method as JSON values."""
-    agent = method.agent if isinstance(method.agent, str) else method.agent.__qualname__
-    return {**dataclasses.asdict(dataclasses.replace(method, agent="")), "agent": agent}
+    plain = dataclasses.asdict(dataclasses.replace(method, agent=""))
+    return {**plain, "agent": method.agent_name}
 
 
 def _describe_run(run: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""PPO of Stable-Baselines3, with a language model as its policy, in the form that suites train."""
+"""Stable-Baselines3 with a language model as the policy, in the form that suites train."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gymnasium.vector import VectorEnv
 
 from .plan import Task
 
-__all__ = ["SB3PPO"]
+__all__ = ["SB3Agent"]
 
 
-class SB3PPO:
-    """Trains SB3's PPO, and shows what suites read of an agent.
+class SB3Agent:
+    """Trains an on-policy algorithm of SB3, and shows what suites read of an agent.
 
     An iteration is a rollout of as many steps as a completion may have tokens. So it has about as
     many tokens as an iteration of the bundled agents, but no fixed number of episodes. The KL is
@@ -23,29 +23,27 @@ class SB3PPO:
     of the other agents.
 
     Args:
+        algorithm: "PPO", "A2C", or "MaskablePPO" (of sb3-contrib).
         task: What is learned.
         envs: The environment, with credit.
-        settings: ``seed``, ``kl_coef``, and arguments of SB3's PPO. ``dtype`` and ``log_dir`` are
-            not used: SB3 trains in float32.
+        settings: ``seed``, ``kl_coef``, and arguments of the algorithm. ``dtype`` and ``log_dir``
+            are not used: SB3 trains in float32.
     """
 
-    def __init__(self, task: Task, envs: VectorEnv, settings: dict[str, Any]) -> None:
-        from stable_baselines3 import PPO  # Imported here: slow.
+    def __init__(
+        self, algorithm: str, task: Task, envs: VectorEnv, settings: dict[str, Any]
+    ) -> None:
+        from textgym.agents.environment import action_rules  # Imported here: slow.
+        from textgym.agents.sb3 import HindsightCreditCallback, KLPenaltyCallback, TextVecEnv
+        from textgym.wrappers.vector import ActionMask, IllegalToken
 
-        from textgym.agents.environment import action_rules
-        from textgym.agents.sb3 import (
-            HindsightCreditCallback,
-            KLPenaltyCallback,
-            LanguageModelPolicy,
-            TextVecEnv,
-        )
-        from textgym.wrappers.vector import IllegalToken
-
+        learner, policy = _algorithm(algorithm)
+        masks = algorithm == "MaskablePPO"
         arguments = {k: v for k, v in settings.items() if k not in ("dtype", "log_dir", "kl_coef")}
         base: Any = envs.unwrapped
-        self.agent = PPO(
-            LanguageModelPolicy,
-            TextVecEnv(IllegalToken(envs)),
+        self.agent = learner(
+            policy,
+            TextVecEnv(ActionMask(envs) if masks else IllegalToken(envs)),
             policy_kwargs={"model": task.policy},
             n_steps=base.max_new_tokens,
             gamma=1.0,
@@ -70,6 +68,21 @@ class SB3PPO:
 
         recorder = _make_recorder(self.history, callback)
         self.agent.learn(total_timesteps, callback=CallbackList([*self._callbacks, recorder]))
+
+
+def _algorithm(name: str) -> tuple[Any, Any]:
+    """The class of an algorithm, and that of its policy."""
+    from textgym.agents.sb3 import LanguageModelPolicy
+
+    if name == "MaskablePPO":
+        from sb3_contrib import MaskablePPO
+
+        from textgym.agents.sb3.maskable import MaskableLanguageModelPolicy
+
+        return MaskablePPO, MaskableLanguageModelPolicy
+    import stable_baselines3
+
+    return getattr(stable_baselines3, name), LanguageModelPolicy
 
 
 def _make_recorder(history: list[dict[str, float]], callback: Any) -> Any:

@@ -73,6 +73,8 @@ SUITES = {
             "GRPO",
             "RLOO, prefix score",
             "SB3's PPO",
+            "SB3's MaskablePPO",
+            "SB3's A2C",
             "SB3's PPO, prefix score",
         ),
         baseline="sparse",

@@ -39,6 +39,8 @@ class BenchmarkCommand:
     """Fresh completions that are measured three times per run, a multiple of 64; 0 for none."""
     only: tuple[str, ...] = ()
     """Methods of the suite to run now; by default all."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the suite to run now; by default all."""
     methods: Path | None = None
     """Python file that registers methods of your own; they join the suite."""
 
@@ -76,6 +78,7 @@ class BenchmarkCommand:
                     num_fresh=self.fresh,
                     methods_file=self.methods,
                     only=self.only,
+                    tasks=self.tasks,
                 )
             except ExceptionGroup as group:  # The other runs are stored.
                 first = group.exceptions[0]

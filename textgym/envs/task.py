@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -34,9 +36,13 @@ def _use_one_thread_if_forked() -> None:
     """Keep torch from waiting for threads that a forked process does not have.
 
     A fork copies no threads, but what torch knows about its pool of them. The next parallel
-    operation would then wait for ever, as in workers of ``AsyncVectorEnv(context="fork")``.
+    operation would then wait for ever, as in workers of ``AsyncVectorEnv(context="fork")``. Torch
+    may have used threads before the fork even if textgym was imported after it.
     """
-    if os.getpid() != _imported_in:
+    # "spawn" and "forkserver" start an interpreter with a program of their own.
+    is_fresh = any("from multiprocessing." in word for word in sys.orig_argv)
+    is_worker = multiprocessing.parent_process() is not None
+    if os.getpid() != _imported_in or (is_worker and not is_fresh):
         torch.set_num_threads(1)
 
 

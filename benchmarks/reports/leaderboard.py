@@ -1,0 +1,105 @@
+"""The page docs/leaderboard.md, made from the runs of the suite "leaderboard"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from textgym.benchmark import SUITES, TASKS
+from textgym.benchmark.measures import ENDS
+from textgym.benchmark.report import measure_all
+from textgym.benchmark.statistics import stratified_bootstrap
+from textgym.benchmark.tables import markdown_table
+
+__all__ = ["make_leaderboard"]
+
+TITLES = {
+    "8-16": "Film reviews of 8 to 16 tokens",
+    "140-160": "Film reviews of 140 to 160 tokens",
+    "planted": "The planted task",
+}
+"""What the page calls a task."""
+
+HEAD = """# Leaderboard
+
+Which agent and which credit learn best? Every entry trains the same policy on the same score for
+{iterations} iterations of 16 episodes, under paired seeds; [protocol.md](protocol.md) says what
+else is kept. The order is that of the area under the score curve, in which iterations above a KL
+budget count less. Scores are in standard deviations of the untrained policy's score, with 95%
+intervals in brackets.
+
+The tables are made from the rows in
+[`benchmarks/results/suites/leaderboard`](../benchmarks/results/suites/leaderboard), by
+`python benchmarks/suites.py --tables-only`.
+"""
+
+FOOT = """
+gold: what a reward model that no policy was trained on says of 512 fresh completions at the end.
+Agents of Stable-Baselines3 train in float32, and had no search for their settings.
+
+## How to enter
+
+1. Write your agent, your credit assigner or your settings into a file, as
+   [protocol.md](protocol.md#your-own-method) shows.
+2. To see it beside the others, copy `benchmarks/results/suites/leaderboard` to
+   `benchmark/leaderboard`.
+3. Run it, in the dtype of the other entries. `--tasks` and `--seeds` run a part, and what is stored
+   is not run again:
+
+   ```sh
+   textgym benchmark run leaderboard --methods mine.py --only "my method" --dtype bfloat16 --jobs 2
+   ```
+
+4. Open a pull request with the file, the rows (`runs.parquet`) and `meta.json`. Rows name the
+   commit. Say how many settings you tried: of each bundled agent and credit, 20 were.
+"""
+
+
+def make_leaderboard(runs: pd.DataFrame, methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page, in Markdown.
+
+    Args:
+        runs: Rows of the suite's runs, with what judges said of fresh completions.
+        methods: ``agent`` and ``credit`` of each method, as ``meta.json`` has them.
+    """
+    suite = SUITES["leaderboard"]
+    measured = measure_all(runs, suite.baseline)
+    parts = [HEAD.format(iterations=suite.iterations)]
+    for task in suite.tasks:
+        rows = measured[measured["task"] == task]
+        parts.append(f"## {TITLES[task]}\n")
+        if len(rows):
+            parts.append("\n".join(_ranking(rows, runs[runs["task"] == task], methods)) + "\n")
+            budget = f"KL budget: {TASKS[task].kl_budget:.0f} nats per completion."
+            parts.append(f"{budget} At the end: mean over the last {ENDS} iterations.\n")
+        else:
+            parts.append("Not run yet.\n")
+    return "\n".join(parts) + FOOT
+
+
+def _ranking(
+    measured: pd.DataFrame, runs: pd.DataFrame, methods: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    ends = runs.groupby(["method", "seed"], as_index=False).last()
+    entries = []
+    for method, rows in measured.groupby("method", sort=False):
+        area = stratified_bootstrap(rows["area"])
+        gold = ends.loc[ends["method"] == method, "fresh_gold"].mean()
+        cells = [
+            str(method),
+            methods[str(method)]["agent"].replace("SB3Agent", "SB3"),
+            f"`{methods[str(method)]['credit']}`",
+            str(len(rows)),
+            str(area),
+            str(stratified_bootstrap(rows["final"])),
+            f"{rows['kl'].mean():.0f}",
+            "–" if pd.isna(gold) else f"{gold:+.2f}",
+            f"{rows['collapsed'].sum():.0f}",
+        ]
+        entries.append((area.value, cells))
+    entries.sort(key=lambda entry: entry[0], reverse=True)
+    lines = [[str(rank), *cells] for rank, (_, cells) in enumerate(entries, start=1)]
+    header = ["", "method", "agent", "credit", "seeds", "area under the curve", "score at the end"]
+    return markdown_table([*header, "KL", "gold", "collapsed"], lines)

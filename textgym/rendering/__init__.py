@@ -1,5 +1,6 @@
 """Text with its credit: for terminals, as pixels for videos, and as HTML."""
 
+from textgym.rendering.explorer import CreditedText, explorer_page
 from textgym.rendering.frames import FRAME_GROUND, draw_frame, frame_lines
 from textgym.rendering.html import credit_html, episode_html, legend_html, make_page
 from textgym.rendering.live import LiveText
@@ -15,6 +16,7 @@ from textgym.rendering.terminal import (
 
 __all__ = [
     "FRAME_GROUND",
+    "CreditedText",
     "LiveText",
     "caption_text",
     "credit_colour",
@@ -23,6 +25,7 @@ __all__ = [
     "credit_text",
     "draw_frame",
     "episode_html",
+    "explorer_page",
     "frame_lines",
     "legend_html",
     "legend_text",

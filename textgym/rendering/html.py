@@ -23,6 +23,7 @@ __all__ = [
     "json_block",
     "legend_html",
     "make_page",
+    "scale_bar",
 ]
 
 TEXT_STYLE = """
@@ -34,7 +35,7 @@ TEXT_STYLE = """
   text-decoration-color: color-mix(in srgb, currentColor 50%, transparent) }
 .textgym-score { font-weight: 600; margin-right: 1em }
 .textgym-legend { font-size: .85em }
-.textgym-legend .bar { display: inline-block; width: 9em; height: .8em; margin: 0 .4em;
+.textgym-bar { display: inline-block; width: 9em; height: .8em; margin: 0 .4em;
   border-radius: .2em; vertical-align: baseline }
 """
 """What the pieces of this module look like; part of :data:`PAGE_STYLE`."""
@@ -123,12 +124,17 @@ def legend_html(limit: float, what: str = "the largest credit of a token") -> st
     if limit <= 0:
         return '<span class="textgym-legend">no credit</span>'
     number = short_number(limit)
-    ends = [f"rgba({','.join(map(str, rgb))},{FULL_OPACITY})" for rgb in (NEGATIVE, POSITIVE)]
-    bar = f"background:linear-gradient(to right,{ends[0]},transparent,{ends[1]})"
     return (
-        f'<span class="textgym-legend">credit −{number}<span class="bar" style="{bar}"></span>'
+        f'<span class="textgym-legend">credit −{number}{scale_bar()}'
         f"+{number} ({html.escape(what)}; negative is underlined)</span>"
     )
+
+
+def scale_bar() -> str:
+    """The colours of the scale, from the most negative to the most positive."""
+    ends = [f"rgba({','.join(map(str, rgb))},{FULL_OPACITY})" for rgb in (NEGATIVE, POSITIVE)]
+    colours = f"background:linear-gradient(to right,{ends[0]},transparent,{ends[1]})"
+    return f'<span class="textgym-bar" style="{colours}"></span>'
 
 
 def episode_html(

@@ -14,10 +14,9 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from textgym.checks import check_path
 from textgym.cli.console import make_console
 from textgym.cli.crediting import Crediting, ScoredText
-from textgym.cli.flags import check_policy, import_from_current_folder, make_credit
+from textgym.cli.flags import check_page, check_policy, import_from_current_folder, make_credit
 from textgym.cli.run_folder import RunSettings
 from textgym.cli.texts import GivenText, is_run, read_texts
 from textgym.errors import InvalidArgumentError
@@ -95,7 +94,8 @@ class CreditCommand:
         if not given:
             remedy = "name a text, before --credit, or a file with --texts"
             raise InvalidArgumentError("text", "", remedy)
-        crediting = Crediting(reward_model or "embedded", tokenizer, methods, self.device)
+        reward_model = "embedded" if reward_model is None else reward_model
+        crediting = Crediting(reward_model, tokenizer, methods, self.device)
         encoded = [crediting.encode(*one) for one in given]
         console = make_console()
         shown = crediting.read(encoded)
@@ -138,22 +138,6 @@ class CreditCommand:
         """The text after the prompt, with a space between them where there is none."""
         apart = self.prompt and text and not (self.prompt[-1].isspace() or text[0].isspace())
         return GivenText(self.prompt, " " + text if apart else text)
-
-
-def check_page(argument: str, path: Path) -> None:
-    """Check that a page can be written to a path.
-
-    Raises:
-        InvalidArgumentError: If it does not end in .html, is a folder, or is in none.
-    """
-    if check_path(argument, path).suffix not in (".html", ".htm"):
-        raise InvalidArgumentError(argument, str(path), "must end in .html")
-    if path.is_dir():
-        raise InvalidArgumentError(argument, str(path), "is a folder; name a file")
-    if not path.parent.is_dir():
-        raise InvalidArgumentError(
-            argument, str(path), "is in no folder that exists; make it first"
-        )
 
 
 def _print(console: Console, one: ScoredText, methods: dict[str, CreditAssigner]) -> None:

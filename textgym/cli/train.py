@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +19,7 @@ from textgym.cli.flags import EnvironmentFlags, check_output, check_policy, make
 from textgym.cli.run_folder import RunSettings, locked, newest_run
 from textgym.cli.samples_file import SampleKeeper
 from textgym.cli.signals import signals_raised
+from textgym.cli.tracking import WandbLog, check_project
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
 
@@ -79,6 +80,8 @@ class TrainCommand:
     samples: int = 4
     """Completions to keep with each checkpoint, with score and credit, in samples.jsonl; at most
     --num-envs, 0 for none."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to, too. Needs textgym[wandb]."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
         default_factory=EnvironmentFlags
     )
@@ -96,6 +99,8 @@ class TrainCommand:
             )
         check_output(self.ppo.log_dir)
         check_whole_number("samples", self.samples, 0)
+        if self.wandb is not None:
+            check_project(self.wandb)
         processes = Processes.current(self._config().device)
         folder = processes.of_main(self._folder_to_resume())
         if folder is None:
@@ -120,9 +125,26 @@ class TrainCommand:
             console.print("the run has all of its tokens; --total-timesteps asks for more")
             return
         keeper = self._sample_keeper(agent)
+        with self._tracked(agent) as track:
+            self._learn(agent, remaining, keeper, track, go_on)
+
+    def _learn(
+        self,
+        agent: PPO,
+        timesteps: int,
+        keeper: SampleKeeper,
+        track: Callable[[dict[str, float]], None],
+        go_on: str,
+    ) -> None:
+        console = make_console(quiet=not agent.processes.is_main)
+
+        def after_iteration(row: dict[str, float]) -> None:
+            keeper.keep_if_due()
+            track(row)
+
         try:
             keeper.keep()
-            agent.learn(remaining, progress_bar=True, callback=lambda row: keeper.keep_if_due())
+            agent.learn(timesteps, progress_bar=True, callback=after_iteration)
             keeper.keep()
         except OSError:  # The disk is full, perhaps, and another checkpoint would not fit, either.
             console.print(f"go on when it can be written again  {go_on}", soft_wrap=True)
@@ -139,6 +161,20 @@ class TrainCommand:
             self._save(agent)
             raise
         self._save(agent)
+
+    @contextmanager
+    def _tracked(self, agent: PPO) -> Iterator[Callable[[dict[str, float]], None]]:
+        """Give what logs a row to Weights & Biases, if it is asked for."""
+        if self.wandb is None or not agent.processes.is_main:
+            yield lambda row: None
+            return
+        agent.log_dir.mkdir(parents=True, exist_ok=True)
+        settings = dataclasses.asdict(self._settings()) | vars(agent.config)
+        log = WandbLog(self.wandb, agent.log_dir, settings)
+        try:
+            yield log.write
+        finally:
+            log.close()
 
     def _sample_keeper(self, agent: PPO) -> SampleKeeper:
         num_envs = 0 if agent.env is None else agent.env.num_envs

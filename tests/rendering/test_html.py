@@ -11,7 +11,7 @@ from textgym.rendering import credit_colour, credit_html, episode_html, legend_h
 from textgym.rendering.html import json_block
 
 HOSTILE = ["<script>alert(1)</script>", ' "quoted"', "&amp;", "\x1b[2J", "</span>", " plain"]
-CREDIT = [0.5, -0.25, 0.0, 1.0, -1.0, 0.125]
+CREDIT = [0.5, -0.25, 0.0, 1.0, -1.0, -0.0625]
 
 
 class Elements(HTMLParser):
@@ -63,7 +63,7 @@ def test_the_colours_are_those_of_the_scale():
     for span, value in zip(spans, CREDIT, strict=True):
         (red, green, blue), opacity = credit_colour(value, 1.0)
         assert span["style"] == f"background:rgba({red},{green},{blue},{opacity:.3g})"
-        assert (span.get("class") == "negative") == (value < 0)
+        assert (span.get("class") == "negative") == (value <= -0.1)
 
 
 def test_a_text_without_credit_has_no_colours():

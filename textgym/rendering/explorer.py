@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textgym.rendering.html import json_block, make_page, scale_bar
-from textgym.rendering.scale import FULL_OPACITY, NEGATIVE, POSITIVE
+from textgym.rendering.scale import FULL_OPACITY, MARKED_SHARE, NEGATIVE, POSITIVE
 from textgym.rendering.terminal import visible
 
 __all__ = ["CreditedText", "explorer_page"]
@@ -56,7 +56,12 @@ def explorer_page(
             }
             for one in texts
         ],
-        "scale": {"positive": POSITIVE, "negative": NEGATIVE, "opacity": FULL_OPACITY},
+        "scale": {
+            "positive": POSITIVE,
+            "negative": NEGATIVE,
+            "opacity": FULL_OPACITY,
+            "marked": MARKED_SHARE,
+        },
     }
     boxes = "".join(
         f'<label title="{html.escape(about)}"><input type="checkbox" name="method" '
@@ -173,7 +178,7 @@ function coloured(text, credit, limit) {
     const share = total > 0 ? Math.round(100 * Math.abs(value) / total) : 0;
     const title = `"${piece.replaceAll("\n", "␊")}" credit ${signed(value, 4)}, share ${share}%`;
     const span = element("span", piece, {title, style: `background:rgba(${rgb},${opacity})`});
-    if (value < 0) span.className = "negative";
+    if (value < 0 && -value >= data.scale.marked * limit) span.className = "negative";
     line.append(span);
   });
   return line;

@@ -11,7 +11,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from textgym.rendering.scale import FULL_OPACITY, NEGATIVE, POSITIVE, credit_colour, credit_limit
+from textgym.rendering.scale import (
+    FULL_OPACITY,
+    NEGATIVE,
+    POSITIVE,
+    credit_colour,
+    credit_limit,
+    is_marked,
+)
 from textgym.rendering.terminal import short_number, visible
 
 __all__ = [
@@ -106,7 +113,7 @@ def credit_html(
 
 def _token(piece: str, value: float, limit: float, share: float) -> str:
     (red, green, blue), opacity = credit_colour(value, limit)
-    mark = ' class="negative"' if value < 0 else ""
+    mark = ' class="negative"' if is_marked(value, limit) else ""
     title = f'"{visible(piece, newlines=True)}" credit {value:+.4f}, share {share:.0%}'
     return (
         f'<span{mark} style="background:rgba({red},{green},{blue},{opacity:.3g})" '

@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["FULL_OPACITY", "NEGATIVE", "POSITIVE", "RGB", "Colour", "credit_colour", "credit_limit"]
+__all__ = [
+    "FULL_OPACITY",
+    "MARKED_SHARE",
+    "NEGATIVE",
+    "POSITIVE",
+    "RGB",
+    "Colour",
+    "credit_colour",
+    "credit_limit",
+    "is_marked",
+]
 
 RGB = tuple[int, int, int]
 """Red, green and blue, from 0 to 255."""
@@ -21,6 +31,8 @@ NEGATIVE: RGB = (196, 60, 0)
 FULL_OPACITY = 0.75
 """Opacity at the limit of the scale. Dark letters stay readable over white, and light ones over a
 dark ground: their contrast is 4.5 or more, as WCAG 2.1 asks for at level AA."""
+MARKED_SHARE = 0.1
+"""Share of the limit from which negative credit is underlined."""
 
 
 class Colour(NamedTuple):
@@ -58,6 +70,18 @@ def credit_colour(credit: float, limit: float) -> Colour:
     """
     strength = min(abs(credit) / limit, 1.0) if limit > 0 else 0.0
     return Colour(NEGATIVE if credit < 0 else POSITIVE, FULL_OPACITY * strength)
+
+
+def is_marked(credit: float, limit: float) -> bool:
+    """Whether a token is underlined: negative credit, unless it is too weak to be seen.
+
+    The line tells the sign to readers who cannot see colours, or have switched them off.
+
+    Args:
+        credit: The credit.
+        limit: As in :func:`credit_colour`.
+    """
+    return credit < 0 and -credit >= MARKED_SHARE * limit
 
 
 def credit_limit(credit: Iterable[float]) -> float:

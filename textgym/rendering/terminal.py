@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from textgym.rendering.scale import RGB, credit_colour, credit_limit
+from textgym.rendering.scale import RGB, credit_colour, credit_limit, is_marked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,8 +72,8 @@ def credit_text(
 ) -> Text:
     """Lay out a prompt and the tokens of its completion, coloured by their credit.
 
-    Negative credit is underlined, too, for readers who cannot see colours or have switched them
-    off. Tokens without credit stay plain.
+    Negative credit is underlined, unless it is weak, for readers who cannot see colours. Tokens
+    without credit stay plain.
 
     Args:
         prompt: The prompt, shown dim.
@@ -141,7 +141,7 @@ def _style(value: float, limit: float, ground: RGB) -> Style:
     return Style(
         bgcolor=f"rgb({red},{green},{blue})",
         color="rgb(255,255,255)",
-        underline=value < 0 or None,
+        underline=is_marked(value, limit) or None,
     )
 
 

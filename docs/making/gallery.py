@@ -13,21 +13,19 @@ from making.docstrings import Docstring, markdown
 from textgym.credit import CREDIT_ASSIGNERS, POTENTIALS, CreditAssigner, get_credit_assigner
 from textgym.credit.potentials import get_potential
 from textgym.models import Completions, RewardModel, load_reward_model
-from textgym.rendering import token_pieces
+from textgym.rendering import credit_colour, credit_limit, token_pieces
+from textgym.rendering.scale import is_marked
 
 __all__ = ["PROMPT", "TEXT", "coloured", "page", "sample"]
 
 PROMPT, TEXT = "This film:", " a dull story, but wonderful actors."
-_POSITIVE, _NEGATIVE = "26,133,255", "212,17,89"
-"""Blue and red that people with any kind of colour vision can tell apart."""
-
 _OPENING = """\
 # Gallery of credit
 
 One text, one score, and every method's answer to the question which token earned it. Blue is
-positive credit, red is negative, and the strongest colour of a row is its largest credit. Point at
-a token for its number. The score is the embedded reward model's, {score:+.2f}, in standard
-deviations of the untrained policy's scores.
+positive credit, vermilion and underlined is negative, and the strongest colour of a row is its
+largest credit. Point at a token for its number. The score is the embedded reward model's,
+{score:+.2f}, in standard deviations of the untrained policy's scores.
 
 Every method redistributes the whole score here (β = 1), so the numbers of a row sum to
 {score:+.2f}. What a method does not explain lands on the last token. *Causal* methods look only at
@@ -45,14 +43,14 @@ def coloured(prompt: str, pieces: Sequence[str], values: Sequence[float]) -> str
         pieces: The text of each token.
         values: One number per token.
     """
-    largest = max((abs(value) for value in values), default=0.0) or 1.0
+    limit = credit_limit(values)
     spans = [f'<span class="prompt">{html.escape(prompt)}</span>']
     for piece, value in zip(pieces, values, strict=True):
-        colour = _POSITIVE if value >= 0 else _NEGATIVE
-        style = f"background:rgba({colour},{0.75 * abs(value) / largest:.2f})"
-        shown = html.escape(piece).replace(" ", "&nbsp;", 1) if piece.isspace() else piece
+        (red, green, blue), opacity = credit_colour(value, limit)
+        style = f"background:rgba({red},{green},{blue},{opacity:.2f})"
+        style += ";text-decoration:underline" if is_marked(value, limit) else ""
         title = f"{value:+.2f}".replace("-0.00", "+0.00")
-        spans.append(f'<span style="{style}" title="{title}">{html.escape(shown)}</span>')
+        spans.append(f'<span style="{style}" title="{title}">{html.escape(piece)}</span>')
     return f'<div class="credit-text">{"".join(spans)}</div>'
 
 

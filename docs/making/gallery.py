@@ -50,9 +50,8 @@ def coloured(prompt: str, pieces: Sequence[str], values: Sequence[float]) -> str
     for piece, value in zip(pieces, values, strict=True):
         colour = _POSITIVE if value >= 0 else _NEGATIVE
         style = f"background:rgba({colour},{0.75 * abs(value) / largest:.2f})"
-        shown = html.escape(piece).replace(" ", "&nbsp;", 1) if piece.isspace() else piece
         title = f"{value:+.2f}".replace("-0.00", "+0.00")
-        spans.append(f'<span style="{style}" title="{title}">{html.escape(shown)}</span>')
+        spans.append(f'<span style="{style}" title="{title}">{html.escape(piece)}</span>')
     return f'<div class="credit-text">{"".join(spans)}</div>'
 
 

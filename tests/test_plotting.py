@@ -1,9 +1,17 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from textgym.errors import InvalidArgumentError
-from textgym.plotting import plot_learning_curves, trailing_mean
+from textgym.plotting import (
+    draw_curves,
+    mean_interval,
+    new_figure,
+    plot_learning_curves,
+    to_svg,
+    trailing_mean,
+)
 
 
 def test_trailing_mean_is_a_mean_of_the_last_values():
@@ -38,5 +46,48 @@ def test_four_runs_have_four_colours(tmp_path):
 def test_more_runs_than_lines_that_can_be_told_apart(tmp_path):
     path = tmp_path / "curves.png"
     with pytest.raises(InvalidArgumentError, match="runs"):
-        plot_learning_curves({str(i): rows(3) for i in range(5)}, path, "five runs")
+        plot_learning_curves({str(i): rows(3) for i in range(9)}, path, "nine runs")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("num_runs", [2, 3, 5, 11, 12, 30, 200])
+def test_intervals_are_those_of_students_t(num_runs):
+    runs = np.random.default_rng(0).normal(size=(num_runs, 4))
+    mean, half = mean_interval(runs)
+    np.testing.assert_allclose(mean, runs.mean(axis=0))
+    expected = stats.t.ppf(0.975, num_runs - 1) * stats.sem(runs, axis=0)
+    np.testing.assert_allclose(half, expected, rtol=1e-3)
+
+
+def test_one_run_says_nothing_about_others():
+    mean, half = mean_interval([[1.0, 2.0]])
+    assert mean.tolist() == [1.0, 2.0]
+    assert np.isnan(half).all()
+
+
+def test_a_group_is_drawn_as_far_as_all_of_its_runs_have_come():
+    axes = new_figure(4, 3).subplots()
+    draw_curves(axes, {"a": [[1.0, 2.0, 3.0], [3.0, 4.0]], "none yet": [[]]}, "score", window=1)
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [1, 2]
+    assert line.get_ydata().tolist() == [2.0, 3.0]
+    assert len(axes.collections) == 1  # the band
+
+
+def test_a_single_run_has_no_band():
+    axes = new_figure(4, 3).subplots()
+    draw_curves(axes, {"a": [[1.0, 5.0, 3.0]]}, "score", window=2)
+    faint, strong = axes.lines
+    assert faint.get_ydata().tolist() == [1.0, 5.0, 3.0]
+    assert (strong.get_xdata().tolist(), strong.get_ydata().tolist()) == ([2, 3], [3.0, 4.0])
+    assert not axes.collections
+
+
+def test_equal_figures_give_equal_svg():
+    def drawn():
+        figure = new_figure(4, 3)
+        draw_curves(figure.subplots(), {"a": [[1.0, 5.0, 3.0]]}, "score")
+        return to_svg(figure)
+
+    assert drawn() == drawn()
+    assert "<svg" in drawn()

@@ -2,19 +2,174 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["plot_learning_curves", "trailing_mean"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "MOST_LINES",
+    "draw_curves",
+    "draw_frontier",
+    "mean_interval",
+    "new_figure",
+    "plot_learning_curves",
+    "to_svg",
+    "trailing_mean",
+]
 
 # Okabe & Ito's colours, and different dashes: the lines can be told apart with any kind of colour
 # vision, and in black and white.
-_STYLES = (("#0072B2", "--"), ("#E69F00", "-."), ("#009E73", "-"), ("#CC79A7", ":"))
+_STYLES = (
+    ("#0072B2", "--"),
+    ("#E69F00", "-."),
+    ("#009E73", "-"),
+    ("#CC79A7", ":"),
+    ("#D55E00", (0, (6, 1, 1, 1, 1, 1))),
+    ("#56B4E9", (0, (1, 2))),
+    ("#000000", (0, (8, 2))),
+    ("#8C6D31", (0, (3, 1))),
+)
+MOST_LINES = len(_STYLES)
+"""How many lines can be told apart."""
+
+# Student's t at 97.5%, by degrees of freedom from 1: Abramowitz & Stegun 1964, table 26.10.
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+_NORMAL = 1.959964
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that needs no screen, its size in inches."""
+    # Not pyplot: it would look for a display, and keep the figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as SVG, whose letters are shapes; equal figures give equal text."""
+    import matplotlib
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "textgym"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def mean_interval(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means over runs, with the half-widths of their 95% intervals, by Student's t.
+
+    Args:
+        values: Shape (num_runs, num_points).
+
+    Returns:
+        Both float64, shape (num_points,). The half-width of a single run is NaN: nothing is known
+        about the others.
+    """
+    runs = np.asarray(values, dtype=np.float64)
+    freedom = len(runs) - 1
+    if freedom == 0:
+        return runs[0], np.full(runs.shape[1], np.nan)
+    error = runs.std(axis=0, ddof=1) / math.sqrt(len(runs))
+    return runs.mean(axis=0), _student(freedom) * error
+
+
+def _student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t.
+
+    Beyond the table by the expansion in 1 / freedom, Abramowitz & Stegun 1964, 26.7.5.
+    """
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    z = _NORMAL
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2
+
+
+def draw_curves(
+    axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], label: str, window: int = 5
+) -> None:
+    """Draw a quantity against iterations: a line per group of runs, the mean over its runs.
+
+    Of a single run, single iterations are drawn faintly. Of several, a band shows the 95% interval
+    of the mean, over the iterations that all of them have reached.
+
+    Args:
+        axes: What is drawn on.
+        groups: By the name of the group, the values of each run; groups without values are passed
+            over. At most :data:`MOST_LINES`.
+        label: Of the quantity.
+        window: Iterations in the trailing means.
+    """
+    shown: list[NDArray[np.float64]] = []
+    for (name, runs), (color, dashes) in zip(groups.items(), _STYLES, strict=False):
+        length = min((len(run) for run in runs), default=0)
+        if not length:
+            continue
+        if len(runs) == 1:
+            axes.plot(range(1, length + 1), runs[0], color=color, alpha=0.25, linewidth=1)
+        smooth = np.stack([trailing_mean(run[:length], window) for run in runs])
+        mean, half = mean_interval(smooth)
+        iterations = np.arange(length - len(mean) + 1, length + 1)
+        axes.plot(iterations, mean, color=color, linestyle=dashes, linewidth=2, label=name)
+        if len(runs) > 1:
+            axes.fill_between(
+                iterations, mean - half, mean + half, color=color, alpha=0.15, linewidth=0
+            )
+        shown += [smooth.min(axis=0), smooth.max(axis=0)]
+    if shown:  # Intervals of two runs are so wide that nothing else would be seen.
+        low, high = min(map(np.min, shown)), max(map(np.max, shown))
+        margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+    _finish_curves(axes, label)
+
+
+def _finish_curves(axes: Axes, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def draw_frontier(
+    axes: Axes, groups: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], window: int
+) -> None:
+    """Draw score against KL: a thin line per run, a dot where it ends.
+
+    Args:
+        axes: What is drawn on.
+        groups: By the name of the group, KL and score of each run, by iteration.
+        window: Iterations in the trailing means.
+    """
+    for (name, runs), (color, dashes) in zip(groups.items(), _STYLES, strict=False):
+        for number, (kl, score) in enumerate(runs):
+            if not len(kl):
+                continue
+            x, y = trailing_mean(kl, window), trailing_mean(score, window)
+            label = name if number == 0 else None
+            axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.4, label=label)
+            axes.plot(x[-1:], y[-1:], "o", color=color, markersize=6)
+    axes.set_xlabel("KL to the reference policy (nats per episode)")
+    axes.set_ylabel("mean score")
+    axes.grid(alpha=0.3)
 
 
 def trailing_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -51,19 +206,15 @@ def plot_learning_curves(
 
     Args:
         runs: Rows of scalars by the name of the run, as in :attr:`textgym.agents.PPO.history`; at
-            most four runs.
+            most :data:`MOST_LINES` runs.
         path: Where to write the picture; the suffix decides the format.
         title: Printed above the panels.
         window: Iterations in the trailing means that the strong lines show. The faint lines show
             single iterations.
 
     Raises:
-        InvalidArgumentError: If there are more than four runs.
+        InvalidArgumentError: If there are more runs than lines that can be told apart.
     """
-    # Not pyplot: it would look for a display, and keep the figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if len(runs) > len(_STYLES):
         raise InvalidArgumentError(
             "runs", list(runs), f"only {len(_STYLES)} runs can be told apart; pass fewer"
@@ -72,8 +223,7 @@ def plot_learning_curves(
         "rollout/score_mean": "mean score of the episodes",
         "rollout/kl": "KL to the reference policy (nats per episode)",
     }
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.6)
     for axes, (metric, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for (name, rows), (color, dashes) in zip(runs.items(), _STYLES, strict=False):
             iterations = [row["time/iteration"] for row in rows]
@@ -88,10 +238,7 @@ def plot_learning_curves(
                 linewidth=2.2,
                 label=name,
             )
-        axes.set_xlabel("iteration")
-        axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
+        _finish_curves(axes, label)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
     figure.suptitle(f"{title}\nfaint: each iteration; strong: mean of the last {window}")

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from textgym.rendering import credit_text, token_pieces, visible
+from textgym.rendering import (
+    credit_html,
+    credit_limit,
+    credit_text,
+    legend_html,
+    token_pieces,
+    visible,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +46,14 @@ class Sample:
         prompt = visible(self.prompt, newlines=True)
         pieces = [visible(piece, newlines=True) for piece in self.pieces]
         return Text(f"{self.score:+6.2f}  ").append(credit_text(prompt, pieces, self.credit))
+
+    def to_html(self) -> str:
+        """The score, the prompt, the tokens coloured by their credit, and the legend."""
+        return (
+            f'<div class="sample">{credit_html(self.prompt, self.pieces, self.credit)}'
+            f'<span class="textgym-score">score {self.score:+.2f}</span>'
+            f"{legend_html(credit_limit(self.credit))}</div>"
+        )
 
     def to_plain(self) -> str:
         """One line: the score, the prompt, and the tokens, each followed by its credit."""

@@ -29,7 +29,12 @@ from textgym.cli.usage import flags_of
 from textgym.errors import TextgymError
 
 AREA = "flags"
-POSITIONAL = {"benchmark": ["run"], "credit": ["A film"], "train-reward": ["pairs.jsonl"]}
+POSITIONAL = {
+    "benchmark": ["run"],
+    "credit": ["A film"],
+    "report": ["a_run"],
+    "train-reward": ["pairs.jsonl"],
+}
 FREE = {
     ("credit", "prompt"): "any text can come before the text",
     ("benchmark", "ray"): "a switch",
@@ -37,6 +42,7 @@ FREE = {
 }
 """Flags without a wrong value, and why."""
 ACCEPTED = {
+    ("train", "wandb"): {"no such thing": "a project that does not exist is made"},
     ("benchmark", "only"): {"nothing behind the flag": "no method is left out, as by default"},
     ("benchmark", "tasks"): {"nothing behind the flag": "no task is left out, as by default"},
     ("benchmark", "output"): {"": "an empty path is the current folder"},
@@ -62,6 +68,9 @@ def no_work(monkeypatch, tmp_path):
     pairs = [{"chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(60)]
     Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     Path("a_file").touch()
+    Path("a_run").mkdir()
+    Path("a_run/config.json").write_text("{}")
+    Path("a_run/metrics.jsonl").touch()
     monkeypatch.setattr(textgym.agents.agent, "LanguageModelPolicy", begin)
     monkeypatch.setattr(textgym.agents, "collect_episodes", begin)
     monkeypatch.setattr(textgym.demo.run, "_train", begin)
@@ -147,7 +156,6 @@ def test_a_flag_of_another_command_is_refused_with_its_owners(command):
 
 def test_commands_and_words_that_do_not_exist():
     cases = {
-        "nothing": [],
         "another command": ["fly"],
         "misspelt": ["trian"],
         "two": ["train", "evaluate"],
@@ -157,6 +165,11 @@ def test_commands_and_words_that_do_not_exist():
         "no action": ["benchmark"],
         "another action": ["benchmark", "fly"],
         "another suite": ["benchmark", "run", "no-such-suite"],
+        "no run": ["report"],
+        "no folder": ["report", "nowhere"],
+        "a file for a run": ["report", "a_file"],
+        "a folder that is no run": ["report", "."],
+        "texts that are no texts": ["credit", "--texts", "pairs.jsonl"],
         "no data": ["train-reward"],
         "other data": ["train-reward", "no.jsonl"],
         "a folder": ["train-reward", "."],

@@ -359,7 +359,7 @@ def test_the_page_needs_no_other_file_and_shows_texts_as_they_are(tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    assert 'title="-0.500"' in page
+    assert "credit -0.5000, share 33%" in page
     assert "data:image/png;base64," in page
     assert "http" not in page
     assert "<td>+1.00 (+1.00 to +1.00)</td>" in page

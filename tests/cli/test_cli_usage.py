@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 import subprocess
 import sys
 
@@ -10,9 +12,9 @@ import pytest
 
 from tests.cli.commands import ONE_LINE, SMALL, flags
 from textgym.agents import PPOConfig
-from textgym.cli import main
+from textgym.cli import _COMMANDS, main
 from textgym.cli.credit import CreditCommand
-from textgym.cli.usage import one_line
+from textgym.cli.usage import one_line, parse
 
 
 def test_help_names_every_hyperparameter(capsys):
@@ -26,10 +28,20 @@ def test_help_names_every_hyperparameter(capsys):
     assert "Learning rate of AdamW" in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "credit", "benchmark"])
+@pytest.mark.parametrize("command", list(_COMMANDS))
 def test_every_command_explains_itself(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"textgym {command}" in capsys.readouterr().out
+
+
+def test_no_command_shows_three_that_work(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    lines = [shlex.split(line) for line in re.findall(r"^  textgym .*$", shown, re.MULTILINE)]
+    assert [words[1] for words in lines] == ["credit", "train", "demo"]
+    for _, *words in lines:
+        parse(_COMMANDS, words)
+    assert "docs" in shown
 
 
 def test_help_does_not_wait_for_torch():
@@ -51,7 +63,6 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "demo, train, evaluate, credit"),
         (["fly"], "fly"),
         (["train", "--lerning-rate", "3"], "did you mean --learning-rate?"),
         (["train", "--learning-rate", "x"], "--learning-rate"),

@@ -39,7 +39,7 @@ def run_episode(env, actions=None, seed=None, options=None):
     return rewards, observation, info
 
 
-@pytest.mark.parametrize("render_mode", [None, "ansi", "human"])
+@pytest.mark.parametrize("render_mode", [None, "ansi", "html", "human"])
 def test_both_checkers_pass_without_a_warning(tiny, render_mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -204,6 +204,7 @@ def test_human_rendering_prints_the_episode(tiny, capsys):
     printed = capsys.readouterr().out
     assert printed.count("This film") == 2  # as it is written, and with its credit
     assert "score" in printed
+    assert "largest" in printed  # the legend
 
 
 def test_importing_textgym_loads_neither_torch_nor_transformers():

@@ -63,8 +63,8 @@ def test_the_credit_has_the_colours_of_the_terminal():
             expected = tuple(span.style.bgcolor.get_truecolor())
             assert main_colour(cell(frame, span.start, 0)) == expected
     strong, _, negative, none = (main_colour(cell(frame, column, 0)) for column in (0, 2, 4, 6))
-    assert strong[1] > strong[0]  # green
-    assert negative[0] > negative[1]  # red
+    assert strong[2] > strong[0]  # blue
+    assert negative[0] > negative[2]  # vermilion
     assert none == main_colour(cell(frame, 20, 0))  # the background
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from gymnasium.wrappers.vector import RecordVideo as VectorRecordVideo
 from rich.text import Text
 
 from textgym.registration import ENVIRONMENTS
-from textgym.rendering import draw_frame, frame_lines
+from textgym.rendering import FRAME_GROUND, caption_text, draw_frame, frame_lines
 from textgym.wrappers import CreditAssignment
 
 IDS = list(ENVIRONMENTS)
@@ -38,7 +39,7 @@ def caption_of(frame):
 
 
 @pytest.mark.parametrize("env_id", IDS)
-@pytest.mark.parametrize("render_mode", [None, "ansi", "human", "rgb_array"])
+@pytest.mark.parametrize("render_mode", [None, "ansi", "html", "human", "rgb_array"])
 def test_the_checker_passes_without_a_warning(env_id, render_mode):
     env = gym.make(env_id, render_mode=render_mode)
     with warnings.catch_warnings():
@@ -61,9 +62,10 @@ def test_all_frames_have_one_shape(env_id):
     assert all(not np.array_equal(a, b) for a, b in pairwise(frames))
 
 
+@pytest.mark.parametrize("render_mode", ["html", "rgb_array"])
 @pytest.mark.parametrize("env_id", IDS)
-def test_a_batch_shows_what_its_rows_would_show_alone(env_id):
-    arguments = {"render_mode": "rgb_array", "min_new_tokens": 3, "max_new_tokens": 3}
+def test_a_batch_shows_what_its_rows_would_show_alone(env_id, render_mode):
+    arguments = {"render_mode": render_mode, "min_new_tokens": 3, "max_new_tokens": 3}
     together = play(gym.make_vec(env_id, 2, **arguments), 3)
     for row in range(2):
         alone = play(gym.make(env_id, **arguments), 3, seed=row)
@@ -76,9 +78,10 @@ def test_the_score_appears_with_the_last_token():
     env = gym.make(FEATURES, render_mode="rgb_array", max_new_tokens=3)
     *before, finished = (caption_of(frame) for frame in play(env, 3))
     assert all(len(np.unique(pixels.reshape(-1, 3), axis=0)) == 1 for pixels in before)
-    score = env.unwrapped.last_step.scored.score.item()
-    expected = draw_frame(Text(), 4, f"score {score:+.2f}")
-    assert np.array_equal(finished, caption_of(expected))
+    scored = env.unwrapped.last_step.scored
+    credit = env.unwrapped.rendered_credit(scored)[scored.completion_mask].tolist()
+    caption = caption_text(scored.score.item(), credit, FRAME_GROUND)
+    assert np.array_equal(finished, caption_of(draw_frame(Text(), 4, caption)))
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
@@ -117,6 +120,32 @@ def test_the_wrappers_that_collect_frames():
     observation, _ = seen.reset(seed=0)
     assert observation in seen.observation_space
     assert observation.shape == (frame_lines(seen.unwrapped.max_length) * 22 + 84, 640, 3)
+
+
+def test_html_has_a_span_for_each_token_and_its_credit_at_the_end():
+    env = gym.make(FEATURES, render_mode="html", max_new_tokens=3)
+    under_way, *_, finished = play(CreditAssignment(env, "uniform"), 3)
+    assert "rgba" not in under_way.split("</style>")[1]
+    assert finished.count("<span style=") + finished.count('<span class="negative"') == 3
+    score = env.unwrapped.last_step.scored.score.item()
+    assert f"score {score:+.2f}" in finished
+    credit = [float(value) for value in re.findall(r"credit ([+-]\d\.\d+), share", finished)]
+    assert len(credit) == 3
+    assert sum(credit) == pytest.approx(score, abs=2e-4)
+    assert finished._repr_html_() == finished  # notebooks call it
+
+
+def test_the_window_of_gymnasium_shows_the_frames(monkeypatch):
+    pytest.importorskip("pygame", reason="HumanRendering draws with pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    from gymnasium.wrappers import HumanRendering
+
+    env = HumanRendering(gym.make(FEATURES, render_mode="rgb_array", max_new_tokens=2))
+    env.reset(seed=0)
+    env.step(0)
+    height, width, _ = env.env.render().shape
+    assert env.window.get_size() == (width, height)
+    env.close()
 
 
 def test_videos(tmp_path):

@@ -1,10 +1,9 @@
 import re
 
 import pytest
-from rich.color import Color
 from rich.console import Console
 
-from textgym.rendering import credit_text, to_ansi, visible
+from textgym.rendering import caption_text, credit_text, legend_text, to_ansi, visible
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -34,9 +33,9 @@ def test_long_texts_are_not_broken_into_lines():
 def test_the_colour_tells_sign_and_strength():
     shown = backgrounds(credit_text("", ["a", "b", "c", "d"], [1.0, 0.5, -1.0, 0.0]))
     assert set(shown) == {"a", "b", "c"}  # no credit, no colour
-    assert shown["a"].green > shown["a"].red
-    assert shown["c"].red > shown["c"].green
-    excess = {piece: colour.green - colour.red for piece, colour in shown.items()}
+    assert shown["a"].blue > shown["a"].red
+    assert shown["c"].red > shown["c"].blue
+    excess = {piece: colour.blue - colour.red for piece, colour in shown.items()}
     assert excess["a"] > excess["b"] > 0 > excess["c"]
 
 
@@ -49,23 +48,26 @@ def test_the_sign_survives_without_colours():
     assert not re.search(r"\x1b\[[0-9;]*4m", capture.get().split("a")[0])
 
 
-def test_the_scale_is_the_credit_with_the_full_colour():
-    half = backgrounds(credit_text("", ["a"], [1.0], scale=2.0))["a"]
+def test_the_limit_is_the_credit_with_the_full_colour():
+    half = backgrounds(credit_text("", ["a"], [1.0], limit=2.0))["a"]
     assert half == backgrounds(credit_text("", ["a", "b"], [1.0, 2.0]))["a"]
-    beyond = backgrounds(credit_text("", ["a"], [9.0], scale=2.0))["a"]
+    beyond = backgrounds(credit_text("", ["a"], [9.0], limit=2.0))["a"]
     assert beyond == backgrounds(credit_text("", ["a"], [1.0]))["a"]
 
 
-def test_white_letters_can_be_read_on_every_colour():
-    def luminance(colour):
-        parts = (c / 255 for c in colour)
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def test_the_legend_runs_from_the_negative_limit_to_the_positive_one():
+    legend = legend_text(2.5)
+    assert legend.plain.startswith("credit -2.50 ")
+    assert legend.plain.endswith(" +2.50 (largest)")
+    colours = [span.style.bgcolor.get_truecolor() for span in legend.spans if span.style.bgcolor]
+    ends = backgrounds(credit_text("", ["a", "b"], [-2.5, 2.5]))
+    assert (colours[0], colours[-1]) == (ends["a"], ends["b"])
+    assert len(set(colours)) == len(colours) == 10  # each its own, and none at 0
 
-    white = luminance(Color.parse("rgb(255,255,255)").get_truecolor())
-    for value in (-1.0, -0.5, -0.1, 0.1, 0.5, 1.0):
-        colour = backgrounds(credit_text("", ["a"], [value], scale=1.0))["a"]
-        assert (white + 0.05) / (luminance(colour) + 0.05) >= 4.5  # WCAG 2.1, level AA
+
+def test_a_caption_without_credit_says_so():
+    assert caption_text(0.0, [0.0, 0.0]).plain == "score +0.00   no credit"
+    assert caption_text(-1.0, None).plain == "score -1.00"
 
 
 def test_no_completion_and_no_credit_at_all():

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from textgym.plotting import trailing_mean
+from textgym.plotting import new_figure, trailing_mean
 
 __all__ = ["draw_seeds", "first_reached", "label_panels", "new_figure", "save"]
 
@@ -29,13 +28,6 @@ def first_reached(scores: Sequence[float], goal: float, window: int) -> int | No
     """
     (reached,) = np.nonzero(trailing_mean(scores, window) >= goal)
     return int(reached[0]) + min(window, len(scores)) if len(reached) else None
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that needs no screen, its size in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -11,22 +11,12 @@ from pathlib import Path
 import pandas as pd
 from markdown_it import MarkdownIt
 
+from textgym.rendering import credit_html
+from textgym.rendering import make_page as page_of
 from textgym.samples import Sample
 
 __all__ = ["make_page"]
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff }
-img { max-width: 100% }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 14px }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left }
-.sample { font-family: ui-monospace, monospace; margin: .3rem 0; white-space: pre-wrap }
-.sample .prompt { color: #666 }
-.sample .score { color: #222; font-weight: 600 }
-"""
-_POSITIVE, _NEGATIVE = "26, 133, 255", "212, 17, 89"
-"""Blue and red that people with any kind of colour vision can tell apart."""
 _NUM_TEXTS = 4
 """Completions shown of a run at a point of its training."""
 
@@ -48,12 +38,7 @@ def make_page(runs: pd.DataFrame, tables: str, figures: Mapping[str, Path], ques
     parts.append(MarkdownIt("commonmark", {"html": False}).enable("table").render(tables))
     parts.append(_through_training(runs))
     parts.append(_samples(runs))
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        f"<title>{html.escape(question)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return page_of(question, "\n".join(parts))
 
 
 def _through_training(runs: pd.DataFrame) -> str:
@@ -72,35 +57,20 @@ def _through_training(runs: pd.DataFrame) -> str:
                 f"score {row['fresh_score']:+.2f}{judged}</p>"
             )
             for prompt, completion in json.loads(row["fresh_texts"])[:_NUM_TEXTS]:
-                parts.append(
-                    f'<div class="sample"><span class="prompt">{html.escape(prompt)}</span>'
-                    f"{html.escape(completion)}</div>"
-                )
+                parts.append(f'<div class="sample">{credit_html(prompt, [completion])}</div>')
     return "\n".join(parts)
 
 
 def _samples(runs: pd.DataFrame) -> str:
     parts = ["<h2>Completions at the end of the runs</h2>"]
     parts.append(
-        "<p>Blue: positive credit; red: negative; the stronger the colour, the more. Hover over a "
-        "token for its credit. The prompt is grey.</p>"
+        "<p>The score, then the text. Blue: positive credit; vermilion and underlined: negative; "
+        "the full colour is the largest credit of that text. Hover over a token for its credit. "
+        "The prompt is pale.</p>"
     )
     ends = runs.dropna(subset=["samples"])
     for (task, method), rows in ends.groupby(["task", "method"], sort=False):
         parts.append(f"<h3>{html.escape(f'{task}, {method}')}</h3>")
         for sample in json.loads(rows["samples"].iloc[0]):
-            parts.append(_sample(Sample(**sample)))
+            parts.append(Sample(**sample).to_html())
     return "\n".join(parts) if len(ends) else ""
-
-
-def _sample(sample: Sample) -> str:
-    largest = max((abs(value) for value in sample.credit), default=0.0) or 1.0
-    tokens = []
-    for piece, value in zip(sample.pieces, sample.credit, strict=True):
-        color = _POSITIVE if value >= 0 else _NEGATIVE
-        style = f"background: rgba({color}, {0.7 * abs(value) / largest:.2f})"
-        tokens.append(f'<span style="{style}" title="{value:+.3f}">{html.escape(piece)}</span>')
-    return (
-        f'<div class="sample"><span class="score">{sample.score:+.2f}</span> '
-        f'<span class="prompt">{html.escape(sample.prompt)}</span>{"".join(tokens)}</div>'
-    )

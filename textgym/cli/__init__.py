@@ -14,9 +14,10 @@ from textgym.cli.benchmark import BenchmarkCommand
 from textgym.cli.credit import CreditCommand
 from textgym.cli.demo import DemoCommand
 from textgym.cli.evaluate import EvaluateCommand
+from textgym.cli.report import ReportCommand
 from textgym.cli.train import TrainCommand
 from textgym.cli.train_reward import TrainRewardCommand
-from textgym.cli.usage import parse
+from textgym.cli.usage import START, parse
 from textgym.errors import TextgymError
 
 __all__ = ["main"]
@@ -26,6 +27,7 @@ _COMMANDS = {
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
     "credit": CreditCommand,
+    "report": ReportCommand,
     "train-reward": TrainRewardCommand,
     "benchmark": BenchmarkCommand,
 }
@@ -51,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(START)
+        return 0
     try:
         parse(_COMMANDS, arguments).run()
     except SystemExit as end:  # the parser printed the help

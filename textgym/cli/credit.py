@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich import box
+from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from textgym.cli.console import make_console
-from textgym.cli.flags import check_policy, import_from_current_folder, make_credit
+from textgym.cli.crediting import Crediting, ScoredText
+from textgym.cli.flags import check_page, check_policy, import_from_current_folder, make_credit
+from textgym.cli.run_folder import RunSettings
+from textgym.cli.texts import GivenText, is_run, read_texts
 from textgym.errors import InvalidArgumentError
-from textgym.rendering import credit_text, token_pieces, visible
+from textgym.rendering import credit_limit, credit_text, explorer_page, legend_text, visible
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from textgym.credit import CreditAssigner
 
 __all__ = ["CreditCommand"]
@@ -26,23 +30,32 @@ __all__ = ["CreditCommand"]
 
 @dataclass(frozen=True, kw_only=True)
 class CreditCommand:
-    """Score a text and show the credit of each of its tokens; or list the methods."""
+    """Score texts and show the credit of each of their tokens; or list the methods.
 
-    text: tyro.conf.Positional[str] = ""
-    """The text, scored as a completion."""
+    With --html, write a page to explore: methods side by side, to sort and to search.
+    """
+
+    text: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The text, scored as a completion; or several."""
     show_list: Annotated[bool, tyro.conf.arg(name="list")] = False
     """List the methods of credit assignment and the potentials."""
+    texts: str | None = None
+    """More texts: a text file with one per line; a JSONL, CSV or Parquet file with a column text,
+    or prompt and completion; or the folder of a run, for its newest samples."""
+    html: Path | None = None
+    """Write a page of this name, ending in .html, instead of printing."""
     prompt: str = ""
     """What comes before the text, without credit. Default: the start token, else the text's first
     token."""
-    credit: str = "abc"
-    """How credit is assigned: a name from `textgym credit --list`, or your own as module:name."""
+    credit: tuple[str, ...] = ("abc",)
+    """How credit is assigned: names from `textgym credit --list`, or your own as module:name."""
     beta: float | None = None
     """Share of the score that is redistributed, or factor on the potential. None: the default."""
     start: Literal["zero", "prompt"] | None = None
     """What credit is measured from: 0, or what the prompt alone is worth. None: the default."""
-    reward_model: str = "embedded"
-    """Reward model: "embedded", a folder, a hub id, or your own function as module:name."""
+    reward_model: str | None = None
+    """Reward model: "embedded", a folder, a hub id, or your own function as module:name. None: that
+    of the run whose texts these are, else "embedded"."""
     tokenizer: str | None = None
     """Tokenizer of the tokens that get credit: "embedded", a folder or a hub id. None: the reward
     model's, and the embedded one for a function."""
@@ -60,87 +73,113 @@ class CreditCommand:
             self._show_credit()
 
     def _show_credit(self) -> None:
-        from textgym.models import (
-            AttentionRow,
-            Completions,
-            RewardModel,
-            TextRewardModel,
-            load_reward_model,
-            load_tokenizer,
-        )
-        from textgym.models.bridge import TextCompletions, reading_tokens_of
-
+        self._check_page()
         policy = "embedded" if self.policy is None else self.policy
         if self.policy is not None:
             check_policy(policy)
-        assigner = make_credit(self.credit, self.beta, policy, start=self.start)
+        methods = self._methods(policy)
         import_from_current_folder()
-        own = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
-        loaded = load_reward_model(
-            self.reward_model, own or load_tokenizer("embedded"), device=self.device
-        )
-        tokenizer = own or getattr(loaded, "tokenizer", None) or load_tokenizer("embedded")
-        reward_model = reading_tokens_of(tokenizer, loaded)
-        if reward_model is loaded and isinstance(loaded, RewardModel) and not loaded.is_causal:
-            reward_model = TextRewardModel(loaded, tokenizer)  # with its [CLS] and [SEP]
-        if assigner.needs_causal_reward_model and not reward_model.is_causal:
-            raise InvalidArgumentError(
-                "reward_model", self.reward_model, f"{self.credit} credit needs a decoder"
-            )
-        assigner.check_reward_model(reward_model)
-        prompt_ids, completion_ids = self._encode(tokenizer)
-        limit = getattr(reward_model, "max_length", None)
-        num_tokens = len(prompt_ids) + len(completion_ids)
-        if limit is not None and num_tokens > limit:
-            raise InvalidArgumentError(
-                "text",
-                self.text,
-                f"with the prompt it has {num_tokens} tokens; the reward model takes {limit}",
-            )
-        batch = Completions.from_lists([prompt_ids], [completion_ids])
-        scored = reward_model.read(batch, assigner.readouts)
-        credit = assigner(scored)[scored.completion_mask].tolist()
-        pieces = token_pieces(tokenizer, completion_ids)
+        given = [(self._joined(text), "text") for text in self.text]
+        reward_model, tokenizer = self.reward_model, self.tokenizer
+        if self.texts is not None:
+            texts = read_texts(self.texts, self.prompt)
+            if is_run(self.texts):
+                trained = RunSettings.read(Path(self.texts).expanduser(), "texts").environment
+                reward_model = trained.reward_model if reward_model is None else reward_model
+                if tokenizer is None:
+                    tokenizer = trained.tokenizer
+                else:  # The tokens are those of another one.
+                    texts = [GivenText(one.prompt, one.text) for one in texts]
+            given += [(text, "texts") for text in texts]
+        if not given:
+            remedy = "name a text, before --credit, or a file with --texts"
+            raise InvalidArgumentError("text", "", remedy)
+        reward_model = "embedded" if reward_model is None else reward_model
+        crediting = Crediting(reward_model, tokenizer, methods, self.device)
+        encoded = [crediting.encode(*one) for one in given]
         console = make_console()
-        prompt = str(tokenizer.decode(prompt_ids, skip_special_tokens=True))
-        console.print(credit_text(prompt, pieces, credit))
+        shown = crediting.read(encoded)
+        if self.html is None:
+            for number, one in enumerate(shown):
+                if number:
+                    console.print()
+                _print(console, one, methods)
+            return
+        bar = track(
+            shown,
+            "reading",
+            total=len(encoded),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        about = {
+            name: f"{assigner!r}, sums to {assigner.total}" for name, assigner in methods.items()
+        }
+        page = explorer_page([one.credited for one in bar], about)
+        self.html.write_text(page, encoding="utf-8")
+        console.print(f"page  {self.html}", soft_wrap=True)
+
+    def _check_page(self) -> None:
+        if self.html is not None:
+            check_page("html", self.html)
+
+    def _methods(self, policy: str) -> dict[str, CreditAssigner]:
+        if not self.credit:
+            raise InvalidArgumentError("credit", self.credit, "name at least one method")
+        for name in self.credit:
+            if self.credit.count(name) > 1:
+                raise InvalidArgumentError("credit", name, "is there twice; name it once")
+        return {
+            name: make_credit(name, self.beta, policy, start=self.start) for name in self.credit
+        }
+
+    def _joined(self, text: str) -> GivenText:
+        """The text after the prompt, with a space between them where there is none."""
+        apart = self.prompt and text and not (self.prompt[-1].isspace() or text[0].isspace())
+        return GivenText(self.prompt, " " + text if apart else text)
+
+
+def _print(console: Console, one: ScoredText, methods: dict[str, CreditAssigner]) -> None:
+    """Print a text coloured by each method, and a table of the numbers."""
+    text = one.credited
+    for name, assigner in methods.items():
+        credit = text.credit[name]
+        console.print(credit_text(text.prompt, text.pieces, credit))
+        console.print(legend_text(credit_limit(credit)))
         console.print(f"\n{assigner!r}")
-        table = Table("token")
-        table.add_column("credit", justify="right")
-        for piece, value in zip(pieces, credit, strict=True):
-            table.add_row(credit_text("", [visible(piece, newlines=True)]), f"{value:+.4f}")
-        console.print(table)
-        console.print(f"score  {scored.score[0].item():+.4f}")
+    table = Table("token")
+    for name in methods:
+        table.add_column("credit" if len(methods) == 1 else name, justify="right")
+    for number, piece in enumerate(text.pieces):
+        shown = credit_text("", [visible(piece, newlines=True)])
+        table.add_row(shown, *(f"{text.credit[name][number]:+.4f}" for name in methods))
+    console.print(table)
+    console.print(f"score  {text.score:+.4f}")
+    for name, assigner in methods.items():
         what = "" if assigner.total == "score" else f"  ({assigner.total})"
-        console.print(f"sum    {math.fsum(credit):+.4f}{what}")
-        for readout in assigner.readouts:
-            if isinstance(readout, AttentionRow):
-                row = scored[readout]
-                completion = row[scored.completion_mask].sum().item()
-                prompt = row[scored.prompt_mask].sum().item()
-                parts = [f"{completion:.0%} on the text", f"{prompt:.0%} on what comes before it"]
-                if isinstance(scored, TextCompletions):
-                    outside = 1 - completion - prompt
-                    parts.append(f"{outside:.0%} on special tokens and template")
-                console.print(f"attention  {', '.join(parts)}")
+        label = "" if len(methods) == 1 else f"  {name}"
+        console.print(f"sum    {math.fsum(text.credit[name]):+.4f}{what}{label}")
+        for line in _where_attention_is(one, assigner):
+            console.print(f"attention  {line}{label}")
 
-    def _encode(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt and of the text."""
-        from textgym.prompts import encode_prompts
 
-        text = self.text
-        if self.prompt and not (self.prompt[-1].isspace() or text[:1].isspace()):
-            text = " " + text
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if self.text else []
-        if self.prompt:
-            prompt_ids = encode_prompts([self.prompt], tokenizer)[0]
-        elif tokenizer.bos_token_id is not None:
-            prompt_ids = [tokenizer.bos_token_id]
-        else:
-            prompt_ids, ids = ids[:1], ids[1:]
-        if not ids:
-            raise InvalidArgumentError("text", self.text, "it has no token to give credit to")
-        return prompt_ids, ids
+def _where_attention_is(one: ScoredText, assigner: CreditAssigner) -> list[str]:
+    from textgym.models import AttentionRow
+    from textgym.models.bridge import TextCompletions
+
+    lines, scored = [], one.scored
+    for readout in assigner.readouts:
+        if isinstance(readout, AttentionRow):
+            row = scored[readout][one.row]
+            completion = row[scored.completion_mask[one.row]].sum().item()
+            prompt = row[scored.prompt_mask[one.row]].sum().item()
+            parts = [f"{completion:.0%} on the text", f"{prompt:.0%} on what comes before it"]
+            if isinstance(scored, TextCompletions):
+                outside = 1 - completion - prompt
+                parts.append(f"{outside:.0%} on special tokens and template")
+            lines.append(", ".join(parts))
+    return lines
 
 
 def _lists() -> tuple[Table, Text]:

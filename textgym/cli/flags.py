@@ -22,6 +22,7 @@ __all__ = [
     "EnvironmentFlags",
     "EnvironmentOverrides",
     "check_output",
+    "check_page",
     "check_policy",
     "import_from_current_folder",
     "make_credit",
@@ -157,6 +158,22 @@ def check_output(output: str | Path | None) -> None:
     """
     if output is not None and check_path("output", output).is_file():
         raise InvalidArgumentError("output", str(output), "is a file; name a folder")
+
+
+def check_page(argument: str, path: Path) -> None:
+    """Check that a page can be written to a path.
+
+    Raises:
+        InvalidArgumentError: If it does not end in .html, is a folder, or is in none.
+    """
+    if check_path(argument, path).suffix not in (".html", ".htm"):
+        raise InvalidArgumentError(argument, str(path), "must end in .html")
+    if path.is_dir():
+        raise InvalidArgumentError(argument, str(path), "is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InvalidArgumentError(
+            argument, str(path), "is in no folder that exists; make it first"
+        )
 
 
 @contextmanager

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from textgym.checks import check_whole_number
 from textgym.cli.console import make_console
 from textgym.cli.flags import EnvironmentFlags, check_output, check_policy, make_credit
 from textgym.cli.run_folder import RunSettings, locked, newest_run
+from textgym.cli.samples_file import SampleKeeper
 from textgym.cli.signals import signals_raised
+from textgym.cli.tracking import WandbLog, check_project
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
 
@@ -74,6 +77,11 @@ class TrainCommand:
     resume: str | None = None
     """Folder of a run to go on with, which brings its settings. "auto": that of --output if it has
     a checkpoint, else the newest one below runs/ if --output is not given, else a new run."""
+    samples: int = 4
+    """Completions to keep with each checkpoint, with score and credit, in samples.jsonl; at most
+    --num-envs, 0 for none."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to, too. Needs textgym[wandb]."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
         default_factory=EnvironmentFlags
     )
@@ -90,6 +98,9 @@ class TrainCommand:
                 "total_timesteps", self.total_timesteps, "must be at least 1"
             )
         check_output(self.ppo.log_dir)
+        check_whole_number("samples", self.samples, 0)
+        if self.wandb is not None:
+            check_project(self.wandb)
         processes = Processes.current(self._config().device)
         folder = processes.of_main(self._folder_to_resume())
         if folder is None:
@@ -113,8 +124,28 @@ class TrainCommand:
         if remaining <= 0:
             console.print("the run has all of its tokens; --total-timesteps asks for more")
             return
+        keeper = self._sample_keeper(agent)
+        with self._tracked(agent) as track:
+            self._learn(agent, remaining, keeper, track, go_on)
+
+    def _learn(
+        self,
+        agent: PPO,
+        timesteps: int,
+        keeper: SampleKeeper,
+        track: Callable[[dict[str, float]], None],
+        go_on: str,
+    ) -> None:
+        console = make_console(quiet=not agent.processes.is_main)
+
+        def after_iteration(row: dict[str, float]) -> None:
+            keeper.keep_if_due()
+            track(row)
+
         try:
-            agent.learn(remaining, progress_bar=True)
+            keeper.keep()
+            agent.learn(timesteps, progress_bar=True, callback=after_iteration)
+            keeper.keep()
         except OSError:  # The disk is full, perhaps, and another checkpoint would not fit, either.
             console.print(f"go on when it can be written again  {go_on}", soft_wrap=True)
             raise
@@ -130,6 +161,27 @@ class TrainCommand:
             self._save(agent)
             raise
         self._save(agent)
+
+    @contextmanager
+    def _tracked(self, agent: PPO) -> Iterator[Callable[[dict[str, float]], None]]:
+        """Give what logs a row to Weights & Biases, if it is asked for."""
+        if self.wandb is None or not agent.processes.is_main:
+            yield lambda row: None
+            return
+        agent.log_dir.mkdir(parents=True, exist_ok=True)
+        settings = dataclasses.asdict(self._settings()) | vars(agent.config)
+        log = WandbLog(self.wandb, agent.log_dir, settings)
+        try:
+            yield log.write
+        finally:
+            log.close()
+
+    def _sample_keeper(self, agent: PPO) -> SampleKeeper:
+        num_envs = 0 if agent.env is None else agent.env.num_envs
+        if self.samples > num_envs:
+            remedy = f"must be at most {num_envs}, the episodes that a process plays at a time"
+            raise InvalidArgumentError("samples", self.samples, remedy)
+        return SampleKeeper(agent, self.samples)
 
     def _save(self, agent: PPO) -> None:
         console = make_console(quiet=not agent.processes.is_main)

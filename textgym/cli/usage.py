@@ -17,7 +17,25 @@ import tyro
 
 from textgym.errors import TextgymError
 
-__all__ = ["UsageError", "flags_of", "one_line", "parse"]
+__all__ = ["START", "UsageError", "flags_of", "one_line", "parse"]
+
+START = """\
+textgym: text generation as a reinforcement-learning environment, one token per step
+
+Three commands to start with. None of them needs a network, or models of your own:
+
+  textgym credit "A wonderful film, but the ending is dull." --credit prefix-score
+      what each token is worth to the reward model, in seconds
+  textgym train --total-timesteps 5000 --output runs/first
+      train the language model that comes along, about a minute; then look at
+      it with: textgym report runs/first
+  textgym demo
+      compare sparse and dense reward on the same task, a few minutes
+
+In Python:  gym.make("ABC-RLHF-v0"), after import textgym and gymnasium as gym
+All commands:  textgym --help
+Documentation:  https://github.com/textgym/textgym/tree/main/docs"""
+"""What `textgym` without a command prints."""
 
 
 def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:

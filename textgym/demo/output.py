@@ -85,8 +85,8 @@ def print_samples(console: Console, runs: Sequence[Run]) -> None:
     """Print each prompt's completions, before training and after it."""
     console.print(
         "\nCompletions before and after training: score, prompt, tokens coloured by their credit "
-        "(green: positive; red and underlined: negative; full colour: the largest credit of that "
-        "completion).\n"
+        "(blue: positive; vermilion and underlined: negative; full colour: the largest credit of "
+        "that completion).\n"
     )
     abc = next(run for run in runs if run.method.name == "abc")
     for i, sample in enumerate(abc.before):

@@ -106,8 +106,8 @@ class TextGenerationArguments:
     action_mask_in_info: Annotated[bool, "Whether `info` holds the action mask."] = False
     render_mode: Annotated[
         str | None,
-        '`"ansi"`, `"rgb_array"` or, in a single environment, `"human"`; see `render`. None for no '
-        "rendering.",
+        '`"ansi"`, `"html"`, `"rgb_array"` or, in a single environment, `"human"`; see `render`. '
+        "None for no rendering.",
     ] = None
 
 

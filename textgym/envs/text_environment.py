@@ -12,7 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from textgym.credit import AttentionCredit, CreditAssigner
 from textgym.envs.task import TextGenerationTask
 from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
-from textgym.rendering import credit_text, draw_frame, frame_lines, to_ansi
+from textgym.rendering import (
+    FRAME_GROUND,
+    caption_text,
+    credit_text,
+    draw_frame,
+    episode_html,
+    frame_lines,
+    to_ansi,
+)
 
 __all__ = ["LastStep", "TextEnvironment"]
 
@@ -106,13 +114,17 @@ class TextEnvironment:
         credit: Sequence[float] | None = None,
         score: float | None = None,
     ) -> str | np.ndarray:
-        """An episode as pixels or with ANSI codes; with credit and score once it has ended."""
-        text = credit_text(self.task.decode(prompt_ids), self.task.pieces(completion_ids), credit)
-        caption = "" if score is None else f"score {score:+.2f}"
+        """An episode in the form of the render mode; with credit and score once it has ended."""
+        prompt, pieces = self.task.decode(prompt_ids), self.task.pieces(completion_ids)
+        if self.render_mode == "html":
+            return episode_html(prompt, pieces, credit, score)
         if self.render_mode == "rgb_array":
+            caption = "" if score is None else caption_text(score, credit, FRAME_GROUND)
+            text = credit_text(prompt, pieces, credit, ground=FRAME_GROUND)
             return draw_frame(text, frame_lines(self.max_length), caption)
-        if caption:
-            text.append(f"  ({caption})", style="not dim")
+        text = credit_text(prompt, pieces, credit)
+        if score is not None:
+            text.append("\n").append(caption_text(score, credit))
         return to_ansi(text)
 
     def request_readouts(self, readouts: Collection[Readout]) -> None:

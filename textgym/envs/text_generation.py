@@ -7,13 +7,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
-from rich.console import Console
+from rich.text import Text
 
 from textgym.envs.arguments import TextGenerationArguments, document_arguments, init_takes
 from textgym.envs.text_environment import LastStep, TextEnvironment
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, ScoredCompletions
-from textgym.rendering import credit_text
+from textgym.rendering import LiveText, caption_text, credit_text
 
 __all__ = ["TextGenerationEnv"]
 
@@ -102,7 +102,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it without ClassVar)
-        "render_modes": ["ansi", "human", "rgb_array"],
+        "render_modes": ["ansi", "html", "human", "rgb_array"],
         "render_fps": 10,
     }
 
@@ -111,7 +111,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         render_mode = arguments.render_mode
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise InvalidArgumentError(
-                "render_mode", render_mode, 'choose "ansi", "human", "rgb_array" or None'
+                "render_mode",
+                render_mode,
+                'choose "ansi", "html", "human", "rgb_array" or None',
             )
         self._set_task(self.task_class(arguments), renders=render_mode is not None)
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
@@ -125,6 +127,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._ended = False
         self._last_token = -1  # none
         self._scored: ScoredCompletions | None = None
+        self._live = LiveText(self.metadata["render_fps"])
 
     @property
     def completions(self) -> Completions:
@@ -155,7 +158,7 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         self._ended = False
         self._last_token, self._scored = -1, None
         if self.render_mode == "human":
-            _terminal().print(credit_text(self.task.decode(self._prompt_ids), []), end="")
+            self._live.start(self._text())
         return self._observation(), {"token_budget": self._budget, **self._mask_info()}
 
     def step(
@@ -188,18 +191,20 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
             info |= {name: _first(values) for name, values in final.items()}
             reward = info["score"]
         if self.render_mode == "human":
-            self._print_step(token)
+            self._show_step()
         return self._observation(), reward, ended, False, info
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """Show the episode: the prompt (dim) and the tokens so far.
 
-        After the end, the tokens are coloured by their credit, and the score follows.
+        After the end, the tokens are coloured by their credit: blue is positive, vermilion and
+        underlined is negative. Score and legend follow.
 
         Returns:
-            With `render_mode="ansi"`, a string with ANSI codes. With `"rgb_array"`, pixels, shape
+            With `render_mode="ansi"`, a string with ANSI codes. With `"html"`, a fragment of HTML
+            with its style, a str that notebooks show as such. With `"rgb_array"`, pixels, shape
             (height, width, 3), uint8; the shape is the same in all episodes. With `"human"`, None:
-            `reset` and `step` print as they go.
+            `reset` and `step` print as they go, on a terminal at most 10 tokens per second.
         """
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make(..., render_mode="ansi") or another mode')
@@ -209,18 +214,26 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         return self._render_episode()
 
     def _render_episode(self) -> str | np.ndarray:
-        if self._scored is None:
-            return self._rendered(self._prompt_ids, self._completion_ids)
-        credit = self.rendered_credit(self._scored)[self._scored.completion_mask].tolist()
-        score = float(self._scored.score[0])
+        credit, score = self._credit_and_score()
         return self._rendered(self._prompt_ids, self._completion_ids, credit, score)
 
-    def _print_step(self, token: int) -> None:
-        terminal = _terminal()
-        terminal.print(credit_text("", self.task.pieces([token])), end="")
-        if self._ended:
-            terminal.print()
-            terminal.file.write(f"{self._render_episode()}\n")
+    def _credit_and_score(self) -> tuple[list[float] | None, float | None]:
+        """Of the finished episode; None while it is under way."""
+        if self._scored is None:
+            return None, None
+        credit = self.rendered_credit(self._scored)[self._scored.completion_mask].tolist()
+        return credit, float(self._scored.score[0])
+
+    def _text(self, credit: list[float] | None = None) -> Text:
+        pieces = self.task.pieces(self._completion_ids)
+        return credit_text(self.task.decode(self._prompt_ids), pieces, credit)
+
+    def _show_step(self) -> None:
+        credit, score = self._credit_and_score()
+        if score is None:
+            self._live.grow(self._text())
+        else:
+            self._live.finish(self._text(credit), caption_text(score, credit))
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {
@@ -232,11 +245,6 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         if not self.action_mask_in_info:
             return {}
         return {"action_mask": self.task.action_mask(len(self._completion_ids))}
-
-
-def _terminal() -> Console:
-    """Where ``"human"`` prints. An environment that kept it could not be copied."""
-    return Console(highlight=False, soft_wrap=True)
 
 
 def _first(values: np.ndarray) -> Any:

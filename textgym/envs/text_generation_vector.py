@@ -54,7 +54,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium declares it without ClassVar)
-        "render_modes": ["ansi", "rgb_array"],
+        "render_modes": ["ansi", "html", "rgb_array"],
         "render_fps": 10,
     }
 
@@ -64,7 +64,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         num_envs = check_whole_number("num_envs", num_envs, 1, 2**31 - 1)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InvalidArgumentError(
-                "render_mode", render_mode, 'choose "ansi", "rgb_array" or None'
+                "render_mode", render_mode, 'choose "ansi", "html", "rgb_array" or None'
             )
         try:
             self.autoreset_mode = AutoresetMode(arguments.autoreset_mode)
@@ -192,8 +192,9 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         A row that was reset in the last step shows the episode that ended in it.
 
         Returns:
-            With `render_mode="ansi"`, one string with ANSI codes per row. With `"rgb_array"`, the
-            pixels of each row, shape (height, width, 3), uint8; the shape is always the same.
+            With `render_mode="ansi"`, one string with ANSI codes per row. With `"html"`, one
+            fragment of HTML per row. With `"rgb_array"`, the pixels of each row, shape (height,
+            width, 3), uint8; the shape is always the same.
         """
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make_vec(..., render_mode="ansi") or "rgb_array"')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
+from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
+
+from textgym.rendering.scale import RGB
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
 
-__all__ = ["draw_frame", "frame_lines"]
+__all__ = ["FRAME_GROUND", "draw_frame", "frame_lines"]
+
+FRAME_GROUND: RGB = (24, 24, 27)
+"""The background of frames."""
 
 _COLUMNS = 60
 _MIN_LINES, _MAX_LINES = 4, 32
@@ -32,7 +39,7 @@ _CHARACTERS_PER_TOKEN = 5
 _FONT_SIZE = 16
 _CELL_WIDTH, _LINE_HEIGHT, _MARGIN = 10, 22, 20
 
-_BACKGROUND, _PLAIN, _DIM = (24, 24, 27), (235, 235, 235), (150, 150, 155)
+_PLAIN, _DIM = (235, 235, 235), (150, 150, 155)
 _NO_STYLE = Style.null()
 
 # The font lacks the pictures of control characters, so they become caret notation (^[ for escape).
@@ -54,7 +61,7 @@ def frame_lines(max_tokens: int) -> int:
     return min(max(needed, _MIN_LINES), _MAX_LINES)
 
 
-def draw_frame(text: Text, lines: int, caption: str = "") -> np.ndarray:
+def draw_frame(text: Text, lines: int, caption: Text | str = "") -> np.ndarray:
     """Draw a rich text with its colours, wrapped at 60 columns.
 
     Text that does not fit scrolls, as in a terminal: the last lines are shown. Characters that the
@@ -63,7 +70,7 @@ def draw_frame(text: Text, lines: int, caption: str = "") -> np.ndarray:
     Args:
         text: Such as :func:`textgym.rendering.credit_text` returns.
         lines: How many lines of the text to show.
-        caption: A short line at the bottom, such as the score.
+        caption: A line at the bottom, such as the score; what does not fit is left out.
 
     Returns:
         RGB pixels, shape (height, width, 3), uint8. The shape depends on ``lines`` alone, and
@@ -73,19 +80,28 @@ def draw_frame(text: Text, lines: int, caption: str = "") -> np.ndarray:
 
     width = 2 * _MARGIN + _COLUMNS * _CELL_WIDTH
     height = 2 * _MARGIN + (lines + 2) * _LINE_HEIGHT  # an empty line, then the caption
-    image = Image.new("RGB", (width, height), _BACKGROUND)
+    image = Image.new("RGB", (width, height), FRAME_GROUND)
     canvas = ImageDraw.Draw(image)
-    _draw_run(canvas, _MARGIN, height - _MARGIN - _LINE_HEIGHT, caption)
+    for row, segments in enumerate(_rows(text)[-lines:]):
+        _draw_row(canvas, _MARGIN + row * _LINE_HEIGHT, segments)
+    of_caption = _rows(Text(caption) if isinstance(caption, str) else caption)
+    _draw_row(canvas, height - _MARGIN - _LINE_HEIGHT, of_caption[0] if of_caption else [])
+    return np.array(image)
+
+
+def _rows(text: Text) -> list[list[Segment]]:
+    """The lines of a text, each in runs of one style."""
     console = _console()
     drawable = [
         (_drawable(segment.text), segment.style or _NO_STYLE) for segment in text.render(console)
     ]
-    rows = console.render_lines(Text.assemble(*drawable), pad=False)
-    for row, segments in enumerate(rows[-lines:]):
-        x, y = _MARGIN, _MARGIN + row * _LINE_HEIGHT
-        for segment in segments:
-            x = _draw_run(canvas, x, y, segment.text, segment.style or _NO_STYLE)
-    return np.array(image)
+    return console.render_lines(Text.assemble(*drawable), pad=False)
+
+
+def _draw_row(canvas: ImageDraw.ImageDraw, y: int, segments: Iterable[Segment]) -> None:
+    x = _MARGIN
+    for segment in segments:
+        x = _draw_run(canvas, x, y, segment.text, segment.style or _NO_STYLE)
 
 
 def _drawable(text: str) -> str:

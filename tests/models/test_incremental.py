@@ -138,6 +138,18 @@ def growing_texts(steps, seed=0):
                 texts[row] = texts[row] + draw(generator, 1)
 
 
+def changing_texts(steps, seed=0):
+    """The same, and the last tokens of some texts change: their number, or what they are."""
+    generator = torch.Generator().manual_seed(seed)
+    for number, texts in enumerate(growing_texts(steps, seed)):
+        for row, text in enumerate(texts):
+            if text is not None and (number + row) % 3:
+                kept = text[: max(1, len(text) - int(torch.randint(4, (1,), generator=generator)))]
+                new = draw(generator, int(torch.randint(5, (1,), generator=generator)))
+                texts[row] = (kept + new)[:LONGEST]
+        yield texts
+
+
 @pytest.fixture
 def sizes(language_model):
     """Number of tokens of every forward pass of the model, padding included."""
@@ -184,10 +196,39 @@ def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps():
     check_reward_model(reward_model, [PrefixScores(), AttentionMap()], steps=12)
 
 
-def check_reward_model(reward_model, readouts, steps):
-    reader = IncrementalRewardModel(reward_model, readouts)
+@decoders
+def test_texts_whose_ends_change_give_the_same(name):
+    readouts = [PrefixScores(), AttentionMap((0, -1), "max")]
+    check_reward_model(make_reward_model(name), readouts, 30, changing_texts, max_changed=4)
+
+
+def test_a_changed_end_is_read_from_its_first_new_token(reward_model):
+    counted = []
+    body = reward_model.model.base_model
+    handle = body.register_forward_pre_hook(
+        lambda _module, _arguments, keywords: counted.append(tuple(keywords["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    reader = IncrementalRewardModel(reward_model, [PrefixScores()], max_changed=3)
+    steps = [
+        ([[5, 6, 7, 8, 9], [5, 6, 7, 8]], [(2, 5)]),
+        ([[5, 6, 7, 10, 11], [5, 6, 7, 8]], [(2, 2)]),  # two new ones at the end of the first row
+        ([[5, 6, 7, 10], [5, 7]], [(2, 1)]),  # ends that are gone: the last token is read anew
+        ([[5, 1, 2, 3, 4], [5, 7]], [(1, 5)]),  # more than three
+    ]
+    for texts, passes in steps:
+        batch = Completions.from_lists([ids[:1] for ids in texts], [ids[1:] for ids in texts])
+        expected = reward_model.read(batch).score
+        counted.clear()
+        torch.testing.assert_close(reader.read(batch).score, expected, rtol=0, atol=1e-5)
+        assert counted == passes
+    handle.remove()
+
+
+def check_reward_model(reward_model, readouts, steps, make_texts=growing_texts, max_changed=0):
+    reader = IncrementalRewardModel(reward_model, readouts, max_changed)
     assert reader.is_lean == (reward_model.model.config.model_type not in ("gpt_neox", "gptj"))
-    for texts in growing_texts(steps, seed=1):
+    for texts in make_texts(steps, seed=1):
         requested = torch.tensor([text is not None for text in texts])
         ids = [text or [0] for text in texts]
         # The prompt is the first token; the reader does not care where it ends.

@@ -18,14 +18,18 @@ from textgym.models.readouts import PrefixScores, Readout
 __all__ = ["IncrementalTextReader"]
 
 
+_MAX_CHANGED = 8
+"""A token of the policy changes few tokens of the reward model. Where it changes more, or where an
+episode begins, one pass over the whole text is quicker than a pass for each token."""
+
+
 class IncrementalTextReader:
     """Scores texts that grow by the policy's tokens, with a reward that reads text.
 
     A new token of the policy can change the reward model's earlier tokens: "act" and "ing" may be
     one token there. So the text so far is encoded anew at every step. A decoder keeps the keys and
-    values of what it has read: a text that grew by one of its tokens costs that token, and any
-    other change reads the row again. An encoder reads the text so far, and a function is called
-    with it.
+    values of what it has read, and reads on from the first of its tokens that changed. An encoder
+    reads the text so far, and a function is called with it.
 
     Args:
         reward_model: The reward model or function.
@@ -42,7 +46,7 @@ class IncrementalTextReader:
             inner = reward_model.reward_model
             if IncrementalRewardModel.can_read(inner, [PrefixScores()]):
                 try:
-                    self._reader = IncrementalRewardModel(inner, [PrefixScores()])
+                    self._reader = IncrementalRewardModel(inner, [PrefixScores()], _MAX_CHANGED)
                 except InvalidArgumentError:  # Not a plain decoder: it reads the whole text.
                     self._reader = None
         self._prompt_scores: dict[str, float] = {}

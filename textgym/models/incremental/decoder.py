@@ -2,8 +2,9 @@
 
 A reader gets the current texts at every step, a batch at a time, and caches the keys and values of
 what it has read. A row whose text grew by one token costs that token. A row whose text is unchanged
-costs nothing. Any other text is read from its start, in place, while the other rows stay as they
-are. So callers that step environments need not say where an episode began.
+costs nothing. If the last few tokens may change, as those of another tokenizer do, a row costs its
+tokens from the first new one on. Any other text is read from its start, in place, while the other
+rows stay as they are. So callers that step environments need not say where an episode began.
 
 Cache layout: every text ends in the last column, and a mask hides the columns left of its start.
 Distances between columns are then distances between tokens, so sliding windows work, and so do
@@ -59,25 +60,30 @@ state. Measured: 0.008 for a Llama of two layers, by bitsandbytes.
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass, over whole texts (left-aligned) or over the newest token of each text.
+    """One forward pass, over whole texts (left-aligned) or over the newest tokens of each text.
 
     Attributes:
         rows: The rows of the batch that were read, shape (num_read,).
         at: The same rows in the model's output, shape (num_read,).
         lengths: Number of tokens of their texts, shape (num_read,).
-        is_restart: Whether whole texts were read.
+        number: How many tokens at the end of each text were read; None: whole texts.
         output: The model's output.
     """
 
     rows: Tensor
     at: Tensor
     lengths: Tensor
-    is_restart: bool
+    number: int | None
     output: Output
+
+    @property
+    def is_restart(self) -> bool:
+        """Whether whole texts were read."""
+        return self.number is None
 
     def newest(self, values: Tensor) -> Tensor:
         """Pick the values of the last tokens: (output rows, tokens, ...) to (num_read, ...)."""
-        return values[self.at, self.lengths - 1 if self.is_restart else 0]
+        return values[self.at, self.lengths - 1 if self.number is None else -1]
 
 
 class IncrementalDecoder(ABC):
@@ -93,14 +99,17 @@ class IncrementalDecoder(ABC):
     Args:
         module: A Hugging Face decoder, with or without a head. Call :meth:`forget` after changing
             its weights: results for known texts are cached.
+        max_changed: A text that has at most this many tokens after what it shares with the known
+            one is read from there. With 0, a text that did anything but grow by one token is read
+            from its start.
 
     Raises:
         InvalidArgumentError: If reading a text in pieces gives something else than reading it at
             once, as with encoders, or if the model caches anything but keys and values.
     """
 
-    def __init__(self, module: PreTrainedModel) -> None:
-        self._module = module
+    def __init__(self, module: PreTrainedModel, max_changed: int = 0) -> None:
+        self._module, self._max_changed = module, max_changed
         self._parameters = forward_parameters(module)
         self._can_be_lean = LeanDecoder.knows(module)
         self._forget(0)
@@ -146,6 +155,10 @@ class IncrementalDecoder(ABC):
         """Store the results of a pass."""
 
     @abstractmethod
+    def _drop_ends(self, rows: Tensor, lengths: Tensor) -> None:
+        """Drop stored results for tokens beyond these lengths, both (num_rows,)."""
+
+    @abstractmethod
     def _newest(self) -> Tensor:
         """Stored results for the newest token of each row, shape (batch, ...)."""
 
@@ -156,7 +169,7 @@ class IncrementalDecoder(ABC):
 
     @torch.no_grad()
     def advance(self, texts: Sequence[Text | None]) -> None:
-        """Bring every row to its current text, in at most two forward passes.
+        """Bring every row to its current text, in at most three forward passes.
 
         Args:
             texts: Token ids per row; None for a row that is not requested, which stays as it is. If
@@ -168,48 +181,90 @@ class IncrementalDecoder(ABC):
         if len(texts) != len(self._texts):
             self._forget(len(texts))
         grown: dict[int, list[int]] = {}
+        changed: dict[int, list[int]] = {}
         restarted: dict[int, list[int]] = {}
+        num_changed = 0
         for row, (text, known) in enumerate(zip(texts, self._texts, strict=True)):
             if text is None or (ids := list(text)) == known:
                 continue
             if not ids:
                 raise InvalidArgumentError("texts", texts, f"row {row} has no token to read")
-            (grown if ids[:-1] == known else restarted)[row] = ids
+            number = len(ids) if known is None else self._num_new(ids, known)
+            if ids[:-1] == known:
+                grown[row] = ids
+            elif number <= min(self._max_changed, len(ids) - 1):
+                changed[row] = ids
+                num_changed = max(num_changed, number)
+            else:
+                restarted[row] = ids
+        for row in [row for row, ids in changed.items() if len(ids) <= num_changed]:
+            restarted[row] = changed.pop(row)
+        if not (grown or changed or restarted):
+            return
         try:
             if grown:
-                self._append(grown)
+                self._append(grown, 1)
+            if changed:
+                self._shorten({row: len(ids) - num_changed for row, ids in changed.items()})
+                self._append(changed, num_changed)
             if restarted:
                 self._restart(restarted)
         except BaseException:  # Some layers may have been extended and others not.
             self._forget(len(texts))
             raise
-        if grown or restarted:
-            self._crop()
+        self._crop()
 
-    def _append(self, texts: Mapping[int, list[int]]) -> None:
-        """Read the last token of some texts. Waiting rows are fed a token that is then masked."""
+    @staticmethod
+    def _num_new(ids: list[int], known: list[int]) -> int:
+        """Number of tokens after those that two texts share; at least 1, the last is read anew."""
+        differs = (n for n, (new, old) in enumerate(zip(ids, known, strict=False)) if new != old)
+        return len(ids) - min(next(differs, len(known)), len(ids) - 1)
+
+    def _shorten(self, kept: Mapping[int, int]) -> None:
+        """Forget the last tokens of some texts, so that they have at most these numbers of tokens.
+
+        The rows' keys and values are rotated, so that a text ends in the last column again. What
+        comes to the left end is masked.
+        """
+        assert self._cache is not None
+        rows, lengths = self._tensor(list(kept)), self._tensor(list(kept.values()))
+        dropped = self._tensor([len(self._texts[row] or []) for row in kept]) - lengths
+        columns = torch.arange(self._mask.shape[1], device=rows.device)
+        order = (columns - dropped[:, None]) % len(columns)
+        for layer in layers_of(self._cache):
+            for states in (layer.keys, layer.values):
+                states[rows] = states[rows].take_along_dim(order[:, None, :, None], dim=2)
+        self._mask[rows] = columns >= len(columns) - lengths[:, None]
+        self._drop_ends(rows, lengths)
+
+    def _append(self, texts: Mapping[int, list[int]], number: int) -> None:
+        """Read the last tokens of some texts, so many of each.
+
+        Waiting rows are fed tokens that are then masked.
+        """
         assert self._cache is not None
         rows = self._tensor(list(texts))
         lengths = self._tensor([len(text) for text in texts.values()])
         # Waiting rows use position 0, which every model has.
-        ids, positions = torch.zeros((2, len(self._texts)), dtype=torch.int64, device=rows.device)
-        ids[rows] = self._tensor([text[-1] for text in texts.values()])
-        positions[rows] = lengths - 1
-        mask = pad(self._mask, (0, 1), value=True)
-        if self._lean is not None:
-            output = self._lean.read(ids, positions, mask, layers_of(self._cache))
+        shape = (2, len(self._texts), number)
+        ids, positions = torch.zeros(shape, dtype=torch.int64, device=rows.device)
+        ids[rows] = self._tensor([text[-number:] for text in texts.values()])
+        positions[rows] = lengths[:, None] - torch.arange(number, 0, -1, device=rows.device)
+        mask = pad(self._mask, (0, number), value=True)
+        if self._lean is not None and number == 1:
+            output = self._lean.read(ids[:, 0], positions[:, 0], mask, layers_of(self._cache))
         else:
-            output = self._run(ids[:, None], mask, positions[:, None], self._cache, restart=None)
+            output = self._run(ids, mask, positions, self._cache, restart=None)
         waiting = torch.ones_like(mask[:, 0])
         waiting[rows] = False
-        mask[waiting, -1] = False
+        mask[waiting, -number:] = False
         self._mask = mask
         if waiting.any():
-            self._mask[waiting] = mask[waiting].roll(1, dims=1)
+            self._mask[waiting] = mask[waiting].roll(number, dims=1)
             for layer in layers_of(self._cache):
-                layer.keys[waiting] = layer.keys[waiting].roll(1, dims=2)
-                layer.values[waiting] = layer.values[waiting].roll(1, dims=2)
-        self._done(texts, Pass(rows, rows, lengths, False, output))
+                layer.keys[waiting] = layer.keys[waiting].roll(number, dims=2)
+                layer.values[waiting] = layer.values[waiting].roll(number, dims=2)
+        self._done(texts, Pass(rows, rows, lengths, number, output))
 
     def _restart(self, texts: Mapping[int, list[int]]) -> None:
         """Read whole texts, and store their keys and values at the right end of their rows."""
@@ -237,7 +292,7 @@ class IncrementalDecoder(ABC):
             for mine, theirs in ((kept.keys, new.keys), (kept.values, new.values)):
                 mine[rows, :, start:] = theirs.take_along_dim(order, dim=2).to(mine.dtype)
         at = torch.arange(len(rows), device=rows.device)
-        self._done(texts, Pass(rows, at, lengths, True, output))
+        self._done(texts, Pass(rows, at, lengths, None, output))
 
     def _empty_like(self, cache: DynamicCache) -> DynamicCache:
         """An empty cache for the whole batch, with the sizes of another one."""
@@ -317,6 +372,8 @@ class IncrementalDecoder(ABC):
         size = len(embeddings.weight)
         long, short = [i % size for i in (3, 4, 5, 6)], [7 % size, 8 % size]
         self._forget(2)
+        if self._max_changed > 0:
+            self.advance([[long[0], short[0], short[1]], long])  # Its last tokens will change.
         self.advance([long[:2], long])
         self.advance([long[:3], None])  # One row waits,
         self.advance([long, short])  # and then starts anew.

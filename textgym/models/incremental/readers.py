@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from textgym.checks import check_whole_number
 from textgym.errors import InvalidArgumentError
 from textgym.models.checks import check_model
 from textgym.models.completions import Completions, LeftAligned, ScoredCompletions
@@ -120,6 +121,9 @@ class IncrementalLanguageModel(IncrementalDecoder):
             self._last.logits.index_copy(0, done.rows, logits),
         )
 
+    def _drop_ends(self, rows: Tensor, lengths: Tensor) -> None:
+        """Nothing is stored but the output at the end, and that will be another one."""
+
     def _newest(self) -> Tensor:
         assert self._last is not None
         return torch.cat(self._last, dim=1)
@@ -132,6 +136,9 @@ class IncrementalRewardModel(IncrementalDecoder):
         reward_model: The reward model; it must be a decoder.
         readouts: What to read out: any of ``PrefixScores`` and ``AttentionMap``. All other
             read-outs need the whole text at once.
+        max_changed: Texts that differ from the known ones in so many tokens at the end, or fewer,
+            are read from the first of these; see
+            :class:`~textgym.models.incremental.decoder.IncrementalDecoder`.
 
     Raises:
         InvalidArgumentError: If the reward model is not a decoder, or a read-out is not one of
@@ -146,7 +153,9 @@ class IncrementalRewardModel(IncrementalDecoder):
         torch.Size([1, 5])
     """
 
-    def __init__(self, reward_model: RewardModel, readouts: Collection[Readout]) -> None:
+    def __init__(
+        self, reward_model: RewardModel, readouts: Collection[Readout], max_changed: int = 0
+    ) -> None:
         if not isinstance(reward_model, RewardModel):
             raise InvalidArgumentError("reward_model", reward_model, "must be a RewardModel")
         if not self.can_read(reward_model, checked_readouts(readouts)):
@@ -161,7 +170,8 @@ class IncrementalRewardModel(IncrementalDecoder):
         self.readouts = frozenset(readouts)
         self._wanted = [readout for readout in readouts if isinstance(readout, AttentionMap)]
         self._last_only = all(layer_indices(one.layers) == (-1,) for one in self._wanted)
-        super().__init__(reward_model.model.base_model)
+        at_most = check_whole_number("max_changed", max_changed, 0)
+        super().__init__(reward_model.model.base_model, at_most)
 
     is_incremental = True
     """Whether keys and values are kept."""
@@ -237,10 +247,12 @@ class IncrementalRewardModel(IncrementalDecoder):
         self._reserve(int(done.lengths.max()))
         scores = self.reward_model.score_states(done.output.hidden)
         rows, last = done.rows, done.lengths - 1
-        if not done.is_restart:
-            self._scores[rows, last] = done.newest(scores)
+        if done.number is not None:
+            queries = last[:, None] - torch.arange(done.number - 1, -1, -1, device=rows.device)
+            self._scores[rows[:, None], queries] = scores[done.at]
             for one, kept in self._maps.items():
-                kept[rows, last] = self._own_columns(self._weights(done, one)[done.at, 0], done)
+                weights = self._own_columns(self._weights(done, one)[done.at], done)
+                kept[rows[:, None], queries] = weights
             return
         width = scores.shape[1]
         mask = torch.arange(width, device=rows.device) <= last[:, None]
@@ -250,6 +262,12 @@ class IncrementalRewardModel(IncrementalDecoder):
             kept[rows] = 0.0
             kept[rows, :width, :width] = self._weights(done, one) * mask[:, :, None]
 
+    def _drop_ends(self, rows: Tensor, lengths: Tensor) -> None:
+        gone = torch.arange(self._scores.shape[1], device=rows.device) >= lengths[:, None]
+        self._scores[rows] = self._scores[rows].masked_fill(gone, 0.0)
+        for kept in self._maps.values():
+            kept[rows] = kept[rows].masked_fill(gone[:, :, None], 0.0)
+
     @staticmethod
     def _weights(done: Pass, readout: AttentionMap) -> Tensor:
         """Attention from the tokens of a pass to all columns."""
@@ -258,10 +276,10 @@ class IncrementalRewardModel(IncrementalDecoder):
 
     def _own_columns(self, weights: Tensor, done: Pass) -> Tensor:
         """Shift right-aligned columns to the left, so that column t is token t of its text."""
-        width = weights.shape[1]
+        width = weights.shape[2]
         tokens = torch.arange(self._scores.shape[1], device=weights.device)
-        columns = tokens + (width - done.lengths)[:, None]
-        return weights.gather(1, columns.clamp(max=width - 1)) * (columns < width)
+        columns = (tokens + (width - done.lengths)[:, None])[:, None]  # (num_read, 1, room)
+        return weights.take_along_dim(columns.clamp(max=width - 1), dim=2) * (columns < width)
 
     def _reserve(self, length: int) -> None:
         """Make room for texts of this length; the room doubles, so that this is rare."""

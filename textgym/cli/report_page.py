@@ -121,8 +121,8 @@ def _curves(groups: Sequence[RunGroup]) -> str:
     note = f"Strong lines: means of the last {_WINDOW} iterations; faint: single iterations."
     if several:
         note += (
-            " Of runs that differ in their seeds only: the mean, as far as all of them have come, "
-            "and the 95% interval of the mean by Student's t."
+            " Of runs that differ in their seeds only: strong, their mean, as far as all of them "
+            "have come; faint, every run; the band, the 95% interval of the mean by Student's t."
         )
     return _picture(figure, "Curves of " + ", ".join(found)) + f'<p class="soft">{note}</p>'
 

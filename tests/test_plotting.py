@@ -82,6 +82,13 @@ def test_a_single_run_has_no_band():
     assert not axes.collections
 
 
+def test_values_that_are_missing_leave_gaps():
+    axes = new_figure(4, 3).subplots()
+    draw_curves(axes, {"a": [[1.0, float("nan"), 3.0]], "b": [[float("nan")]]}, "loss", window=1)
+    low, high = axes.get_ylim()
+    assert low < 1.0 < 3.0 < high
+
+
 def test_equal_figures_give_equal_svg():
     def drawn():
         figure = new_figure(4, 3)

@@ -133,8 +133,9 @@ def draw_curves(
             below, above = mean - half, mean + half
             axes.fill_between(iterations, below, above, color=color, alpha=0.12, linewidth=0)
         shown += [smooth.min(axis=0), smooth.max(axis=0)]
-    if shown:  # Intervals of two runs are so wide that nothing else would be seen.
-        low, high = min(map(np.min, shown)), max(map(np.max, shown))
+    finite = np.concatenate(shown)[np.isfinite(np.concatenate(shown))] if shown else np.array([])
+    if finite.size:  # Intervals of two runs are so wide that nothing else would be seen.
+        low, high = finite.min(), finite.max()
         margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(low - margin, high + margin)
     _finish_curves(axes, label)

@@ -104,6 +104,19 @@ def test_texts_that_do_not_fit(text, models, capsys):
     assert capsys.readouterr().err.startswith("textgym: text=")
 
 
+def test_a_score_that_is_no_number_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken_reward.py").write_text(
+        "def score(prompts, completions, **rest):\n    return [float('nan')] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["credit", "A film", "--reward-model", "broken_reward:score", "--credit", "uniform"]
+    assert main([*command, "--html", "page.html"]) == 2
+    error = capsys.readouterr().err
+    assert ONE_LINE.fullmatch(error)
+    assert "score" in error
+    assert not (tmp_path / "page.html").exists()
+
+
 # --- Several texts and methods
 
 

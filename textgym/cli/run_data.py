@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class RunData:
         """The first of some metrics that the run has, by iteration; empty if it has none."""
         for metric in metrics:
             if self.rows and metric in self.rows[0]:
-                return [row[metric] for row in self.rows]
+                return [row.get(metric, math.nan) for row in self.rows]
         return []
 
     @property

@@ -212,7 +212,7 @@ def test_the_samples_of_a_run_get_the_credit_of_its_reward_model(trained, tmp_pa
         (["A film", "--html", "folder.html"], "is a folder"),
         (["A film", "--credit", "abc", "abc"], "is there twice"),
         (["A film", "--credit", "abc", "guess"], "guess"),
-        (["--credit", "abc", "A film"], "A film"),
+        (["--credit", "abc", "A film"], "text='': name one before --credit"),
     ],
 )
 def test_what_cannot_be_explored_is_one_line(

@@ -57,7 +57,7 @@ def pictures(page):
 def test_the_results_are_those_of_the_log(runs, tmp_path):
     results = tables(page_of(runs, tmp_path))[0]
     assert results[0] == [
-        *("run", "seed", "iterations", "tokens", "time"),
+        *("run", "seed", "iterations", "checkpoint", "tokens", "time"),
         *("score, first", "score, last", "KL"),
     ]
     assert len(results) == 4
@@ -65,8 +65,9 @@ def test_the_results_are_those_of_the_log(runs, tmp_path):
         rows = logged(run)
         mean = sum(row["rollout/score_mean"] for row in rows[-10:]) / len(rows)
         assert run.name in cells[0]
-        assert cells[2:4] == [str(len(rows)), f"{rows[-1]['time/total_timesteps']} of 17"]
-        assert cells[6] == f"{mean:+.2f}"
+        tokens = f"{rows[-1]['time/total_timesteps']} of 17"
+        assert cells[2:5] == [str(len(rows)), str(len(rows)), tokens]
+        assert cells[7] == f"{mean:+.2f}"
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group(runs):

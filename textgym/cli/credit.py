@@ -73,6 +73,9 @@ class CreditCommand:
             self._show_credit()
 
     def _show_credit(self) -> None:
+        if not self.text and self.texts is None:
+            remedy = "name one before --credit, which takes all words behind it; or use --texts"
+            raise InvalidArgumentError("text", "", remedy)
         if self.html is not None:
             check_page("html", self.html)
         policy = "embedded" if self.policy is None else self.policy
@@ -84,9 +87,6 @@ class CreditCommand:
         crediting = Crediting(reward_model, tokenizer, methods, self.device)
         given = [crediting.encode(self._joined(text), "text") for text in self.text]
         given += [crediting.encode(text, "texts") for text in texts]
-        if not given:
-            remedy = "name a text, before --credit, or a file with --texts"
-            raise InvalidArgumentError("text", "", remedy)
         console = make_console()
         if self.html is None:
             for number, one in enumerate(crediting.read(given)):

@@ -37,12 +37,14 @@ class RunData:
         settings: Flags and hyperparameters by name.
         rows: Scalars, a row per iteration.
         samples: Completions that it has kept.
+        checkpoint: Iteration of its newest checkpoint; None without one.
     """
 
     folder: Path
     settings: dict[str, Any]
     rows: list[dict[str, float]]
     samples: list[KeptSample]
+    checkpoint: int | None
 
     def values(self, *metrics: str) -> list[float]:
         """The first of some metrics that the run has, by iteration; empty if it has none."""
@@ -91,7 +93,13 @@ def read_run(folder: Path) -> RunData:
     for name in (SETTINGS, _CONFIG):
         if name == _CONFIG or (folder / name).is_file():
             settings |= _read(folder, name, _object)
-    return RunData(folder, settings, _read(folder, _METRICS, _rows), read_samples(folder, "runs"))
+    return RunData(
+        folder,
+        settings,
+        _read(folder, _METRICS, _rows),
+        read_samples(folder, "runs"),
+        _newest_checkpoint(folder),
+    )
 
 
 def grouped(runs: Sequence[RunData]) -> list[RunGroup]:
@@ -130,6 +138,11 @@ def shown(value: Any) -> str:
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _newest_checkpoint(folder: Path) -> int | None:
+    names = [path.name for path in (folder / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def _read(folder: Path, name: str, parse: Any) -> Any:

@@ -14,7 +14,7 @@ from textgym.cli.run_folder import SETTINGS
 from textgym.cli.samples_file import KeptSample, read_samples
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["RunData", "RunGroup", "differences", "grouped", "read_run"]
+__all__ = ["RunData", "RunGroup", "differences", "grouped", "read_run", "shown"]
 
 _CONFIG, _METRICS = "config.json", "metrics.jsonl"
 _NOT_COMPARED = (
@@ -106,8 +106,8 @@ def grouped(runs: Sequence[RunData]) -> list[RunGroup]:
     """Put runs together that differ in nothing but their seeds, in the order of the first ones."""
     groups: dict[str, list[RunData]] = {}
     for run in runs:
-        compared = {k: v for k, v in run.settings.items() if k not in _NOT_COMPARED}
-        groups.setdefault(json.dumps(compared, sort_keys=True), []).append(run)
+        compared = json.dumps(RunGroup("", [run]).settings, sort_keys=True)
+        groups.setdefault(compared, []).append(run)
     unnamed = [RunGroup("", members) for members in groups.values()]
     names = differences(unnamed)
     named = []

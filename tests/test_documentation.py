@@ -35,6 +35,7 @@ def python_blocks(page):
 
 
 OUTSIDE_ROLLOUTS = ROOT / "docs" / "outside_rollouts.md"
+LOOKING = ROOT / "docs" / "looking.md"
 WITH_CODE = [page for page in PAGES if python_blocks(page)]
 
 
@@ -50,7 +51,7 @@ def registries():
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in WITH_CODE if page != OUTSIDE_ROLLOUTS],
+    [page for page in WITH_CODE if page not in (OUTSIDE_ROLLOUTS, LOOKING)],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_the_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, registries):
@@ -95,6 +96,16 @@ def test_the_number_of_methods_is_right():
 def test_the_page_on_credit_names_every_method():
     text = (ROOT / "docs" / "credit.md").read_text(encoding="utf-8")
     assert [name for name in CREDIT_ASSIGNERS if f"`{name}`" not in text] == []
+
+
+def test_the_page_on_looking_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for block in python_blocks(LOOKING):
+        exec(block, namespace)
+    assert namespace["colour"].opacity == 0.375
+    assert "credit" in namespace["info"]
+    assert (tmp_path / "films" / "rl-video-episode-0.mp4").is_file()
 
 
 def test_the_page_on_outside_rollouts_runs(tmp_path, monkeypatch):

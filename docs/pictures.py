@@ -108,7 +108,7 @@ def photograph_report(path: Path, work: Path, runs: Path) -> None:
                 textgym_command("train", *flags, "--output", folders[-1])
     page = work / "report.html"
     textgym_command("report", *folders, "--output", str(page))
-    photograph(page, path, 1180, 2000)
+    photograph(page, path, 1180, 2330)
 
 
 def textgym_command(*words: str) -> None:
@@ -117,7 +117,7 @@ def textgym_command(*words: str) -> None:
 
 
 def photograph(page: Path, path: Path, width: int, height: int, address: str = "") -> None:
-    """A picture of a page, with few colours."""
+    """A picture of a page."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         sys.exit("the pages are photographed by Chromium, which is not installed")
@@ -126,7 +126,7 @@ def photograph(page: Path, path: Path, width: int, height: int, address: str = "
     shot = [f"--screenshot={path}", size, page.as_uri() + address]
     subprocess.run([program, *options, *shot], check=True, capture_output=True)
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     small.save(path, optimize=True)
 
 

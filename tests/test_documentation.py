@@ -84,6 +84,16 @@ def test_the_page_on_agents_runs():
     assert len(namespace["agent"].history) == 1
 
 
+def test_the_page_on_looking_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for block in python_blocks(ROOT / "docs" / "looking.md"):
+        exec(block, namespace)
+    assert namespace["colour"].opacity == 0.375
+    assert "credit" in namespace["info"]
+    assert (tmp_path / "films" / "rl-video-episode-0.mp4").is_file()
+
+
 def test_the_page_on_outside_rollouts_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     server_block, engine_block = python_blocks(ROOT / "docs" / "outside_rollouts.md")

@@ -68,9 +68,8 @@ def test_one_run_says_nothing_about_others():
 def test_a_group_is_drawn_as_far_as_all_of_its_runs_have_come():
     axes = new_figure(4, 3).subplots()
     draw_curves(axes, {"a": [[1.0, 2.0, 3.0], [3.0, 4.0]], "none yet": [[]]}, "score", window=1)
-    (line,) = axes.lines
-    assert line.get_xdata().tolist() == [1, 2]
-    assert line.get_ydata().tolist() == [2.0, 3.0]
+    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines]
+    assert drawn == [([1, 2], [2.0, 3.0]), ([1, 2], [1.0, 2.0]), ([1, 2], [3.0, 4.0])]
     assert len(axes.collections) == 1  # the band
 
 
@@ -81,6 +80,13 @@ def test_a_single_run_has_no_band():
     assert faint.get_ydata().tolist() == [1.0, 5.0, 3.0]
     assert (strong.get_xdata().tolist(), strong.get_ydata().tolist()) == ([2, 3], [3.0, 4.0])
     assert not axes.collections
+
+
+def test_values_that_are_missing_leave_gaps():
+    axes = new_figure(4, 3).subplots()
+    draw_curves(axes, {"a": [[1.0, float("nan"), 3.0]], "b": [[float("nan")]]}, "loss", window=1)
+    low, high = axes.get_ylim()
+    assert low < 1.0 < 3.0 < high
 
 
 def test_equal_figures_give_equal_svg():

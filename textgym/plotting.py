@@ -107,8 +107,8 @@ def draw_curves(
 ) -> None:
     """Draw a quantity against iterations: a line per group of runs, the mean over its runs.
 
-    Of a single run, single iterations are drawn faintly. Of several, a band shows the 95% interval
-    of the mean, over the iterations that all of them have reached.
+    Of a single run, single iterations are drawn faintly. Of several, every run is, and a band shows
+    the 95% interval of the mean, over the iterations that all of them have reached.
 
     Args:
         axes: What is drawn on.
@@ -129,12 +129,13 @@ def draw_curves(
         iterations = np.arange(length - len(mean) + 1, length + 1)
         axes.plot(iterations, mean, color=color, linestyle=dashes, linewidth=2, label=name)
         if len(runs) > 1:
-            axes.fill_between(
-                iterations, mean - half, mean + half, color=color, alpha=0.15, linewidth=0
-            )
+            axes.plot(iterations, smooth.T, color=color, alpha=0.35, linewidth=0.8)
+            below, above = mean - half, mean + half
+            axes.fill_between(iterations, below, above, color=color, alpha=0.12, linewidth=0)
         shown += [smooth.min(axis=0), smooth.max(axis=0)]
-    if shown:  # Intervals of two runs are so wide that nothing else would be seen.
-        low, high = min(map(np.min, shown)), max(map(np.max, shown))
+    finite = np.concatenate(shown)[np.isfinite(np.concatenate(shown))] if shown else np.array([])
+    if finite.size:  # Intervals of two runs are so wide that nothing else would be seen.
+        low, high = finite.min(), finite.max()
         margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(low - margin, high + margin)
     _finish_curves(axes, label)

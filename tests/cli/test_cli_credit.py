@@ -104,6 +104,19 @@ def test_texts_that_do_not_fit(text, models, capsys):
     assert capsys.readouterr().err.startswith("textgym: text=")
 
 
+def test_a_score_that_is_no_number_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken_reward.py").write_text(
+        "def score(prompts, completions, **rest):\n    return [float('nan')] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["credit", "A film", "--reward-model", "broken_reward:score", "--credit", "uniform"]
+    assert main([*command, "--html", "page.html"]) == 2
+    error = capsys.readouterr().err
+    assert ONE_LINE.fullmatch(error)
+    assert "score" in error
+    assert not (tmp_path / "page.html").exists()
+
+
 # --- Several texts and methods
 
 
@@ -199,7 +212,7 @@ def test_the_samples_of_a_run_get_the_credit_of_its_reward_model(trained, tmp_pa
         (["A film", "--html", "folder.html"], "is a folder"),
         (["A film", "--credit", "abc", "abc"], "is there twice"),
         (["A film", "--credit", "abc", "guess"], "guess"),
-        (["--credit", "abc", "A film"], "A film"),
+        (["--credit", "abc", "A film"], "text='': name one before --credit"),
     ],
 )
 def test_what_cannot_be_explored_is_one_line(

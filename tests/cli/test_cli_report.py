@@ -31,6 +31,12 @@ def page_of(runs, tmp_path):
     return path.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    """The page of all three runs."""
+    return page_of(runs, tmp_path_factory.mktemp("page"))
+
+
 def logged(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -54,10 +60,10 @@ def pictures(page):
     return {alt: base64.b64decode(data).decode() for alt, data in found}
 
 
-def test_the_results_are_those_of_the_log(runs, tmp_path):
-    results = tables(page_of(runs, tmp_path))[0]
+def test_the_results_are_those_of_the_log(runs, page):
+    results = tables(page)[0]
     assert results[0] == [
-        *("run", "seed", "iterations", "tokens", "time"),
+        *("run", "seed", "iterations", "checkpoint", "tokens", "time"),
         *("score, first", "score, last", "KL"),
     ]
     assert len(results) == 4
@@ -65,8 +71,9 @@ def test_the_results_are_those_of_the_log(runs, tmp_path):
         rows = logged(run)
         mean = sum(row["rollout/score_mean"] for row in rows[-10:]) / len(rows)
         assert run.name in cells[0]
-        assert cells[2:4] == [str(len(rows)), f"{rows[-1]['time/total_timesteps']} of 17"]
-        assert cells[6] == f"{mean:+.2f}"
+        tokens = f"{rows[-1]['time/total_timesteps']} of 17"
+        assert cells[2:5] == [str(len(rows)), str(len(rows)), tokens]
+        assert cells[7] == f"{mean:+.2f}"
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group(runs):
@@ -76,8 +83,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_group(runs):
     assert differences(groups) == ["credit"]
 
 
-def test_the_settings_in_which_runs_differ_are_marked(runs, tmp_path):
-    page = page_of(runs, tmp_path)
+def test_the_settings_in_which_runs_differ_are_marked(page):
     (row,) = re.findall(r'<tr class="differs">(.*?)</tr>', page)
     assert re.findall(r">([^<]+)<", row) == ["credit", "uniform", "random"]
     shared = dict(row[:2] for row in tables(page)[2])
@@ -85,8 +91,8 @@ def test_the_settings_in_which_runs_differ_are_marked(runs, tmp_path):
     assert "seed" not in shared
 
 
-def test_the_figures_show_what_was_logged(runs, tmp_path):
-    figures = pictures(page_of(runs, tmp_path))
+def test_the_page_has_curves_and_the_frontier(page):
+    figures = pictures(page)
     curves, frontier = figures
     assert "mean score" in curves
     assert "value loss" in curves
@@ -98,9 +104,9 @@ def test_completions_are_shown_with_their_credit(trained, tmp_path):
     page = page_of([trained], tmp_path)
     kept = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
     found = [float(x) for x in re.findall(r"credit ([+-]\d+\.\d{4}), share", page)]
-    order = sorted(range(len(kept)), key=lambda n: ([k["prompt_ids"] for k in kept].index(
-        kept[n]["prompt_ids"]), n))  # fmt: skip
-    expected = [credit for n in order for credit in kept[n]["credit"]]
+    prompts = list(dict.fromkeys(row["prompt"] for row in kept))
+    kept.sort(key=lambda row: prompts.index(row["prompt"]))  # stable: by iteration within each
+    expected = [credit for row in kept for credit in row["credit"]]
     assert found == pytest.approx(expected, abs=1e-4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_training_is_the_same_without_samples(whole, models, tmp_path):
 def test_a_run_that_goes_on_has_the_samples_of_an_unbroken_one(whole, models, tmp_path):
     assert main(["train", *SMALL, *flags(models), *MORE[2:], "--output", str(tmp_path)]) == 0
     with (tmp_path / SAMPLES).open("a") as file:  # of an iteration after the checkpoint
-        file.write(json.dumps({"iteration": 99}) + "\n")
+        file.write(json.dumps(rows(tmp_path)[0] | {"iteration": 99}) + "\n")
     assert main(["train", "--resume", str(tmp_path), *MORE]) == 0
     assert rows(tmp_path) == rows(whole)
     assert_same_run(whole, tmp_path)
@@ -72,8 +73,17 @@ def test_a_damaged_file_is_refused(line, tmp_path):
         read_samples(tmp_path, "runs")
 
 
-def test_more_samples_than_rows_are_refused(models, tmp_path, capsys):
-    command = ["train", *SMALL, *flags(models), "--samples", "5", "--output", str(tmp_path / "run")]
-    assert main(command) == 2
+def test_there_can_be_more_samples_than_rows_of_the_environment(models, tmp_path):
+    command = ["train", *SMALL, *flags(models), "--samples", "5", "--output", str(tmp_path)]
+    assert main(command) == 0
+    assert [row["iteration"] for row in rows(tmp_path)][:6] == [0] * 5 + [2]
+
+
+def test_a_run_with_a_damaged_file_does_not_go_on(models, trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / SAMPLES).write_text("words\n")
+    assert main(["train", "--resume", str(folder), "--total-timesteps", "40"]) == 2
     assert ONE_LINE.fullmatch(error := capsys.readouterr().err)
-    assert "samples=5" in error
+    assert "resume=" in error
+    assert "samples.jsonl is damaged" in error

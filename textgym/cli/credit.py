@@ -73,56 +73,55 @@ class CreditCommand:
             self._show_credit()
 
     def _show_credit(self) -> None:
-        self._check_page()
+        if not self.text and self.texts is None:
+            remedy = "name one before --credit, which takes all words behind it; or use --texts"
+            raise InvalidArgumentError("text", "", remedy)
+        if self.html is not None:
+            check_page("html", self.html)
         policy = "embedded" if self.policy is None else self.policy
         if self.policy is not None:
             check_policy(policy)
         methods = self._methods(policy)
         import_from_current_folder()
-        given = [(self._joined(text), "text") for text in self.text]
-        reward_model, tokenizer = self.reward_model, self.tokenizer
-        if self.texts is not None:
-            texts = read_texts(self.texts, self.prompt)
-            if is_run(self.texts):
-                trained = RunSettings.read(Path(self.texts).expanduser(), "texts").environment
-                reward_model = trained.reward_model if reward_model is None else reward_model
-                if tokenizer is None:
-                    tokenizer = trained.tokenizer
-                else:  # The tokens are those of another one.
-                    texts = [GivenText(one.prompt, one.text) for one in texts]
-            given += [(text, "texts") for text in texts]
-        if not given:
-            remedy = "name a text, before --credit, or a file with --texts"
-            raise InvalidArgumentError("text", "", remedy)
-        reward_model = "embedded" if reward_model is None else reward_model
+        texts, reward_model, tokenizer = self._texts_and_models()
         crediting = Crediting(reward_model, tokenizer, methods, self.device)
-        encoded = [crediting.encode(*one) for one in given]
+        given = [crediting.encode(self._joined(text), "text") for text in self.text]
+        given += [crediting.encode(text, "texts") for text in texts]
         console = make_console()
-        shown = crediting.read(encoded)
         if self.html is None:
-            for number, one in enumerate(shown):
+            for number, one in enumerate(crediting.read(given)):
                 if number:
                     console.print()
                 _print(console, one, methods)
-            return
-        bar = track(
-            shown,
-            "reading",
-            total=len(encoded),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        about = {
-            name: f"{assigner!r}, sums to {assigner.total}" for name, assigner in methods.items()
-        }
-        page = explorer_page([one.credited for one in bar], about)
-        self.html.write_text(page, encoding="utf-8")
-        console.print(f"page  {self.html}", soft_wrap=True)
+        else:
+            bar = track(
+                crediting.read(given),
+                "reading",
+                total=len(given),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
+            about = {name: f"{one!r}, sums to {one.total}" for name, one in methods.items()}
+            page = explorer_page([one.credited for one in bar], about)
+            self.html.write_text(page, encoding="utf-8")
+            console.print(f"page  {self.html}", soft_wrap=True)
 
-    def _check_page(self) -> None:
-        if self.html is not None:
-            check_page("html", self.html)
+    def _texts_and_models(self) -> tuple[list[GivenText], str, str | None]:
+        """The texts of --texts, and the names of the reward model and the tokenizer.
+
+        What was not named is that of the run whose texts these are.
+        """
+        reward_model, tokenizer = self.reward_model, self.tokenizer
+        texts = [] if self.texts is None else read_texts(self.texts, self.prompt)
+        if self.texts is not None and is_run(self.texts):
+            trained = RunSettings.read(Path(self.texts).expanduser(), "texts").environment
+            reward_model = trained.reward_model if reward_model is None else reward_model
+            if tokenizer is None:
+                tokenizer = trained.tokenizer
+            else:  # The tokens are those of another one.
+                texts = [GivenText(one.prompt, one.text) for one in texts]
+        return texts, "embedded" if reward_model is None else reward_model, tokenizer
 
     def _methods(self, policy: str) -> dict[str, CreditAssigner]:
         if not self.credit:

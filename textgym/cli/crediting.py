@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from textgym.cli.texts import GivenText
-from textgym.errors import InvalidArgumentError
+from textgym.errors import InvalidArgumentError, NumericalError
 from textgym.rendering import CreditedText, token_pieces
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ class Crediting:
 
         Args:
             encoded: What :meth:`encode` returns, for each text.
+
+        Raises:
+            NumericalError: If a score or a credit is NaN or infinite.
         """
         from textgym.models import Completions
 
@@ -127,4 +131,14 @@ class Crediting:
                     score=scored.score[row].item(),
                     credit={name: values[row][mask].tolist() for name, values in credit.items()},
                 )
+                _check_finite(credited)
                 yield ScoredText(credited, scored, row)
+
+
+def _check_finite(text: CreditedText) -> None:
+    numbers = {"score": [text.score]} | {f"{name} credit": x for name, x in text.credit.items()}
+    for quantity, values in numbers.items():
+        for value in values:
+            if not math.isfinite(value):
+                where = f"of the text {''.join(text.pieces)!r}"
+                raise NumericalError(quantity, value, where, "find out why the reward gives it")

@@ -63,7 +63,8 @@ def report_page(groups: Sequence[RunGroup]) -> str:
 
 def _results(groups: Sequence[RunGroup]) -> str:
     """A row per run: how far it is, and what it has reached."""
-    heads = ["run", "seed", "iterations", "tokens", "time", "score, first", "score, last", "KL"]
+    heads = ["run", "seed", "iterations", "checkpoint", "tokens", "time"]
+    heads += ["score, first", "score, last", "KL"]
     rows = []
     for group in groups:
         for run in group.runs:
@@ -75,8 +76,9 @@ def _results(groups: Sequence[RunGroup]) -> str:
 
 
 def _reached(run: RunData) -> list[str]:
+    checkpoint = "–" if run.checkpoint is None else str(run.checkpoint)
     if not run.rows:
-        return ["0", "0", "–", "–", "–", "–"]
+        return ["0", checkpoint, "0", "–", "–", "–", "–"]
     last = run.rows[-1]
     tokens = f"{last['time/total_timesteps']:,.0f}"
     if (total := run.settings.get("total_timesteps")) is not None:
@@ -84,6 +86,7 @@ def _reached(run: RunData) -> list[str]:
     alarm = next((n for n, row in enumerate(run.rows, 1) if row.get("train/alarm")), None)
     return [
         str(len(run.rows)) + (f" (alarm at {alarm})" if alarm else ""),
+        checkpoint,
         tokens,
         _duration(last["time/seconds"]),
         f"{fmean(run.scores[:_ENDS]):+.2f}",
@@ -121,8 +124,8 @@ def _curves(groups: Sequence[RunGroup]) -> str:
     note = f"Strong lines: means of the last {_WINDOW} iterations; faint: single iterations."
     if several:
         note += (
-            " Of runs that differ in their seeds only: the mean, as far as all of them have come, "
-            "and the 95% interval of the mean by Student's t."
+            " Of runs that differ in their seeds only: strong, their mean, as far as all of them "
+            "have come; faint, every run; the band, the 95% interval of the mean by Student's t."
         )
     return _picture(figure, "Curves of " + ", ".join(found)) + f'<p class="soft">{note}</p>'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from textgym.cli.run_folder import SETTINGS
 from textgym.cli.samples_file import KeptSample, read_samples
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["RunData", "RunGroup", "differences", "grouped", "read_run"]
+__all__ = ["RunData", "RunGroup", "differences", "grouped", "read_run", "shown"]
 
 _CONFIG, _METRICS = "config.json", "metrics.jsonl"
 _NOT_COMPARED = (
@@ -36,18 +37,20 @@ class RunData:
         settings: Flags and hyperparameters by name.
         rows: Scalars, a row per iteration.
         samples: Completions that it has kept.
+        checkpoint: Iteration of its newest checkpoint; None without one.
     """
 
     folder: Path
     settings: dict[str, Any]
     rows: list[dict[str, float]]
     samples: list[KeptSample]
+    checkpoint: int | None
 
     def values(self, *metrics: str) -> list[float]:
         """The first of some metrics that the run has, by iteration; empty if it has none."""
         for metric in metrics:
             if self.rows and metric in self.rows[0]:
-                return [row[metric] for row in self.rows]
+                return [row.get(metric, math.nan) for row in self.rows]
         return []
 
     @property
@@ -90,15 +93,21 @@ def read_run(folder: Path) -> RunData:
     for name in (SETTINGS, _CONFIG):
         if name == _CONFIG or (folder / name).is_file():
             settings |= _read(folder, name, _object)
-    return RunData(folder, settings, _read(folder, _METRICS, _rows), read_samples(folder, "runs"))
+    return RunData(
+        folder,
+        settings,
+        _read(folder, _METRICS, _rows),
+        read_samples(folder, "runs"),
+        _newest_checkpoint(folder),
+    )
 
 
 def grouped(runs: Sequence[RunData]) -> list[RunGroup]:
     """Put runs together that differ in nothing but their seeds, in the order of the first ones."""
     groups: dict[str, list[RunData]] = {}
     for run in runs:
-        compared = {k: v for k, v in run.settings.items() if k not in _NOT_COMPARED}
-        groups.setdefault(json.dumps(compared, sort_keys=True), []).append(run)
+        compared = json.dumps(RunGroup("", [run]).settings, sort_keys=True)
+        groups.setdefault(compared, []).append(run)
     unnamed = [RunGroup("", members) for members in groups.values()]
     names = differences(unnamed)
     named = []
@@ -129,6 +138,11 @@ def shown(value: Any) -> str:
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _newest_checkpoint(folder: Path) -> int | None:
+    names = [path.name for path in (folder / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def _read(folder: Path, name: str, parse: Any) -> Any:

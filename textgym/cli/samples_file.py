@@ -8,6 +8,7 @@ and what changes between them is what was learned.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,10 @@ class SampleKeeper:
 
     Args:
         agent: The agent, with its environment.
-        number: Completions to keep each time, at most as many as the environment has rows.
+        number: Completions to keep each time.
+
+    Raises:
+        InvalidArgumentError: If the run that goes on has a damaged file.
     """
 
     def __init__(self, agent: Agent, number: int) -> None:
@@ -57,10 +61,13 @@ class SampleKeeper:
         self._file = agent.log_dir / SAMPLES
         self._last: int | None = None
         if agent.processes.is_main and self._file.is_file():
-            done = len(agent.history)
-            kept = [row for row in _rows(self._file) if row["iteration"] <= done]
-            self._write(kept, "w")  # What came after the checkpoint will come again.
-            self._last = max((row["iteration"] for row in kept), default=None)
+            # What came after the checkpoint will come again.
+            kept = read_samples(agent.log_dir, "resume")
+            kept = [one for one in kept if one.iteration <= len(agent.history)]
+            unfinished = self._file.with_suffix(".unfinished")
+            unfinished.write_text(_as_lines(kept), encoding="utf-8")
+            unfinished.replace(self._file)
+            self._last = max((one.iteration for one in kept), default=None)
         self._last = agent.processes.of_main(self._last)
 
     def keep_if_due(self) -> None:
@@ -85,9 +92,8 @@ class SampleKeeper:
             return
         of_prompts, of_tokens = (torch.Generator().manual_seed(seed) for seed in _SEEDS)
         with torch.no_grad():
-            rollout = collect_episodes(
-                agent.policy, agent.env, agent.env.num_envs, of_tokens, of_prompts
-            )
+            num_episodes = agent.env.num_envs * math.ceil(self._number / agent.env.num_envs)
+            rollout = collect_episodes(agent.policy, agent.env, num_episodes, of_tokens, of_prompts)
         self._last = iteration
         if agent.processes.is_main:
             base: Any = agent.env.unwrapped
@@ -101,12 +107,9 @@ class SampleKeeper:
                     for part in (slice(-num_steps), slice(-num_steps, None))
                 )
                 kept.append(KeptSample(iteration, sample, prompt, completion))
-            self._write(map(_as_row, kept), "a")
-
-    def _write(self, rows: Iterable[dict[str, Any]], mode: str) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open(mode, encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(_as_lines(kept))
 
 
 def read_samples(folder: Path, argument: str) -> list[KeptSample]:
@@ -152,6 +155,10 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a file; a last line without its end is still being written."""
     lines = file.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def _as_lines(kept: Iterable[KeptSample]) -> str:
+    return "".join(json.dumps(_as_row(one), ensure_ascii=False) + "\n" for one in kept)
 
 
 def _as_row(kept: KeptSample) -> dict[str, Any]:

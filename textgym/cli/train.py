@@ -78,8 +78,8 @@ class TrainCommand:
     """Folder of a run to go on with, which brings its settings. "auto": that of --output if it has
     a checkpoint, else the newest one below runs/ if --output is not given, else a new run."""
     samples: int = 4
-    """Completions to keep with each checkpoint, with score and credit, in samples.jsonl; at most
-    --num-envs, 0 for none."""
+    """Completions to keep with each checkpoint, with score and credit, in samples.jsonl; 0
+    for none."""
     wandb: str | None = None
     """Project of Weights & Biases to log to, too. Needs textgym[wandb]."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
@@ -124,7 +124,7 @@ class TrainCommand:
         if remaining <= 0:
             console.print("the run has all of its tokens; --total-timesteps asks for more")
             return
-        keeper = self._sample_keeper(agent)
+        keeper = SampleKeeper(agent, self.samples)
         with self._tracked(agent) as track:
             self._learn(agent, remaining, keeper, track, go_on)
 
@@ -175,13 +175,6 @@ class TrainCommand:
             yield log.write
         finally:
             log.close()
-
-    def _sample_keeper(self, agent: PPO) -> SampleKeeper:
-        num_envs = 0 if agent.env is None else agent.env.num_envs
-        if self.samples > num_envs:
-            remedy = f"must be at most {num_envs}, the episodes that a process plays at a time"
-            raise InvalidArgumentError("samples", self.samples, remedy)
-        return SampleKeeper(agent, self.samples)
 
     def _save(self, agent: PPO) -> None:
         console = make_console(quiet=not agent.processes.is_main)

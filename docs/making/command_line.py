@@ -19,6 +19,7 @@ _EXAMPLES = {
     "evaluate": "textgym evaluate --checkpoint runs/...",
     "credit": 'textgym credit "a dull story, but wonderful actors"\n'
     "textgym credit --list                        # the methods, and what each one needs",
+    "report": "textgym report runs/first runs/second",
     "train-reward": "textgym train-reward pairs.jsonl --base gpt2 --output my_reward_model",
     "benchmark": "textgym benchmark list\ntextgym benchmark run main --jobs 2",
 }
@@ -28,6 +29,7 @@ _AFTER = {
     "train": "And every hyperparameter of PPO, such as `--learning-rate`: those of "
     "[every agent](agents.md#hyperparameters-of-every-agent) and "
     "[its own](agents/ppo.md#hyperparameters). `log_dir` is called `--output`.",
+    "report": "[Looking at it](looking.md#the-page-of-runs) shows such a page.",
     "benchmark": "[Protocol](protocol.md) says what the suites are.",
 }
 _OPENING = """\

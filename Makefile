@@ -39,6 +39,7 @@ require_python = $(PYTHON) -c 'import sys; sys.exit(None if (3, $(1)) <= sys.ver
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev demo lint test format wheel-test test-lowest kill-test soak models clean
 .PHONY: rllib-env rllib-example rllib-test trl-env
+.PHONY: docs docs-pages docs-serve
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-dev
+	$(PIP_INSTALL) --editable ".[docs]"
+	@touch $@
 
 install: $(VENV)/.installed  ## Install textgym
 
@@ -137,7 +142,16 @@ $(TRL_VENV)/.installed: $(TRL_VENV)/.torch
 
 trl-env: $(TRL_VENV)/.installed  ## Install trl 0.7.4 in its own environment, for comparisons
 
+docs: $(VENV)/.installed-docs  ## Build the documentation site into build/site
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-docs  ## Show the site at http://localhost:8000 while you write
+	$(BIN)/mkdocs serve
+
+docs-pages: install-dev  ## Make the pages of docs/ that come from the code, and their pictures
+	$(BIN)/python docs/generate.py --pictures
+
 clean:  ## Remove the environments, builds and caches
 	rm -rf $(VENV) $(LOWEST_VENV) $(RLLIB_VENV) $(TRL_VENV)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find textgym agents tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find textgym agents tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

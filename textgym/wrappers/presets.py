@@ -67,15 +67,64 @@ class FeaturesVectorArguments(FeaturesArguments, VectorArguments):
 def make_features_env(arguments: FeaturesArguments) -> gym.Env:
     """Make ``ABC-RLHF-Features-v0``: a vector to look at, a few likely tokens to choose from.
 
-    It is :class:`textgym.envs.TextGenerationEnv` in
-    :class:`textgym.wrappers.LanguageModelFeatures` (with ``progress=True``) in
-    :class:`textgym.wrappers.TopKActions`. With the embedded model the spaces are
-    ``Box(-inf, inf, (257,), float32)`` and ``Discrete(16)``, which agents for small control
-    problems take.
+    ## Description
 
-    By default every completion has the same number of tokens. If budgets differed, they would be a
-    hidden part of the state; with one budget for all, the last feature tells how many tokens are
-    left. EOS is then never legal, and so never a candidate.
+    Agents for small control problems take vectors and a handful of actions. This is
+    :class:`textgym.envs.TextGenerationEnv` in :class:`textgym.wrappers.LanguageModelFeatures` (with
+    ``progress=True``) in :class:`textgym.wrappers.TopKActions`: a frozen language model reads the
+    text for the agent, and proposes the tokens that it may choose from.
+
+    ## Observation Space
+
+    With the embedded model ``Box(-inf, inf, (257,), float32)``:
+
+    | index     | meaning                                                                   |
+    |-----------|---------------------------------------------------------------------------|
+    | 0 … 255   | the language model's last hidden state at the newest token                |
+    | 256       | tokens generated so far, divided by `max_new_tokens`: 0 … 1               |
+
+    With `top_k`, the log-probabilities and embeddings of the candidates stand between the two.
+
+    ## Action Space
+
+    ``Discrete(16)``, or ``Discrete(k)``: action i writes the i-th most likely legal token, 0 the
+    most likely. By default EOS is never legal, and so never a candidate.
+
+    ## Rewards
+
+    Those of :class:`textgym.envs.TextGenerationEnv`: 0 until the episode ends, then the score.
+
+    ## Starting State
+
+    A prompt from the prompt source. `reset` takes the same options as
+    :class:`textgym.envs.TextGenerationEnv`.
+
+    ## Episode End
+
+    `terminated` when the token budget is used up. By default every completion has the same number
+    of tokens. If budgets differed, they would be a hidden part of the state; with one budget for
+    all, the last feature tells how many tokens are left. `truncated` is for limits from outside.
+
+    ## Information
+
+    That of :class:`textgym.envs.TextGenerationEnv`, and from ``TopKActions``:
+
+    | key     | when | type | meaning                  |
+    |---------|------|------|--------------------------|
+    | `token` | step | int  | the token that was taken |
+
+    ## Arguments
+
+    ```python
+    import gymnasium as gym
+    import textgym
+
+    env = gym.make("ABC-RLHF-Features-v0", k=8, max_new_tokens=12)
+    ```
+
+    ## Version History
+
+    * v0: Initial version.
 
     Args:
         arguments: The fields of :class:`FeaturesArguments`.

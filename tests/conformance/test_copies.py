@@ -12,10 +12,15 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPTNeoXConfig,
+)
 
 from tests.conftest import tiny_config
 from textgym import wrappers
+from textgym.models import RewardModel
 from textgym.registration import ENVIRONMENTS
 from textgym.wrappers import vector
 
@@ -124,8 +129,13 @@ def fresh(kind, tokenizer):
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("kind", ["qwen3", "gpt_neox"])
 def test_models_that_were_passed_as_objects_are_copied(kind, how, tiny, tokenizer):
-    arguments = {**tiny, "min_new_tokens": 5, "model": fresh(kind, tokenizer)}
-    env = in_mid_episode(gym.make("ABC-RLHF-Features-v0", **arguments))
+    # Models that were once asked for hidden states or attentions keep the library's hooks, with
+    # which nothing can be pickled. Other tests have asked the models of `tiny`.
+    config = tiny_config(tokenizer, num_labels=2)
+    classifier = AutoModelForSequenceClassification.from_config(config)
+    reward_model = RewardModel(classifier, tokenizer)
+    arguments = {**tiny, "reward_model": reward_model, "model": fresh(kind, tokenizer)}
+    env = in_mid_episode(gym.make("ABC-RLHF-Features-v0", **arguments | {"min_new_tokens": 5}))
     assert_same_future(env, COPIES[how](env))
 
 

@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
+from textgym.checks import check_flag
 from textgym.envs import (
     TextGenerationArguments,
     TextGenerationEnv,
@@ -19,6 +20,7 @@ from textgym.envs import (
 from textgym.envs.arguments import keywords_for, takes
 from textgym.wrappers import vector
 from textgym.wrappers.language_model_features import LanguageModelFeatures
+from textgym.wrappers.potential_shaping import PotentialShaping
 from textgym.wrappers.top_k_actions import TopKActions
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
     "make_features_env",
     "make_features_vector_env",
 ]
+
+_POTENTIAL = "prefix-score"
+"""What pays the dense reward."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,17 @@ class _WrapperArguments:
         "The language model that computes the features and finds the candidates.",
     ] = "embedded"
     _: KW_ONLY
-    k: Annotated[int, "Number of actions; see :class:`textgym.wrappers.TopKActions`."] = 16
-    top_k: Annotated[
-        int | None,
-        "How many candidates the observation describes; see "
-        ":class:`textgym.wrappers.LanguageModelFeatures`. None for none.",
-    ] = None
+    k: Annotated[int, "Number of actions; see :class:`textgym.wrappers.TopKActions`."] = 4
+    describe_actions: Annotated[
+        bool,
+        "Whether the observation describes the tokens that the actions stand for; see `top_k` of "
+        ":class:`textgym.wrappers.LanguageModelFeatures`.",
+    ] = True
+    dense: Annotated[
+        bool,
+        "Whether each step pays the change of the reward model's score of the text so far, instead "
+        "of the score at the end.",
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,19 @@ def make_features_env(arguments: FeaturesArguments) -> gym.Env:
     """Make ``ABC-RLHF-Features-v0``: a vector to look at, a few likely tokens to choose from.
 
     It is :class:`textgym.envs.TextGenerationEnv` in
-    :class:`textgym.wrappers.LanguageModelFeatures` (with ``progress=True``) in
+    :class:`textgym.wrappers.LanguageModelFeatures` (with ``progress=True`` and ``top_k=k``) in
     :class:`textgym.wrappers.TopKActions`. With the embedded model the spaces are
-    ``Box(-inf, inf, (257,), float32)`` and ``Discrete(16)``, which agents for small control
+    ``Box(-inf, inf, (1285,), float32)`` and ``Discrete(4)``, which agents for small control
     problems take.
+
+    An action is the rank of a token, and a rank means another token in every state. So the
+    observation describes the tokens. Without that (``describe_actions=False``) a small network has
+    to work out from the hidden state which token comes first, second, and so on.
+
+    ``ABC-RLHF-Features-Dense-v0`` is the same with ``dense=True``:
+    :class:`textgym.wrappers.PotentialShaping` with the prefix score, measured from the prompt. The
+    rewards of an episode then sum to the score minus the prompt's own, a constant per prompt, and
+    ``info["score"]`` is the score as ever.
 
     By default every completion has the same number of tokens. If budgets differed, they would be a
     hidden part of the state; with one budget for all, the last feature tells how many tokens are
@@ -87,12 +106,13 @@ def make_features_env(arguments: FeaturesArguments) -> gym.Env:
         >>> import gymnasium as gym
         >>> env = gym.make("textgym:ABC-RLHF-Features-v0", max_new_tokens=12)
         >>> env.observation_space.shape, env.action_space
-        ((257,), Discrete(16))
+        ((1285,), Discrete(4))
     """
     env: gym.Env = TextGenerationEnv(**_base_keywords(TextGenerationArguments, arguments))
-    model, top_k = arguments.model, arguments.top_k
-    env = LanguageModelFeatures(env, model, top_k=top_k, progress=True)
-    return TopKActions(env, arguments.k, model)
+    if check_flag("dense", arguments.dense):
+        env = PotentialShaping(env, _POTENTIAL, start="prompt")
+    env = LanguageModelFeatures(env, arguments.model, top_k=_described(arguments), progress=True)
+    return TopKActions(env, arguments.k, arguments.model)
 
 
 @takes(FeaturesVectorArguments)
@@ -106,9 +126,17 @@ def make_features_vector_env(arguments: FeaturesVectorArguments) -> VectorEnv:
         InvalidArgumentError: If an argument cannot be used.
     """
     envs: VectorEnv = TextGenerationVectorEnv(**_base_keywords(VectorArguments, arguments))
-    model, top_k = arguments.model, arguments.top_k
-    envs = vector.LanguageModelFeatures(envs, model, top_k=top_k, progress=True)
-    return vector.TopKActions(envs, arguments.k, model)
+    if check_flag("dense", arguments.dense):
+        envs = vector.PotentialShaping(envs, _POTENTIAL, start="prompt")
+    envs = vector.LanguageModelFeatures(
+        envs, arguments.model, top_k=_described(arguments), progress=True
+    )
+    return vector.TopKActions(envs, arguments.k, arguments.model)
+
+
+def _described(arguments: FeaturesArguments) -> int | None:
+    """How many candidates the observation describes."""
+    return arguments.k if check_flag("describe_actions", arguments.describe_actions) else None
 
 
 def _base_keywords(dataclass_: type, arguments: FeaturesArguments) -> dict[str, Any]:

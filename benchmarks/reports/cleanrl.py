@@ -1,0 +1,79 @@
+"""Table and figure of cleanrl.py, made from runs.csv alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from textgym.benchmark.curves import new_figure, save
+from textgym.benchmark.storage import read_rows
+from textgym.benchmark.tables import markdown_table
+
+__all__ = ["FLAGS", "KEYS", "SETTINGS", "describe", "write"]
+
+KEYS = ("setting", "seed")
+FLAGS = ("--gamma", "1", "--num-envs", "16", "--num-steps", "32")
+"""What all runs have beside CleanRL's defaults. A rollout has 512 steps, as by default."""
+_RANKS = {"k": 16, "describe_actions": False}
+SETTINGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "16 ranks, score at the end": (_RANKS, ()),
+    "16 ranks, dense": ({**_RANKS, "dense": True}, ()),
+    "4 tokens, score at the end": ({}, ()),
+    "4 tokens, dense": ({"dense": True}, ()),
+}
+"""Arguments of ABC-RLHF-Features-v0, and further flags of the script, by setting."""
+ENDS = 4
+"""Rows at either end of a run that the table averages over: 256 episodes."""
+_STYLES = (("#999999", ":"), ("#CC79A7", "-."), ("#E69F00", "--"), ("#0072B2", "-"))
+
+
+def _ends(run: pd.DataFrame) -> tuple[float, float]:
+    return run["score"].head(ENDS).mean(), run["score"].tail(ENDS).mean()
+
+
+def describe(run: pd.DataFrame) -> str:
+    """A finished run in a line."""
+    return "{:+.2f} → {:+.2f}".format(*_ends(run))
+
+
+def write(output: Path) -> str:
+    """Write ``table.md`` and ``curves.png`` from ``runs.csv``; returns the table."""
+    runs = read_rows(output / "runs.csv", KEYS)
+    lines = []
+    for setting in SETTINGS:
+        of_setting = runs[runs["setting"] == setting]
+        if of_setting.empty:
+            continue
+        ends = [_ends(run) for _, run in of_setting.groupby("seed")]
+        gains = [last - first for first, last in ends]
+        lines.append(
+            [
+                setting,
+                f"{of_setting['timesteps'].max():,}",
+                ", ".join(f"{first:+.2f} → {last:+.2f}" for first, last in ends),
+                f"{np.mean(gains):+.2f}",
+            ]
+        )
+    header = ["actions and reward", "steps", "mean score, first → last 256 episodes", "gain"]
+    text = "\n".join(markdown_table(header, lines)) + "\n"
+    (output / "table.md").write_text(text, encoding="utf-8")
+    _draw(runs, output / "curves.png")
+    return text
+
+
+def _draw(runs: pd.DataFrame, path: Path) -> None:
+    figure = new_figure(6.5, 3.6)
+    axes = figure.subplots()
+    for setting, (color, dashes) in zip(SETTINGS, _STYLES, strict=True):
+        of_setting = runs[runs["setting"] == setting]
+        for number, (_, run) in enumerate(of_setting.groupby("seed")):
+            smooth = run["score"].rolling(ENDS).mean()
+            label = setting if number == 0 else None
+            axes.plot(run["timesteps"], smooth, color=color, linestyle=dashes, label=label)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("mean score of 256 episodes")
+    axes.legend(frameon=False)
+    save(figure, path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from textgym.benchmark.curves import new_figure, save
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
+
+from .ends import HEADER, describe, ends_row, rolling_score
 
 __all__ = ["FLAGS", "KEYS", "SETTINGS", "describe", "write"]
 
@@ -25,40 +26,18 @@ SETTINGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "4 tokens, dense": ({"dense": True}, ()),
 }
 """Arguments of ABC-RLHF-Features-v0, and further flags of the script, by setting."""
-ENDS = 4
-"""Rows at either end of a run that the table averages over: 256 episodes."""
 _STYLES = (("#999999", ":"), ("#CC79A7", "-."), ("#E69F00", "--"), ("#0072B2", "-"))
-
-
-def _ends(run: pd.DataFrame) -> tuple[float, float]:
-    return run["score"].head(ENDS).mean(), run["score"].tail(ENDS).mean()
-
-
-def describe(run: pd.DataFrame) -> str:
-    """A finished run in a line."""
-    return "{:+.2f} → {:+.2f}".format(*_ends(run))
 
 
 def write(output: Path) -> str:
     """Write ``table.md`` and ``curves.png`` from ``runs.csv``; returns the table."""
     runs = read_rows(output / "runs.csv", KEYS)
-    lines = []
-    for setting in SETTINGS:
-        of_setting = runs[runs["setting"] == setting]
-        if of_setting.empty:
-            continue
-        ends = [_ends(run) for _, run in of_setting.groupby("seed")]
-        gains = [last - first for first, last in ends]
-        lines.append(
-            [
-                setting,
-                f"{of_setting['timesteps'].max():,}",
-                ", ".join(f"{first:+.2f} → {last:+.2f}" for first, last in ends),
-                f"{np.mean(gains):+.2f}",
-            ]
-        )
-    header = ["actions and reward", "steps", "mean score, first → last 256 episodes", "gain"]
-    text = "\n".join(markdown_table(header, lines)) + "\n"
+    lines = [
+        [setting, *ends_row(of_setting)]
+        for setting in SETTINGS
+        if len(of_setting := runs[runs["setting"] == setting])
+    ]
+    text = "\n".join(markdown_table(["actions and reward", *HEADER], lines)) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _draw(runs, output / "curves.png")
     return text
@@ -70,9 +49,10 @@ def _draw(runs: pd.DataFrame, path: Path) -> None:
     for setting, (color, dashes) in zip(SETTINGS, _STYLES, strict=True):
         of_setting = runs[runs["setting"] == setting]
         for number, (_, run) in enumerate(of_setting.groupby("seed")):
-            smooth = run["score"].rolling(ENDS).mean()
             label = setting if number == 0 else None
-            axes.plot(run["timesteps"], smooth, color=color, linestyle=dashes, label=label)
+            axes.plot(
+                run["timesteps"], rolling_score(run), color=color, linestyle=dashes, label=label
+            )
     axes.set_xlabel("environment steps")
     axes.set_ylabel("mean score of 256 episodes")
     axes.legend(frameon=False)

@@ -14,6 +14,7 @@ import pytest
 from reports import (
     agents,
     bad_input,
+    cleanrl,
     demo_speed,
     fidelity,
     kills,
@@ -36,6 +37,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
     "agents": agents.write,
     "bad_input": bad_input.write,
+    "cleanrl": cleanrl.write,
     "credit_fidelity": fidelity.write,
     "demo_speed": partial(demo_speed.write, iterations=8),
     "kills": kills.write,

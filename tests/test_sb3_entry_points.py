@@ -83,7 +83,7 @@ def test_make_vec_env(env_id):
     vec_env = make_vec_env(env_id, n_envs=2, seed=0)
     assert isinstance(vec_env, DummyVecEnv)
     assert vec_env.render_mode == "rgb_array"
-    policy = "MlpPolicy" if env_id == FEATURES else "MultiInputPolicy"
+    policy = "MlpPolicy" if "Features" in env_id else "MultiInputPolicy"
     frames = play(PPO(policy, vec_env, **PPO_SIZES), vec_env, num_steps=2)
     single = vec_env.envs[0].render()
     assert frames[0].size == 2 * single.size  # two rows, tiled to one picture

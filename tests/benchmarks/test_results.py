@@ -28,6 +28,7 @@ from reports import (
     suites,
     throughput,
     tuning,
+    zoo,
 )
 
 from textgym.benchmark.comparison import compare
@@ -53,6 +54,7 @@ WRITERS = {
     "suites": suites.write,
     "throughput": throughput.write,
     "tuning": tuning.write,
+    "zoo": zoo.write,
 }
 
 

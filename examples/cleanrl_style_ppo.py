@@ -1,9 +1,8 @@
 r"""PPO for small control problems in one file, the style that CleanRL made popular.
 
 The agent knows nothing about text. It needs a vector as the observation and a few actions, and
-``ABC-RLHF-Features-v0`` has both: features of a language model, and its 16 most likely tokens. The
-score comes with the last of 16 tokens, so a network that starts from scratch needs some 200,000
-steps before it writes any better.
+``ABC-RLHF-Features-v0`` has both: features of a language model, and its 4 most likely tokens. The
+score comes with the last of 16 tokens. ``ABC-RLHF-Features-Dense-v0`` pays it token by token.
 
 python examples/cleanrl_style_ppo.py --env-id textgym:ABC-RLHF-Features-v0 \
     --total-timesteps 500000 --vectorization-mode vector_entry_point

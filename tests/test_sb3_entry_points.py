@@ -83,7 +83,7 @@ def test_make_vec_env(env_id):
     vec_env = make_vec_env(env_id, n_envs=2, seed=0)
     assert isinstance(vec_env, DummyVecEnv)
     assert vec_env.render_mode == "rgb_array"
-    policy = "MlpPolicy" if env_id == FEATURES else "MultiInputPolicy"
+    policy = "MlpPolicy" if "Features" in env_id else "MultiInputPolicy"
     frames = play(PPO(policy, vec_env, **PPO_SIZES), vec_env, num_steps=2)
     single = vec_env.envs[0].render()
     assert frames[0].size == 2 * single.size  # two rows, tiled to one picture
@@ -147,7 +147,7 @@ def test_processes_of_a_script_that_imports_textgym(tmp_path):
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, check=False, timeout=120
     )
-    assert done.stdout == "(1, 257)\n", done.stderr
+    assert done.stdout == "(1, 1285)\n", done.stderr
 
 
 def test_dict_observations():
@@ -238,7 +238,7 @@ def test_callbacks(tmp_path):
     model = PPO("MlpPolicy", vec_env, **PPO_SIZES, tensorboard_log=str(tmp_path / "tensorboard"))
     model.learn(1_000, callback=[checkpoints, evaluation], progress_bar=False)
     assert model.num_timesteps == 16  # the threshold is reached at the first evaluation
-    assert PPO.load(tmp_path / "best" / "best_model").observation_space.shape == (257,)
+    assert PPO.load(tmp_path / "best" / "best_model").observation_space.shape == (1285,)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     assert np.load(tmp_path / "logs" / "evaluations.npz")["results"].shape == (1, 2)
     assert any((tmp_path / "tensorboard").rglob("events*"))
@@ -259,7 +259,7 @@ def test_normalised_observations_and_rewards(tmp_path):
 
 def test_wrappers_of_batches():
     stacked = VecFrameStack(make_vec_env(FEATURES, n_envs=2, env_kwargs=SHORT), n_stack=3)
-    assert stacked.reset().shape == (2, 3 * 257)
+    assert stacked.reset().shape == (2, 3 * 1285)
     assert PPO("MlpPolicy", stacked, **PPO_SIZES).learn(16).num_timesteps == 16
 
     text = VecMonitor(DummyVecEnv([lambda: gym.make("ABC-RLHF-v0")]))

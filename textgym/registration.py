@@ -19,10 +19,16 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "vector_entry_point": "textgym.envs:TextGenerationVectorEnv",
         "kwargs": {"min_new_tokens": 128, "max_new_tokens": 128},
     },
-    # Features of a language model to look at and its 16 likeliest tokens to choose from.
+    # Features of a language model to look at and its 4 likeliest tokens to choose from.
     "ABC-RLHF-Features-v0": {
         "entry_point": "textgym.wrappers.presets:make_features_env",
         "vector_entry_point": "textgym.wrappers.presets:make_features_vector_env",
+    },
+    # The same, with the score paid in small change.
+    "ABC-RLHF-Features-Dense-v0": {
+        "entry_point": "textgym.wrappers.presets:make_features_env",
+        "vector_entry_point": "textgym.wrappers.presets:make_features_vector_env",
+        "kwargs": {"dense": True},
     },
     "ABC-RLHF-Planted-v0": {
         "entry_point": "textgym.envs:PlantedEnv",

@@ -22,10 +22,10 @@ from textgym.wrappers.vector import ActionMask
 from .episodes import FEATURES, NUM_TOKENS, TOKENS, Progress, make_envs
 from .language_models import Run, kl_to_the_reference
 
-__all__ = ["language_model", "on_features"]
+__all__ = ["Recorder", "language_model", "on_features"]
 
 
-class _Recorder(BaseCallback):
+class Recorder(BaseCallback):
     """Notes the scores that stand in the infos."""
 
     def __init__(self, progress: Progress) -> None:
@@ -50,7 +50,7 @@ def on_features(algorithm: type[BaseAlgorithm], **settings: Any) -> Run:
             envs = ActionMask(envs)
         env = VecNormalize(TextVecEnv(envs), norm_reward=False, gamma=1.0)
         progress = Progress()
-        callbacks: list[BaseCallback] = [_Recorder(progress)]
+        callbacks: list[BaseCallback] = [Recorder(progress)]
         replay: dict[str, Any] = {}
         if reward == ABC and algorithm is DQN:
             replay["replay_buffer_class"] = HindsightReplayBuffer
@@ -75,7 +75,7 @@ def on_features(algorithm: type[BaseAlgorithm], **settings: Any) -> Run:
 def language_model(reward: str, seed: int, timesteps: int) -> Progress:
     """PPO with the embedded language model as its policy, in float32."""
     progress = Progress()
-    callbacks: list[BaseCallback] = [_Recorder(progress)]
+    callbacks: list[BaseCallback] = [Recorder(progress)]
     if reward == ABC:
         callbacks.append(HindsightCreditCallback())
     agent = PPO(

@@ -16,8 +16,9 @@ _INTRODUCTIONS = {
     "ABC-RLHF-v0": "The environment to begin with: completions of 8 to 16 tokens.",
     "ABC-RLHF-Long-v0": "The same with completions of 128 tokens, all of them: a score that comes "
     "late.",
-    "ABC-RLHF-Features-v0": "Vectors to look at and 16 likely tokens to choose from, for small "
+    "ABC-RLHF-Features-v0": "Vectors to look at and 4 likely tokens to choose from, for small "
     "agents and scripts that only take an id.",
+    "ABC-RLHF-Features-Dense-v0": "The same, with the score paid token by token.",
     "ABC-RLHF-Planted-v0": "A known program scores the text, so the best score and the true "
     "contribution of every token are known.",
 }

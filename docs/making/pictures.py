@@ -33,6 +33,7 @@ _SEEDS = {
     "ABC-RLHF-v0": 12,
     "ABC-RLHF-Long-v0": 2,
     "ABC-RLHF-Features-v0": 7,
+    "ABC-RLHF-Features-Dense-v0": 7,
     "ABC-RLHF-Planted-v0": 58,
 }
 """Of episodes with a good score."""
@@ -53,16 +54,13 @@ def draw(folder: Path) -> None:
 def draw_episode(env_id: str, seed: int) -> Image.Image:
     """The last frame of an episode whose tokens are drawn from the four likeliest ones."""
     env: gym.Env = gym.make(env_id, render_mode="rgb_array")
-    if env_id not in ("ABC-RLHF-Features-v0", "ABC-RLHF-Planted-v0"):
+    if "Features" not in env_id and env_id != "ABC-RLHF-Planted-v0":
         env = TopKActions(env, _NUM_LIKELY)
     env.reset(seed=seed)
     env.action_space.seed(seed)
     terminated = False
     while not terminated:
-        action = env.action_space.sample()
-        if env_id == "ABC-RLHF-Features-v0":
-            action %= _NUM_LIKELY
-        _, _, terminated, _, _ = env.step(action)
+        _, _, terminated, _, _ = env.step(env.action_space.sample())
     frame = env.render()
     env.close()
     return Image.fromarray(frame)

@@ -14,6 +14,7 @@ import pytest
 from reports import (
     agents,
     bad_input,
+    cleanrl,
     demo_speed,
     fidelity,
     kills,
@@ -28,6 +29,7 @@ from reports import (
     suites,
     throughput,
     tuning,
+    zoo,
 )
 
 from textgym.benchmark.comparison import compare
@@ -37,6 +39,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
     "agents": agents.write,
     "bad_input": bad_input.write,
+    "cleanrl": cleanrl.write,
     "credit_fidelity": fidelity.write,
     "demo_speed": partial(demo_speed.write, iterations=8),
     "kills": kills.write,
@@ -53,6 +56,7 @@ WRITERS = {
     "suites": suites.write,
     "throughput": throughput.write,
     "tuning": tuning.write,
+    "zoo": zoo.write,
 }
 
 

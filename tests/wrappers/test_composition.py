@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from tests.wrappers.helpers import N, is_close, make_env, make_envs, scripted
 from textgym import wrappers
 from textgym.errors import InvalidArgumentError
+from textgym.models import Completions
 from textgym.registration import ENVIRONMENTS
 from textgym.wrappers import AttentionShaping, CreditAssignment, vector
 
@@ -130,12 +132,12 @@ def test_every_registered_id_is_made_and_played():
 
 def test_the_features_environment_is_made_by_its_id_alone():
     env = gym.make("textgym:ABC-RLHF-Features-v0")
-    assert env.observation_space.shape == (257,)
-    assert env.action_space == gym.spaces.Discrete(16)
-    assert (env.unwrapped.min_new_tokens, env.unwrapped.max_new_tokens) == (16, 16)
-    env = gym.make("ABC-RLHF-Features-v0", k=4, top_k=4, max_new_tokens=5, prompts=["This film"])
     assert env.observation_space.shape == (256 + 4 + 4 * 256 + 1,)
     assert env.action_space == gym.spaces.Discrete(4)
+    assert (env.unwrapped.min_new_tokens, env.unwrapped.max_new_tokens) == (16, 16)
+    env = gym.make("ABC-RLHF-Features-v0", k=3, max_new_tokens=5, prompts=["This film"])
+    assert env.observation_space.shape == (256 + 3 + 3 * 256 + 1,)
+    assert env.action_space == gym.spaces.Discrete(3)
     observation, info = env.reset(seed=0)
     assert info["token_budget"] == 5
     lengths, terminated = 0, False
@@ -145,6 +147,44 @@ def test_the_features_environment_is_made_by_its_id_alone():
         assert observation[-1] == pytest.approx(lengths / 5)
     assert lengths == 5
     assert info["prompt"] == "This film"
+
+
+def test_the_features_environment_may_leave_its_actions_undescribed():
+    env = gym.make("ABC-RLHF-Features-v0", k=16, describe_actions=False)
+    assert env.observation_space.shape == (256 + 1,)
+    assert env.action_space == gym.spaces.Discrete(16)
+
+
+@pytest.mark.parametrize("flag", ["describe_actions", "dense"])
+def test_flags_of_the_features_environment_are_checked(flag):
+    for make in (gym.make, partial(gym.make_vec, num_envs=2)):
+        with pytest.raises(InvalidArgumentError, match=flag):
+            make("ABC-RLHF-Features-v0", **{flag: "no"})
+
+
+def test_the_dense_features_environment_pays_the_score_in_small_change():
+    arguments = {"max_new_tokens": 5, "prompts": ["This film"]}
+    sparse = gym.make("ABC-RLHF-Features-v0", **arguments)
+    dense = gym.make("ABC-RLHF-Features-Dense-v0", **arguments)
+    envs = gym.make_vec("ABC-RLHF-Features-Dense-v0", num_envs=2, **arguments)
+    scored = sparse.unwrapped.reward_model
+    played = []
+    for env in (sparse, dense, envs):
+        env.reset(seed=0)
+        action = 1 if env is not envs else np.ones(2, dtype=np.int64)
+        played.append([env.step(action) for _ in range(5)])
+    paid, changes = ([reward for _, reward, *_ in steps] for steps in played[:2])
+    info, prompt = played[1][-1][-1], encode_prompt(sparse)
+    assert paid == pytest.approx([0.0] * 4 + [info["score"]], abs=1e-4)
+    start = scored.read(Completions.from_lists([prompt[:1]], [prompt[1:]]), []).score.item()
+    assert sum(changes) == pytest.approx(info["score"] - start, abs=1e-4)
+    assert np.count_nonzero(changes) == 5
+    for change, (_, rewards, *_) in zip(changes, played[2], strict=True):
+        np.testing.assert_allclose(rewards, change, atol=1e-4)
+
+
+def encode_prompt(env):
+    return env.unwrapped.tokenizer("This film")["input_ids"]
 
 
 def test_the_features_environment_can_be_made_from_its_spec():

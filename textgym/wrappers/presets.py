@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
+from textgym.checks import check_flag
 from textgym.envs import (
     TextGenerationArguments,
     TextGenerationEnv,
@@ -19,6 +20,7 @@ from textgym.envs import (
 from textgym.envs.arguments import keywords_for, takes
 from textgym.wrappers import vector
 from textgym.wrappers.language_model_features import LanguageModelFeatures
+from textgym.wrappers.potential_shaping import PotentialShaping
 from textgym.wrappers.top_k_actions import TopKActions
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
     "make_features_env",
     "make_features_vector_env",
 ]
+
+_POTENTIAL = "prefix-score"
+"""What pays the dense reward."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,17 @@ class _WrapperArguments:
         "The language model that computes the features and finds the candidates.",
     ] = "embedded"
     _: KW_ONLY
-    k: Annotated[int, "Number of actions; see :class:`textgym.wrappers.TopKActions`."] = 16
-    top_k: Annotated[
-        int | None,
-        "How many candidates the observation describes; see "
-        ":class:`textgym.wrappers.LanguageModelFeatures`. None for none.",
-    ] = None
+    k: Annotated[int, "Number of actions; see :class:`textgym.wrappers.TopKActions`."] = 4
+    describe_actions: Annotated[
+        bool,
+        "Whether the observation describes the tokens that the actions stand for; see `top_k` of "
+        ":class:`textgym.wrappers.LanguageModelFeatures`.",
+    ] = True
+    dense: Annotated[
+        bool,
+        "Whether each step pays the change of the reward model's score of the text so far, instead "
+        "of the score at the end.",
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -76,23 +86,32 @@ def make_features_env(arguments: FeaturesArguments) -> gym.Env:
 
     ## Observation Space
 
-    With the embedded model ``Box(-inf, inf, (257,), float32)``:
+    With the embedded model ``Box(-inf, inf, (1285,), float32)``:
 
-    | index     | meaning                                                                   |
-    |-----------|---------------------------------------------------------------------------|
-    | 0 … 255   | the language model's last hidden state at the newest token                |
-    | 256       | tokens generated so far, divided by `max_new_tokens`: 0 … 1               |
+    | index      | meaning                                                                  |
+    |------------|--------------------------------------------------------------------------|
+    | 0 … 255    | the language model's last hidden state at the newest token               |
+    | 256 … 259  | log-probabilities of the tokens that the actions stand for               |
+    | 260 … 1283 | embeddings of these tokens, one after the other                          |
+    | 1284       | tokens generated so far, divided by `max_new_tokens`: 0 … 1              |
 
-    With `top_k`, the log-probabilities and embeddings of the candidates stand between the two.
+    An action is the rank of a token, and a rank means another token in every state. So the
+    observation describes the tokens. Without that (``describe_actions=False``) a small network has
+    to work out from the hidden state which token comes first, second, and so on.
 
     ## Action Space
 
-    ``Discrete(16)``, or ``Discrete(k)``: action i writes the i-th most likely legal token, 0 the
+    ``Discrete(4)``, or ``Discrete(k)``: action i writes the i-th most likely legal token, 0 the
     most likely. By default EOS is never legal, and so never a candidate.
 
     ## Rewards
 
     Those of :class:`textgym.envs.TextGenerationEnv`: 0 until the episode ends, then the score.
+
+    ``ABC-RLHF-Features-Dense-v0`` is the same with ``dense=True``: each step pays the change of the
+    reward model's score of the text so far (:class:`textgym.wrappers.PotentialShaping` with the
+    prefix score, measured from the prompt). The rewards of an episode then sum to the score minus
+    the prompt's own, a constant per prompt, and ``info["score"]`` is the score as ever.
 
     ## Starting State
 
@@ -136,12 +155,13 @@ def make_features_env(arguments: FeaturesArguments) -> gym.Env:
         >>> import gymnasium as gym
         >>> env = gym.make("textgym:ABC-RLHF-Features-v0", max_new_tokens=12)
         >>> env.observation_space.shape, env.action_space
-        ((257,), Discrete(16))
+        ((1285,), Discrete(4))
     """
     env: gym.Env = TextGenerationEnv(**_base_keywords(TextGenerationArguments, arguments))
-    model, top_k = arguments.model, arguments.top_k
-    env = LanguageModelFeatures(env, model, top_k=top_k, progress=True)
-    return TopKActions(env, arguments.k, model)
+    if check_flag("dense", arguments.dense):
+        env = PotentialShaping(env, _POTENTIAL, start="prompt")
+    env = LanguageModelFeatures(env, arguments.model, top_k=_described(arguments), progress=True)
+    return TopKActions(env, arguments.k, arguments.model)
 
 
 @takes(FeaturesVectorArguments)
@@ -155,9 +175,17 @@ def make_features_vector_env(arguments: FeaturesVectorArguments) -> VectorEnv:
         InvalidArgumentError: If an argument cannot be used.
     """
     envs: VectorEnv = TextGenerationVectorEnv(**_base_keywords(VectorArguments, arguments))
-    model, top_k = arguments.model, arguments.top_k
-    envs = vector.LanguageModelFeatures(envs, model, top_k=top_k, progress=True)
-    return vector.TopKActions(envs, arguments.k, model)
+    if check_flag("dense", arguments.dense):
+        envs = vector.PotentialShaping(envs, _POTENTIAL, start="prompt")
+    envs = vector.LanguageModelFeatures(
+        envs, arguments.model, top_k=_described(arguments), progress=True
+    )
+    return vector.TopKActions(envs, arguments.k, arguments.model)
+
+
+def _described(arguments: FeaturesArguments) -> int | None:
+    """How many candidates the observation describes."""
+    return arguments.k if check_flag("describe_actions", arguments.describe_actions) else None
 
 
 def _base_keywords(dataclass_: type, arguments: FeaturesArguments) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""What do Stable-Baselines3's agents reach with the settings in examples/zoo?
+
+python benchmarks/zoo.py --seeds 3
+
+Reads the YAML files as rl-baselines3-zoo does, and trains each algorithm on
+ABC-RLHF-Features-Dense-v0. To save time, the rows are stepped in one batch and models compute in
+bfloat16. Writes ``runs.csv`` (a row per algorithm, seed and 64 episodes), ``meta.json`` and
+``table.md``; what is stored is not run again. ``--tables-only`` runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from reports import zoo as report
+from textgym.benchmark.circumstances import describe
+from textgym.benchmark.runner import run_missing
+
+RESULTS = Path(__file__).parent / "results" / "zoo"
+SETTINGS = Path(__file__).parents[1] / "examples" / "zoo"
+PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3")
+
+
+def run(only: list[str] | None, seeds: int, settings: Path, output: Path) -> None:
+    from training.zoo import train  # on use: tables need neither models nor torch
+
+    run_missing(
+        partial(train, settings),
+        [(name, seed) for seed in range(seeds) for name in only or report.ALGORITHMS],
+        report.KEYS,
+        output / "runs.csv",
+        describe(*PACKAGES),
+        order="timesteps",
+        report=report.describe,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--algorithm", action="append", choices=report.ALGORITHMS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", type=Path, default=SETTINGS, help="folder of YAML files")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--tables-only", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    if not arguments.tables_only:
+        run(arguments.algorithm, arguments.seeds, arguments.settings, arguments.output)
+    print(report.write(arguments.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The settings for rl-baselines3-zoo start a training, read as the zoo reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from training.zoo import ENV_ID, settings_of
+
+from textgym.registration import ENVIRONMENTS
+
+ZOO = Path(__file__).parents[2] / "examples" / "zoo"
+ALGORITHMS = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+
+
+def test_every_file_is_tested():
+    assert {path.stem for path in ZOO.glob("*.yml")} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_settings_start_a_training(name):
+    settings_by_id = yaml.safe_load((ZOO / f"{name}.yml").read_text(encoding="utf-8"))
+    assert set(settings_by_id) <= set(ENVIRONMENTS)
+    for env_id, settings in settings_by_id.items():
+        assert settings.pop("n_timesteps") >= 10_000
+        settings.pop("n_envs")
+        policy = settings.pop("policy")
+        smaller = {"n_steps": 4, "batch_size": 4, "learning_starts": 4, "buffer_size": 64}
+        settings |= {key: value for key, value in smaller.items() if key in settings}
+        vec_env = make_vec_env(env_id, n_envs=2, env_kwargs={"max_new_tokens": 4})
+        agent = ALGORITHMS[name](policy, vec_env, seed=0, **settings).learn(16)
+        assert agent.num_timesteps >= 16
+
+
+def test_the_benchmark_reads_the_same_settings():
+    num_envs, timesteps, policy, settings = settings_of(ZOO / "ppo.yml")
+    raw = yaml.safe_load((ZOO / "ppo.yml").read_text(encoding="utf-8"))[ENV_ID]
+    assert (num_envs, timesteps, policy) == (raw["n_envs"], raw["n_timesteps"], raw["policy"])
+    assert {"n_envs": num_envs, "n_timesteps": timesteps, "policy": policy} | settings == raw

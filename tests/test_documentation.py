@@ -63,7 +63,8 @@ def test_the_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, r
         before = namespace.get("env")
         exec(shortened(block), namespace)
         if namespace.get("env") is not before:
-            play(namespace["env"], sums_to_score='start="prompt"' not in block)
+            without_prompt = 'start="prompt"' in block or "dense=True" in block
+            play(namespace["env"], sums_to_score=not without_prompt)
     for agent in (one for one in namespace.values() if isinstance(one, Agent)):
         assert agent.history
 
@@ -197,7 +198,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
         ("reliability.md", "bad_input/table.md", "| bad input | cases |", 14),
         ("reliability.md", "kills/table.md", "| agent | kills |", 6),
-        ("reliability.md", "soak/table.md", "| soak |", 8),
+        ("reliability.md", "soak/table.md", "| soak |", 9),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("reward_models.md", "pairs_long/table.md", "| policy + reward model |", 7),
         ("reward_models.md", "prefixes/table.md", "| share of the text |", 12),

@@ -74,8 +74,13 @@ def test_a_row_is_whole_in_both_logs_when_ctrl_c_falls_into_it(tmp_path, monkeyp
         add_scalar(self, *args, **kwargs)
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", interrupted)
-    with pytest.raises(KeyboardInterrupt), MetricsLog(tmp_path, {}, []) as log:
-        log.write(ROW)
+    # What a shell starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), MetricsLog(tmp_path, {}, []) as log:
+            log.write(ROW)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == ROW
     events = EventAccumulator(str(tmp_path))
     events.Reload()

@@ -39,7 +39,7 @@ require_python = $(PYTHON) -c 'import sys; sys.exit(None if (3, $(1)) <= sys.ver
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev demo lint test format wheel-test test-lowest kill-test soak models clean
 .PHONY: rllib-env rllib-example rllib-test trl-env
-.PHONY: docs docs-pages docs-serve
+.PHONY: docs docs-pages docs-serve tutorials
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -147,6 +147,9 @@ docs: $(VENV)/.installed-docs  ## Build the documentation site into build/site
 
 docs-serve: $(VENV)/.installed-docs  ## Show the site at http://localhost:8000 while you write
 	$(BIN)/mkdocs serve
+
+tutorials: install-dev  ## Run the notebooks in docs/tutorials, and store what they show
+	$(BIN)/python docs/run_tutorials.py
 
 docs-pages: install-dev  ## Make the pages of docs/ that come from the code, and their pictures
 	$(BIN)/python docs/generate.py --pictures

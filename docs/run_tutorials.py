@@ -33,6 +33,7 @@ def main() -> None:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+        notebook.metadata.language_info = {"name": "python"}  # without the version that ran it
         nbformat.write(notebook, path)
 
 

@@ -28,12 +28,12 @@ def main(kind, start_method, env_id, folder):
         envs = SubprocVecEnv([make, make], start_method=start_method)
         envs.seed(3)
         envs.reset()
-    rewards = [envs.step(np.array([5, 6]))[1] for _ in range(4)]
+    rewards = [envs.step(np.array([2, 3]))[1] for _ in range(4)]
     envs.close()
     singles = [make(), make()]
     for row, env in enumerate(singles):
         env.reset(seed=3 + row)
-        alone = [env.step(5 + row)[1] for _ in range(4)]
+        alone = [env.step(2 + row)[1] for _ in range(4)]
         np.testing.assert_allclose(np.array(rewards)[:, row], alone, atol=1e-5)
     print("same as alone")
 

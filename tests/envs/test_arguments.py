@@ -51,7 +51,7 @@ def defaults(target):
 
 @pytest.mark.parametrize("target", SINGLE + BATCHED, ids=lambda one: one.__name__)
 def test_every_constructor_shows_the_same_keywords(target):
-    own = {"model", "k", "top_k"} if "features" in target.__name__ else set()
+    own = {"model", "k", "describe_actions", "dense"} if "features" in target.__name__ else set()
     batched = {"num_envs", "autoreset_mode"} if target in BATCHED else set()
     assert set(parameters(target)) == KEYWORDS | own | batched
 

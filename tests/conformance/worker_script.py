@@ -19,6 +19,7 @@ def main(kind, start_method, env_id, folder):
     for name, part in (("tokenizer", "lm"), ("reward_model", "rm"), ("model", "lm")):
         if name != "model" or "Features" in env_id:
             arguments[name] = f"{folder}/{part}"
+    first = 2 if "Features" in env_id else 5  # one of four actions, or a token that is not EOS
     # The prefix has a fresh worker import textgym, which registers the ids.
     make = functools.partial(gym.make, f"textgym:{env_id}", **arguments)
     if kind == "async":
@@ -28,12 +29,12 @@ def main(kind, start_method, env_id, folder):
         envs = SubprocVecEnv([make, make], start_method=start_method)
         envs.seed(3)
         envs.reset()
-    rewards = [envs.step(np.array([2, 3]))[1] for _ in range(4)]
+    rewards = [envs.step(np.array([first, first + 1]))[1] for _ in range(4)]
     envs.close()
     singles = [make(), make()]
     for row, env in enumerate(singles):
         env.reset(seed=3 + row)
-        alone = [env.step(2 + row)[1] for _ in range(4)]
+        alone = [env.step(first + row)[1] for _ in range(4)]
         np.testing.assert_allclose(np.array(rewards)[:, row], alone, atol=1e-5)
     print("same as alone")
 

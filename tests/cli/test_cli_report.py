@@ -168,3 +168,8 @@ def test_more_kinds_of_runs_than_can_be_told_apart(trained, tmp_path, capsys):
         (folders[-1] / "config.json").write_text(json.dumps(config))
     assert main(["report", *map(str, folders), "--output", str(tmp_path / "page.html")]) == 2
     assert "only 8 can be told apart" in capsys.readouterr().err
+
+
+def test_a_run_of_few_iterations_is_drawn_as_it_is(trained, tmp_path):
+    assert len(logged(trained)) < 8
+    assert "Lines: single iterations." in page_of([trained], tmp_path)

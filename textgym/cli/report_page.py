@@ -101,7 +101,18 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
+def _window(groups: Sequence[RunGroup]) -> int:
+    """Iterations in the trailing means: fewer if a run is so short that little would be left."""
+    shortest = min(len(run.scores) for group in groups for run in group.runs)
+    return max(1, min(_WINDOW, shortest // 4))
+
+
+def _means(window: int) -> str:
+    return "single iterations" if window == 1 else f"means of the last {window} iterations"
+
+
 def _curves(groups: Sequence[RunGroup]) -> str:
+    window = _window(groups)
     values = {
         label: {group.name: [metric(run) for run in group.runs] for group in groups}
         for label, metric in _PANELS.items()
@@ -116,12 +127,14 @@ def _curves(groups: Sequence[RunGroup]) -> str:
     figure = new_figure(4.2 * columns, 3.3 * num_rows)
     panels = figure.subplots(num_rows, columns, squeeze=False).flat
     for axes, (label, of_groups) in zip(panels, found.items(), strict=False):
-        draw_curves(axes, of_groups, label, _WINDOW)
+        draw_curves(axes, of_groups, label, window)
     for axes in list(panels)[len(found) :]:
         axes.set_visible(False)
     _add_legend(figure, groups)
     several = any(len(group.runs) > 1 for group in groups)
-    note = f"Strong lines: means of the last {_WINDOW} iterations; faint: single iterations."
+    note = f"Strong lines: {_means(window)}; faint: single iterations."
+    if window == 1:
+        note = "Lines: single iterations."
     if several:
         note += (
             " Of runs that differ in their seeds only: strong, their mean, as far as all of them "
@@ -133,11 +146,11 @@ def _curves(groups: Sequence[RunGroup]) -> str:
 def _frontier(groups: Sequence[RunGroup]) -> str:
     figure = new_figure(7.5, 4.6)
     lines = {g.name: [(run.kl, run.scores) for run in g.runs if run.kl] for g in groups}
-    draw_frontier(figure.subplots(), lines, _WINDOW)
+    draw_frontier(figure.subplots(), lines, _window(groups))
     _add_legend(figure, groups)
     note = (
         "What a run has gained at each distance from the reference policy: higher at equal KL is "
-        f"better. Means of the last {_WINDOW} iterations; a dot is the end of a run."
+        f"better. Drawn: {_means(_window(groups))}; a dot is the end of a run."
     )
     return _picture(figure, "Score against KL") + f'<p class="soft">{note}</p>'
 

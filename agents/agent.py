@@ -32,6 +32,7 @@ from .environment import (
     check_num_episodes,
     check_vocabulary,
     left_padded,
+    name_of_policy,
 )
 from .importance import weighted_advantages
 from .inputs import check_action_masks, check_learn, check_observation
@@ -117,7 +118,7 @@ class Agent(Saving):
         plain, own_parts = split_own_parts(hyperparameters, self.parts)
         config = self.config_class.from_keywords(**plain)
         vector_env = as_vector_env(env)
-        value = str(policy) if isinstance(policy, str | Path) else type(policy).__name__
+        value = name_of_policy(policy)
         try:
             model = load_language_model(policy)
         except InvalidArgumentError as error:

@@ -26,6 +26,7 @@ __all__ = [
     "check_num_episodes",
     "check_vocabulary",
     "left_padded",
+    "name_of_policy",
 ]
 
 _PADDED_ROWS, _PADDED_SHARE = 128, 0.03
@@ -157,10 +158,15 @@ def check_vocabulary(
     if difference is not None:
         raise InvalidArgumentError(
             "policy",
-            str(policy) if isinstance(policy, str | Path) else type(policy).__name__,
+            name_of_policy(policy),
             f"{difference}: make the environment with the policy's tokenizer (tokenizer=...), or "
             "pass the policy that belongs to the environment's tokenizer.",
         )
+
+
+def name_of_policy(policy: Any) -> str:
+    """How errors call a policy: by its name or folder, or by the class of a loaded model."""
+    return str(policy) if isinstance(policy, str | Path) else type(policy).__name__
 
 
 def check_context(argument: str, value: Any, model: PreTrainedModel, env: VectorEnv) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from textgym.agents.environment import action_rules, as_vector_env, check_context, check_vocabulary
+from textgym.agents.environment import (
+    action_rules,
+    as_vector_env,
+    check_context,
+    check_vocabulary,
+    name_of_policy,
+)
 from textgym.agents.policy import LanguageModelPolicy
 from textgym.agents.rollout import collect_episodes
 from textgym.agents.values.potential import read_rollout
@@ -77,8 +83,7 @@ def fit_reference_value(
 
         model = load_language_model(policy)
         check_vocabulary(policy, model, vector_env)
-        name = str(policy) if isinstance(policy, str | Path) else type(policy).__name__
-        check_context("policy", name, model, vector_env)
+        check_context("policy", name_of_policy(policy), model, vector_env)
         policy = LanguageModelPolicy(model, action_rules(vector_env))
     generator = torch.Generator().manual_seed(seed)
     rollout = collect_episodes(policy, vector_env, num_episodes, generator)

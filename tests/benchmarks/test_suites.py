@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from reports import tuning
+from reports.leaderboard import make_leaderboard
 
 from textgym.agents import PPO
 from textgym.benchmark import (
@@ -390,3 +391,19 @@ def test_a_page_without_samples_has_no_heading_for_them():
 def test_a_report_needs_runs(tmp_path):
     with pytest.raises(InvalidArgumentError, match="textgym benchmark run makes them"):
         write_report(tmp_path, SMALL)
+
+
+def test_the_leaderboard_ranks_by_the_area_under_the_curve():
+    runs = pd.concat(
+        run_of(name, seed, np.linspace(0, best, 20)).assign(fresh_gold=best)
+        for name, best in (("sparse", 1), ("ABC", 3), ("mine", 2))
+        for seed in (0, 1)
+    )
+    methods = {name: {"agent": "ppo", "credit": "uniform"} for name in ("sparse", "ABC", "mine")}
+    page = make_leaderboard(runs, methods)
+    rows = [
+        line.split(" | ") for line in page.splitlines() if line.startswith(("| 1", "| 2", "| 3"))
+    ]
+    assert [row[1] for row in rows] == ["ABC", "mine", "sparse"]
+    assert [row[8] for row in rows] == ["+3.00", "+2.00", "+1.00"]
+    assert page.count("Not run yet.") == 2

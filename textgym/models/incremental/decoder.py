@@ -189,10 +189,9 @@ class IncrementalDecoder(ABC):
                 continue
             if not ids:
                 raise InvalidArgumentError("texts", texts, f"row {row} has no token to read")
-            number = len(ids) if known is None else self._num_new(ids, known)
             if ids[:-1] == known:
                 grown[row] = ids
-            elif number <= min(self._max_changed, len(ids) - 1):
+            elif (number := self._num_new(ids, known)) <= min(self._max_changed, len(ids) - 1):
                 changed[row] = ids
                 num_changed = max(num_changed, number)
             else:
@@ -214,9 +213,10 @@ class IncrementalDecoder(ABC):
             raise
         self._crop()
 
-    @staticmethod
-    def _num_new(ids: list[int], known: list[int]) -> int:
+    def _num_new(self, ids: list[int], known: list[int] | None) -> int:
         """Number of tokens after those that two texts share; at least 1, the last is read anew."""
+        if known is None or not self._max_changed:
+            return len(ids)  # Nothing is kept, whatever they share.
         differs = (n for n, (new, old) in enumerate(zip(ids, known, strict=False)) if new != old)
         return len(ids) - min(next(differs, len(known)), len(ids) - 1)
 

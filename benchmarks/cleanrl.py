@@ -30,26 +30,32 @@ SHA256 = "d8dfbb7ac0b21e747b77d6e6673e566db4d6cdacc83bcebcd19cf87ad0e459ae"
 """Of cleanrl/ppo.py at CleanRL's commit fe8d8a0, April 2026."""
 
 
+def sha256_of(script: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(script.read_bytes()).hexdigest()
+
+
 def checked(script: Path, sha256: str) -> Path:
     """The path of the script, if it is the one that is asked for."""
-    found = hashlib.sha256(script.read_bytes()).hexdigest()
+    found = sha256_of(script)
     if found != sha256:
         raise SystemExit(f"{script} has the SHA-256 {found}; to run it, pass it as --sha256")
     return script.resolve()
 
 
 def run(
-    script: Path, sha256: str, only: list[str] | None, seeds: int, steps: int, out: Path
+    script: Path, only: list[str] | None, seeds: int, steps: int, jobs: int, output: Path
 ) -> None:
     from training.cleanrl import train  # on use: tables need neither models nor torch
 
     run_missing(
-        partial(train, checked(script, sha256), steps),
+        partial(train, script, steps),
         [(setting, seed) for seed in range(1, seeds + 1) for setting in only or report.SETTINGS],
         report.KEYS,
-        out / "runs.csv",
-        {**describe(*PACKAGES), "script": "cleanrl/ppo.py", "sha256": sha256},
+        output / "runs.csv",
+        {**describe(*PACKAGES), "script": "cleanrl/ppo.py", "sha256": sha256_of(script)},
         order="timesteps",
+        jobs=jobs,
         report=report.describe,
     )
 
@@ -60,6 +66,7 @@ def main() -> None:
     parser.add_argument("--sha256", default=SHA256, help="of the script")
     parser.add_argument("--setting", action="append", help="one of them; may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--timesteps", type=int, default=60_000)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
@@ -67,8 +74,14 @@ def main() -> None:
     if not arguments.tables_only:
         if arguments.script is None:
             parser.error("--script is needed: CleanRL has no package that contains ppo.py")
-        what = arguments.script, arguments.sha256, arguments.setting
-        run(*what, arguments.seeds, arguments.timesteps, arguments.output)
+        run(
+            checked(arguments.script, arguments.sha256),
+            arguments.setting,
+            arguments.seeds,
+            arguments.timesteps,
+            arguments.jobs,
+            arguments.output,
+        )
     print(report.write(arguments.output))
 
 

@@ -23,7 +23,7 @@ SETTINGS = Path(__file__).parents[1] / "examples" / "zoo"
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "stable-baselines3")
 
 
-def run(only: list[str] | None, seeds: int, settings: Path, output: Path) -> None:
+def run(only: list[str] | None, seeds: int, jobs: int, settings: Path, output: Path) -> None:
     from training.zoo import train  # on use: tables need neither models nor torch
 
     run_missing(
@@ -33,6 +33,7 @@ def run(only: list[str] | None, seeds: int, settings: Path, output: Path) -> Non
         output / "runs.csv",
         describe(*PACKAGES),
         order="timesteps",
+        jobs=jobs,
         report=report.describe,
     )
 
@@ -41,12 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--algorithm", action="append", choices=report.ALGORITHMS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--settings", type=Path, default=SETTINGS, help="folder of YAML files")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     if not arguments.tables_only:
-        run(arguments.algorithm, arguments.seeds, arguments.settings, arguments.output)
+        run(
+            arguments.algorithm,
+            arguments.seeds,
+            arguments.jobs,
+            arguments.settings,
+            arguments.output,
+        )
     print(report.write(arguments.output))
 
 

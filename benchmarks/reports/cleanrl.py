@@ -18,26 +18,50 @@ __all__ = ["FLAGS", "KEYS", "SETTINGS", "describe", "write"]
 KEYS = ("setting", "seed")
 FLAGS = ("--gamma", "1", "--num-envs", "16", "--num-steps", "32")
 """What all runs have beside CleanRL's defaults. A rollout has 512 steps, as by default."""
-_RANKS = {"k": 16, "describe_actions": False}
+_BASE = "4 tokens, score at the end"
 SETTINGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "16 ranks, score at the end": (_RANKS, ()),
-    "16 ranks, dense": ({**_RANKS, "dense": True}, ()),
-    "4 tokens, score at the end": ({}, ()),
-    "4 tokens, dense": ({"dense": True}, ()),
+    f"{k} {seen}, {reward}": ({"k": k, "describe_actions": described, "dense": dense}, ())
+    for seen, described in (("ranks", False), ("tokens", True))
+    for k in (16, 4)
+    for reward, dense in (("score at the end", False), ("dense", True))
 }
 """Arguments of ABC-RLHF-Features-v0, and further flags of the script, by setting."""
-_STYLES = (("#999999", ":"), ("#CC79A7", "-."), ("#E69F00", "--"), ("#0072B2", "-"))
+_CHANGES = (
+    ("--gae-lambda", "1"),
+    ("--ent-coef", "0"),
+    ("--num-steps", "64"),
+    ("--no-anneal-lr",),
+)
+_CHANGES += (tuple(word for change in _CHANGES for word in change),)
+CHANGED = {f"{_BASE}, {' '.join(change)}": change for change in _CHANGES}
+"""Flags of the script that are changed one at a time, then all at once, by setting."""
+SETTINGS |= {setting: (SETTINGS[_BASE][0], change) for setting, change in CHANGED.items()}
+_STYLES = {
+    "16 ranks, score at the end": ("#999999", ":"),
+    "16 ranks, dense": ("#CC79A7", "-."),
+    "4 tokens, score at the end": ("#E69F00", "--"),
+    "4 tokens, dense": ("#0072B2", "-"),
+}
+"""Color and dashes of the settings that are drawn."""
 
 
 def write(output: Path) -> str:
     """Write ``table.md`` and ``curves.png`` from ``runs.csv``; returns the table."""
     runs = read_rows(output / "runs.csv", KEYS)
-    lines = [
-        [setting, *ends_row(of_setting)]
+    cells = {
+        setting: ends_row(of_setting)
         for setting in SETTINGS
         if len(of_setting := runs[runs["setting"] == setting])
+    }
+    settings = [[name, *row] for name, row in cells.items() if name not in CHANGED]
+    tables = [markdown_table(["actions and reward", *HEADER], settings)]
+    flags = [
+        [f"`{' '.join(CHANGED[name])}`", *row] for name, row in cells.items() if name in CHANGED
     ]
-    text = "\n".join(markdown_table(["actions and reward", *HEADER], lines)) + "\n"
+    if flags:
+        unchanged = [["none", *cells[_BASE]]] if _BASE in cells else []
+        tables.append(markdown_table(["flags changed", *HEADER], unchanged + flags))
+    text = "\n\n".join("\n".join(table) for table in tables) + "\n"
     (output / "table.md").write_text(text, encoding="utf-8")
     _draw(runs, output / "curves.png")
     return text
@@ -46,7 +70,7 @@ def write(output: Path) -> str:
 def _draw(runs: pd.DataFrame, path: Path) -> None:
     figure = new_figure(6.5, 3.6)
     axes = figure.subplots()
-    for setting, (color, dashes) in zip(SETTINGS, _STYLES, strict=True):
+    for setting, (color, dashes) in _STYLES.items():
         of_setting = runs[runs["setting"] == setting]
         for number, (_, run) in enumerate(of_setting.groupby("seed")):
             label = setting if number == 0 else None

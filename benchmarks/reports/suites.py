@@ -1,4 +1,8 @@
-"""Reports of the suites that were run, and our main figure beside the authors'."""
+"""Reports of the suites that were run, and our figures beside those of the paper's authors.
+
+The authors' figures are recomputed from the result files that they published (10 seeds, GPT-2).
+Their reward model's scores have another zero than ours, so all is shown as ratios to sparse reward.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,25 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark import SUITES
-from textgym.benchmark.measures import best_score, reached_at
-from textgym.benchmark.report import write_report
+from textgym.benchmark.measures import ENDS
+from textgym.benchmark.report import measure_all, write_report
 from textgym.benchmark.statistics import paired_difference, stratified_bootstrap
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 
-__all__ = ["beside_the_authors", "write"]
+__all__ = ["beside_the_authors", "by_beta", "by_length", "write"]
 
 AUTHORS = {"sparse": 7.22, "ABC": 8.32, "uniform": 6.60, "ABC-D": 6.89}
-"""Mean score over a run, by method; of a reward model whose scores have another zero than ours."""
+"""Mean score over a run, by method."""
 AUTHORS_SHARE = "46%"
-"""Where ABC reached the peak of sparse reward: at iteration 41 of 89.
-
-The authors' figures are recomputed from the result files that they published (10 seeds, GPT-2).
-"""
+"""Where ABC reached the peak of sparse reward: at iteration 41 of 89."""
+AUTHORS_BETA = {0.1: 7.79, 1.0: 8.80}
+"""Mean score over a run of ABC, by β."""
+AUTHORS_LONG = {"sparse": 6.27, "uniform": 9.91, "ABC": 11.26}
+"""Score at the end at 140 to 160 tokens, by method."""
 CONTROLS = ("uniform", "random", "shuffled ABC", "position", "sparse, λ = 1")
+READINGS = (("main", "As tuned", ""), ("published", "As published", " (published)"))
+"""By suite, the reading of the main figure, and what its names of methods end with."""
 
 
 def write(output: Path) -> str:
@@ -31,22 +38,39 @@ def write(output: Path) -> str:
     Args:
         output: Has a folder for each suite that was run, with ``runs.parquet``.
     """
-    for name, suite in SUITES.items():
-        if (output / name / "runs.parquet").exists():
-            write_report(output / name, suite)
-    text = beside_the_authors(read_rows(output / "main" / "runs.parquet"))
+    runs = {
+        name: read_rows(output / name / "runs.parquet")
+        for name in SUITES
+        if (output / name / "runs.parquet").exists()
+    }
+    for name in runs:
+        write_report(output / name, SUITES[name])
+    parts = [
+        f"# {title}\n\n{beside_the_authors(_without_suffix(runs[name], suffix))}"
+        for name, title, suffix in READINGS
+        if name in runs
+    ]
+    if "beta" in runs:
+        parts.append(f"# By β\n\n{by_beta(runs['beta'])}")
+    if "length" in runs:
+        parts.append(f"# By length\n\n{by_length(runs['length'])}")
+    text = "\n".join(parts)
     (output / "table.md").write_text(text, encoding="utf-8")
     return text
 
 
 def beside_the_authors(runs: pd.DataFrame) -> str:
-    """Tables of the suite "main", as ratios to sparse reward, beside the authors'."""
+    """Tables of a suite with the methods of the main figure, as ratios to sparse reward."""
     mean = runs.groupby(["method", "seed"])["score"].mean()
+    base = stratified_bootstrap(mean["sparse"]).value
+    measured = measure_all(runs, "sparse")
+    share = stratified_bootstrap(measured.loc[measured["method"] == "ABC", "share"].dropna())
     lines = []
     for method, theirs in AUTHORS.items():
         ours = stratified_bootstrap(mean[method])
-        ratio = ours.value / stratified_bootstrap(mean["sparse"]).value
-        lines.append([method, f"{theirs / AUTHORS['sparse']:.2f}", f"{ratio:.2f}", str(ours)])
+        lines.append(
+            [method, _ratio(theirs, AUTHORS["sparse"]), _ratio(ours.value, base), str(ours)]
+        )
     text = [
         "Mean score over the whole run, as a ratio to sparse reward. Scores have different zeros, "
         "so only the order compares.",
@@ -54,7 +78,7 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
         *markdown_table(["method", "authors, ratio", "ours, ratio", "ours"], lines),
         "",
         f"Iterations of ABC to the best score of sparse reward, over its own: {AUTHORS_SHARE} in "
-        f"the authors' runs, {_share(runs):.0%} here (interquartile mean over seeds; a run that "
+        f"the authors' runs, {share.value:.0%} here (interquartile mean over seeds; a run that "
         "does not get there counts with all of its iterations).",
         "",
         "Mean score over the run, ABC minus each control under the same seeds:",
@@ -69,14 +93,67 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
     return "\n".join(text) + "\n"
 
 
-def _share(runs: pd.DataFrame) -> float:
-    shares = {}
-    for seed, of_seed in runs.groupby("seed"):
-        by_method = {name: run for name, run in of_seed.groupby("method")}
-        if {"sparse", "ABC"} <= set(by_method):
-            goal = best_score(by_method["sparse"])
-            own, _ = reached_at(by_method["sparse"], goal)
-            there, _ = reached_at(by_method["ABC"], goal)
-            length = float(by_method["ABC"]["iteration"].max())
-            shares[seed] = (length if pd.isna(there) else there) / own
-    return stratified_bootstrap(pd.Series(shares)).value
+def by_beta(runs: pd.DataFrame) -> str:
+    """The mean score over a run against β; β = 0 is sparse reward."""
+    mean = runs.groupby(["method", "seed"])["score"].mean()
+    base = stratified_bootstrap(mean["β = 0"]).value
+    lines = []
+    for name in SUITES["beta"].methods:
+        beta = float(name.removeprefix("β = "))
+        theirs = AUTHORS["sparse"] if beta == 0 else AUTHORS_BETA.get(beta)
+        ours = stratified_bootstrap(mean[name])
+        ratio = "–" if theirs is None else _ratio(theirs, AUTHORS["sparse"])
+        lines.append([f"{beta:g}", ratio, _ratio(ours.value, base), str(ours)])
+    text = [
+        "Mean score over the whole run, as a ratio to β = 0, which is sparse reward. "
+        f"{runs['seed'].nunique()} seeds.",
+        "",
+        *markdown_table(["β", "authors, ratio", "ours, ratio", "ours"], lines),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def by_length(runs: pd.DataFrame) -> str:
+    """How each method does at each length of the completions, beside the authors' longest."""
+    suite = SUITES["length"]
+    measured = measure_all(runs, suite.baseline)
+    lines = []
+    for task in suite.tasks:
+        of_task = measured[measured["task"] == task]
+        base = None
+        for method in suite.methods:
+            rows = of_task[of_task["method"] == method]
+            if not len(rows):
+                continue
+            final = stratified_bootstrap(rows["final"])
+            base = final.value if method == suite.baseline else base
+            long = task == suite.tasks[-1] and method in AUTHORS_LONG
+            share = rows["share"].dropna()
+            lines.append(
+                [
+                    task,
+                    method,
+                    str(len(rows)),
+                    _ratio(AUTHORS_LONG[method], AUTHORS_LONG["sparse"]) if long else "–",
+                    "–" if base is None else _ratio(final.value, base),
+                    str(final),
+                    f"{stratified_bootstrap(share).value:.0%}" if len(share) else "–",
+                    f"{rows['collapsed'].sum():.0f}",
+                ]
+            )
+    header = ["tokens", "method", "seeds", "authors, ratio", "ours, ratio", "ours"]
+    text = [
+        f"Score at the end, mean over the last {ENDS} iterations, as a ratio to sparse reward; and "
+        "the iterations to the best score of sparse reward, over its own.",
+        "",
+        *markdown_table([*header, "iterations", "collapsed"], lines),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _without_suffix(runs: pd.DataFrame, suffix: str) -> pd.DataFrame:
+    return runs.assign(method=runs["method"].str.removesuffix(suffix)) if suffix else runs
+
+
+def _ratio(value: float, base: float) -> str:
+    return f"{value / base:.2f}"

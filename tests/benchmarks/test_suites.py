@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from reports import tuning
 from reports.leaderboard import make_leaderboard
+from reports.suites import by_beta, by_length
 
 from textgym.agents import PPO
 from textgym.benchmark import (
@@ -407,3 +408,33 @@ def test_the_leaderboard_ranks_by_the_area_under_the_curve():
     assert [row[1] for row in rows] == ["ABC", "mine", "sparse"]
     assert [row[8] for row in rows] == ["+3.00", "+2.00", "+1.00"]
     assert page.count("Not run yet.") == 2
+
+
+def rows_of(text):
+    """Cells of a Markdown table's rows, without its header."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_each_beta_is_shown_as_a_ratio_to_sparse_reward():
+    scores = {name: 1.0 + number for number, name in enumerate(SUITES["beta"].methods)}
+    runs = pd.concat(run_of(name, seed, [scores[name]] * 9) for name in scores for seed in (0, 1))
+    rows = {row[0]: row[1:] for row in rows_of(by_beta(runs))}
+    assert list(rows) == ["0", *(f"0.{tenth}" for tenth in range(1, 10)), "1"]
+    assert rows["0.1"] == ["1.08", "2.00", "+2.00 (+2.00 to +2.00)"]  # 7.79 over 7.22; 2 over 1
+    assert rows["0.5"][:2] == ["–", "6.00"]
+
+
+def test_each_length_is_compared_with_sparse_reward_at_that_length():
+    ends = {("8-16", "sparse"): 1.0, ("8-16", "ABC"): 3.0, ("140-160", "sparse"): 2.0}
+    ends[("140-160", "ABC")] = 1.0
+    runs = pd.concat(
+        run_of(method, 0, np.linspace(0, end, 40), task=task)
+        for (task, method), end in ends.items()
+    )
+    rows = {tuple(row[:2]): row[2:] for row in rows_of(by_length(runs))}
+    assert rows[("8-16", "ABC")][:3] == ["1", "–", "3.00"]
+    assert rows[("140-160", "ABC")][1:3] == ["1.80", "0.50"]  # 11.26 over 6.27; 1 over 2
+    assert rows[("140-160", "sparse")][4] == "100%"
+    assert float(rows[("8-16", "ABC")][4].rstrip("%")) < 50
+    assert rows[("140-160", "ABC")][4] == "100%"  # it does not get there, with all its iterations

@@ -12,14 +12,17 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3 import A2C, DQN, PPO
 
 import textgym  # noqa: F401  (registers the environments)
+from reports.zoo import draw_settings
 from textgym.agents.sb3 import TextVecEnv
 
 from .episodes import Progress
 from .sb3_agents import Recorder
 
-__all__ = ["settings_of", "train"]
+__all__ = ["SEARCH_SEED", "settings_of", "train", "try_out"]
 
 ENV_ID = "ABC-RLHF-Features-Dense-v0"
+SEARCH_SEED = 1000
+"""Of the trials; no run that is reported has it."""
 _ALGORITHMS = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 
 
@@ -39,7 +42,7 @@ def settings_of(path: Path, env_id: str = ENV_ID) -> tuple[int, int, str, dict[s
 
 
 def train(folder: Path, algorithm: str, seed: int) -> pd.DataFrame:
-    """Train; a row per 64 episodes.
+    """Train with the settings of a file; a row per 64 episodes.
 
     Args:
         folder: Where the YAML files lie.
@@ -47,6 +50,26 @@ def train(folder: Path, algorithm: str, seed: int) -> pd.DataFrame:
         seed: That of the agent and of its environments.
     """
     num_envs, timesteps, policy, settings = settings_of(folder / f"{algorithm}.yml")
+    return _train(algorithm, num_envs, timesteps, policy, settings, seed)
+
+
+def try_out(folder: Path, timesteps: int, algorithm: str, trial: int) -> pd.DataFrame:
+    """Train with the settings of a trial; a row per 64 episodes. All trials have one seed.
+
+    Args:
+        folder: Where the YAML files lie; what a trial does not change, they say.
+        timesteps: Environment steps.
+        algorithm: "ppo", "a2c" or "dqn".
+        trial: See :func:`reports.zoo.draw_settings`.
+    """
+    num_envs, _, policy, settings = settings_of(folder / f"{algorithm}.yml")
+    settings |= draw_settings(algorithm, trial)
+    return _train(algorithm, num_envs, timesteps, policy, settings, seed=SEARCH_SEED)
+
+
+def _train(
+    algorithm: str, num_envs: int, timesteps: int, policy: str, settings: dict[str, Any], seed: int
+) -> pd.DataFrame:
     envs = gym.make_vec(ENV_ID, num_envs, autoreset_mode=AutoresetMode.DISABLED, dtype="bfloat16")
     progress = Progress()
     make_agent: Any = _ALGORITHMS[algorithm]

@@ -8,11 +8,14 @@ import pytest
 import yaml
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from reports import zoo as report
 from training.zoo import ENV_ID, settings_of
 
+from textgym.benchmark.storage import read_rows
 from textgym.registration import ENVIRONMENTS
 
 ZOO = Path(__file__).parents[2] / "examples" / "zoo"
+SEARCH = Path(__file__).parents[2] / "benchmarks" / "results" / "zoo" / "search" / "runs.csv"
 ALGORITHMS = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 
 
@@ -40,3 +43,19 @@ def test_the_benchmark_reads_the_same_settings():
     raw = yaml.safe_load((ZOO / "ppo.yml").read_text(encoding="utf-8"))[ENV_ID]
     assert (num_envs, timesteps, policy) == (raw["n_envs"], raw["n_timesteps"], raw["policy"])
     assert {"n_envs": num_envs, "n_timesteps": timesteps, "policy": policy} | settings == raw
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_files_have_the_settings_that_won_the_search(name):
+    trials = read_rows(SEARCH, report.SEARCH_KEYS)
+    assert trials.loc[trials["algorithm"] == name, "trial"].nunique() == report.NUM_TRIALS
+    *_, settings = settings_of(ZOO / f"{name}.yml")
+    won = report.draw_settings(name, report.best_trial(trials, name))
+    assert {key: settings[key] for key in won} == won
+
+
+def test_the_first_trial_is_the_file_and_the_others_differ():
+    assert report.draw_settings("ppo", 0) == {}
+    drawn = [report.draw_settings("ppo", trial) for trial in range(1, report.NUM_TRIALS)]
+    assert drawn == [report.draw_settings("ppo", trial) for trial in range(1, report.NUM_TRIALS)]
+    assert len({tuple(settings.items()) for settings in drawn}) == len(drawn)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from reports import zoo as report
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
-from reports import zoo as report
 from training.zoo import ENV_ID, settings_of
 
 from textgym.benchmark.storage import read_rows

@@ -61,23 +61,23 @@ class AgentConfig:
     """Divides the logits of the policy and the reference policy, in sampling and in training."""
     sampler: str = "policy"
     """Who samples the episodes: "policy", or an object such as a client of a vLLM server
-    (:class:`textgym.agents.Sampler`). With an object there are more scalars: those of mismatch.py
-    and importance.py."""
+    (:class:`textgym.agents.Sampler`). An object adds scalars to the log: those of mismatch.py and
+    importance.py."""
     importance_cap: float | None = 2.0
-    """Importance weights that correct for a sampler of one's own are cut off here, at 1 or more;
-    None leaves the correction out. See importance.py."""
+    """Importance weights, which correct for an outside sampler, are cut off at this value of 1 or
+    more; None switches the correction off. See importance.py."""
     seed: int = 0
     """Seeds all of the agent's random generators."""
     lora: str | None = None
-    """Train low-rank adapters and the value head only: True, a ``peft.LoraConfig``, or its
+    """Train only low-rank adapters and the value head: True, a ``peft.LoraConfig``, or its
     arguments as JSON, such as '{"r": 16}'. The reference policy is then the policy with its
     adapters switched off. Needs the extra ``textgym[lora]``."""
     shard: bool = False
     """Split the weights, their gradients and the optimizer's state over several processes (FSDP2),
     instead of a copy in each."""
     gradient_checkpointing: bool = False
-    """Keep only the inputs of the policy's layers in an update and compute the rest again: less
-    memory for one more forward pass (docs/scale.md)."""
+    """Keep only the inputs of the policy's layers in an update and compute the rest again: saves
+    memory at the cost of one more forward pass (docs/scale.md)."""
     device: str = "cpu"
     """Device of the models, by its torch name."""
     dtype: str | None = None
@@ -87,7 +87,7 @@ class AgentConfig:
     save_every: int | None = None
     """Iterations between checkpoints, in ``log_dir/checkpoints``; None writes none."""
     save_minutes: float | None = None
-    """Minutes between checkpoints, too or instead."""
+    """Minutes between checkpoints, in addition to ``save_every`` or instead of it."""
     save_total_limit: int = 2
     """How many of these checkpoints are kept."""
 

@@ -15,7 +15,7 @@ __all__ = ["flag_name", "page"]
 _EXAMPLES = {
     "demo": "textgym demo",
     "train": "textgym train --credit prefix-score --seed 1\n"
-    "textgym train --resume runs/...              # go on where it stopped",
+    "textgym train --resume runs/...              # continue where it stopped",
     "evaluate": "textgym evaluate --checkpoint runs/...",
     "credit": 'textgym credit "a dull story, but wonderful actors"\n'
     "textgym credit --list                        # the methods, and what each one needs",
@@ -26,17 +26,17 @@ _EXAMPLES = {
 _ALSO = {"train": EnvironmentFlags, "evaluate": EnvironmentOverrides}
 """Classes whose fields are flags of a command, too."""
 _AFTER = {
-    "train": "And every hyperparameter of PPO, such as `--learning-rate`: those of "
+    "train": "Every hyperparameter of PPO is a flag too, such as `--learning-rate`: those of "
     "[every agent](agents.md#hyperparameters-of-every-agent) and "
-    "[its own](agents/ppo.md#hyperparameters). `log_dir` is called `--output`.",
+    "[PPO's own](agents/ppo.md#hyperparameters). `log_dir` is called `--output`.",
     "report": "[Looking at it](looking.md#the-page-of-runs) shows such a page.",
-    "benchmark": "[Protocol](protocol.md) says what the suites are.",
+    "benchmark": "[Protocol](protocol.md) describes the suites.",
 }
 _OPENING = """\
 # Command line
 
-`textgym COMMAND --help` shows what this page has. A wrong command line is one line on stderr and
-exit code 2, and nothing is written before.
+All commands and flags. `textgym COMMAND --help` shows the same. A wrong command line gives one line
+on stderr and exit code 2, and nothing is written before that.
 """
 
 

@@ -13,12 +13,12 @@ from textgym.registration import ENVIRONMENTS
 __all__ = ["page_name", "pages"]
 
 _INTRODUCTIONS = {
-    "ABC-RLHF-v0": "The environment to begin with: completions of 8 to 16 tokens.",
-    "ABC-RLHF-Long-v0": "The same with completions of 128 tokens, all of them: a score that comes "
+    "ABC-RLHF-v0": "The environment to start with: completions of 8 to 16 tokens.",
+    "ABC-RLHF-Long-v0": "`ABC-RLHF-v0` with completions of exactly 128 tokens, so the score comes "
     "late.",
-    "ABC-RLHF-Features-v0": "Vectors to look at and 4 likely tokens to choose from, for small "
-    "agents and scripts that only take an id.",
-    "ABC-RLHF-Features-Dense-v0": "The same, with the score paid token by token.",
+    "ABC-RLHF-Features-v0": "Feature vectors as observations and 4 likely tokens as actions, for "
+    "small agents and scripts that only take an id.",
+    "ABC-RLHF-Features-Dense-v0": "`ABC-RLHF-Features-v0` with the score paid token by token.",
     "ABC-RLHF-Planted-v0": "A known program scores the text, so the best score and the true "
     "contribution of every token are known.",
 }
@@ -53,8 +53,8 @@ def _overview() -> str:
     parts = [
         "# Environments",
         "Every environment writes text, one token per step. `import textgym` registers the ids; "
-        "`gym.make` makes one environment and `gym.make_vec` a batch that steps together. In a "
-        "script that only takes an id, `textgym:ABC-RLHF-v0` imports textgym by itself.",
+        "`gym.make` makes one environment and `gym.make_vec` a batch that steps together. For "
+        "scripts that only take an id, `textgym:ABC-RLHF-v0` imports textgym by itself.",
         "```python\nimport gymnasium as gym\nimport textgym\n\n"
         'env = gym.make("ABC-RLHF-v0")\n'
         'envs = gym.make_vec("ABC-RLHF-v0", num_envs=16)\n```',
@@ -73,8 +73,8 @@ def _overview() -> str:
     ]
     parts += ['<div class="pictures" markdown>', *pictures, "</div>"]
     parts.append(
-        "Colours are the credit of each token by ABC, once the episode has ended. "
-        "[Wrappers](../wrappers.md) change what an agent sees, does and is paid."
+        "Colours show the credit that ABC gives each token once the episode has ended. "
+        "[Wrappers](../wrappers.md) change what an agent sees, does or is paid."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -101,8 +101,8 @@ def _page(env_id: str) -> str:
         _INTRODUCTIONS[env_id],
         f"![An episode of {env_id}, with the credit of each token]"
         f"(../images/environments/{env_id.lower()}.png)",
-        f"*A seeded episode, chosen for its score: {_TOKENS.get(env_id, _LIKELY)}. Colours are the "
-        "credit of each token by ABC.*",
+        f"*A seeded episode, chosen for its score: {_TOKENS.get(env_id, _LIKELY)}. Colours show "
+        "the credit that ABC gives each token.*",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]),
     ]
     for heading in _ORDER:

@@ -22,15 +22,16 @@ PROMPT, TEXT = "This film:", " a dull story, but wonderful actors."
 _OPENING = """\
 # Gallery of credit
 
-One text, one score, and every method's answer to the question which token earned it. Blue is
-positive credit, vermilion and underlined is negative, and the strongest colour of a row is its
-largest credit. Point at a token for its number. The score is the embedded reward model's,
+One text, one score, and every method's answer to the question of which token earned it. Blue is
+positive credit, underlined vermilion is negative, and the strongest colour in a row is its largest
+credit. Hover over a token to see its number. The score comes from the embedded reward model:
 {score:+.2f}, in standard deviations of the untrained policy's scores.
 
-Every method redistributes the whole score here (β = 1), so the numbers of a row sum to
+Here every method redistributes the whole score (β = 1), so the numbers of a row sum to
 {score:+.2f}. What a method does not explain lands on the last token. *Causal* methods look only at
-the text so far, so `PotentialShaping` can pay them while the text is written; the others need the
-finished text ([which one do I need?](concepts/shaping_or_credit.md)).
+the text so far, so `PotentialShaping` can pay them while the text is written. The others, called
+*hindsight* methods, need the finished text ([which one do I
+need?](concepts/shaping_or_credit.md#which-one-does-my-agent-need)).
 
 """
 
@@ -97,18 +98,19 @@ _POTENTIALS = """
 
 ## The potentials
 
-A potential says how good the text is so far. The colours are its values Φ, not their differences:
-causal shaping pays βγΦ(next) − βΦ(now), which is the credit of `shaping` and `prefix-score` above.
+A potential says how good the text is so far. The colours show its values Φ, not their differences:
+causal shaping pays βγΦ(next) − βΦ(now), and these payments are the credit of `shaping` and
+`prefix-score` above.
 
 """
 _CLOSING = """
-A third potential, `textgym.credit.ReferenceValue`, is fitted to completions of the reference policy
-first ([how](agents/ppo.md#values-without-a-learned-critic)).
+A third potential, `textgym.credit.ReferenceValue`, must first be fitted to completions of the
+reference policy ([how](agents/ppo.md#values-without-a-learned-critic)).
 
 Write [your own method](howto/own_credit.md) or [your own potential](howto/own_potential.md), or try
 these on a text of your own: `textgym credit "a dull story, but wonderful actors" --credit shapley`.
-What each method knows of a truth that is known is
-[measured](credit.md#what-they-know-distort-and-cost).
+[Methods compared](credit.md#what-they-know-distort-and-cost) measures how close each method comes
+to a known truth.
 """
 
 

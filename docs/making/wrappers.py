@@ -23,8 +23,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 _OPENING = """\
 # Wrappers
 
-Wrappers go around an environment, as in Gymnasium. Each has a single form in `textgym.wrappers` and
-a batched form of the same name in `textgym.wrappers.vector`, for what `gym.make_vec` returns.
+Wrappers change what an agent sees, does or is paid, as in Gymnasium. Each one has a single form in
+`textgym.wrappers` and a batched form of the same name in `textgym.wrappers.vector`, for what
+`gym.make_vec` returns.
 
 ```python
 import gymnasium as gym
@@ -41,17 +42,16 @@ env = AttentionShaping(ReferenceLogProb(env, coef=0.05))
 """
 
 _CLOSING = """
-- The wrappers keep the keys and values of what they have read, so a step costs one token.
+- The wrappers cache the keys and values of what they have read, so a step costs one token.
   Wrappers of the same environment share the forward pass of the same language model.
-- Invalid orders of wrappers raise an error that explains why.
+- If wrappers are in an order that cannot work, an error explains why.
 - `info["credit"]` is float32 of shape (num_steps,). In a vector environment, `infos["credit"]`
   has the shape (num_envs, max_new_tokens), with zeros after an episode's last token. The mask
-  `_credit` names the rows whose episode ended.
-- `ReferenceLogProb` together with an entropy bonus of the same size is the KL penalty.
-- Gymnasium's own wrappers go around an environment, too. [Reliability](reliability.md) says how
-  that is tested.
+  `_credit` marks the rows whose episode ended.
+- `ReferenceLogProb` together with an entropy bonus with the same coefficient is the KL penalty.
+- Gymnasium's own wrappers work too. [Reliability](reliability.md) says how that is tested.
 
-Each is documented under [API reference](reference/wrappers.md).
+The [API reference](reference/wrappers.md) documents each of them.
 """
 
 

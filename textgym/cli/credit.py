@@ -32,7 +32,7 @@ __all__ = ["CreditCommand"]
 class CreditCommand:
     """Score texts and show the credit of each of their tokens; or list the methods.
 
-    With --html, write a page to explore: methods side by side, to sort and to search.
+    With --html, write a page to explore: methods side by side, with search and sorting.
     """
 
     text: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -63,7 +63,7 @@ class CreditCommand:
     """Language model whose attention abc-d and abc-d2 read: "embedded", a folder or a hub id. None:
     the embedded one."""
     device: str = "cpu"
-    """Where the reward model runs, as torch names it."""
+    """Device of the reward model, by its torch name."""
 
     def run(self) -> None:
         """Run the command."""

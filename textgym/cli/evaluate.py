@@ -53,7 +53,7 @@ class EvaluateCommand:
     start: Literal["zero", "prompt"] | None = None
     """See `textgym train --help`. None: as in training if the credit is, else the default."""
     device: str = "cpu"
-    """Where the models run, as torch names it."""
+    """Device of the models, by its torch name."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentOverrides] = field(
         default_factory=EnvironmentOverrides
     )

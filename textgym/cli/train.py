@@ -75,13 +75,13 @@ class TrainCommand:
     num_envs: int = 16
     """Episodes played at the same time, by all processes together."""
     resume: str | None = None
-    """Folder of a run to go on with, which brings its settings. "auto": that of --output if it has
-    a checkpoint, else the newest one below runs/ if --output is not given, else a new run."""
+    """Folder of a run to continue, with its settings. "auto": the folder of --output if it has a
+    checkpoint; the newest run below runs/ if --output is not given; otherwise a new run."""
     samples: int = 4
     """Completions to keep with each checkpoint, with score and credit, in samples.jsonl; 0
     for none."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to, too. Needs textgym[wandb]."""
+    """Weights & Biases project to log to as well. Needs textgym[wandb]."""
     environment: tyro.conf.OmitArgPrefixes[EnvironmentFlags] = dataclasses.field(
         default_factory=EnvironmentFlags
     )

@@ -51,7 +51,7 @@ class TrainRewardCommand:
     seed: int = 0
     """Seed of the head, of the order and of the cuts."""
     device: str = "cpu"
-    """Where to train, as torch names it."""
+    """Device to train on, by its torch name."""
 
     def run(self) -> None:
         """Run the command."""

@@ -48,9 +48,10 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
 
     ## Rewards
 
-    0 until the episode ends, then the score: the reward model's logit(positive) - logit(negative)
-    for prompt and completion together. With `normalize_score`, the mean over reference completions
-    is subtracted, and the result is divided by their standard deviation.
+    0 until the episode ends, then the score: the reward model's number for prompt and completion
+    together; by default, a classifier's logit(positive) - logit(negative). With `normalize_score`,
+    the mean over reference completions is subtracted, and the result is divided by their standard
+    deviation.
 
     ## Starting State
 
@@ -62,9 +63,10 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
 
     `terminated` when the agent takes EOS or has used up the budget. Both are part of the task, and
     both are scored. `truncated` is never set here; it is for limits from outside. The budget is a
-    hidden part of the state unless `min_new_tokens == max_new_tokens`; `info` contains it.
+    hidden part of the state unless `min_new_tokens == max_new_tokens`; the `info` of `reset`
+    contains it.
 
-    So the ids have no `max_episode_steps`. Gymnasium's `TimeAwareObservation` asks for one: pass
+    The ids have no `max_episode_steps`. Gymnasium's `TimeAwareObservation` asks for one: pass
     `gym.make(..., max_episode_steps=max_new_tokens + 1)`, a limit that no episode reaches.
 
     ## Information

@@ -60,7 +60,7 @@ def test_the_gallery_has_every_method_and_potential():
 
 def test_the_numbers_of_a_row_sum_to_the_score():
     text = committed("gallery.md")
-    score = float(re.search(r"model's,\s+([+-]\d+\.\d+)", text)[1])
+    score = float(re.search(r"reward model:\s+([+-]\d+\.\d+)", text)[1])
     rows = re.findall(r'<td><div class="credit-text">(.*?)</div>', text)
     sums = [sum(map(float, re.findall(r'title="(.*?)"', row))) for row in rows]
     assert sums == pytest.approx([score] * len(CREDIT_ASSIGNERS), abs=0.1)

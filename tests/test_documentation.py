@@ -195,7 +195,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/main/table.md", "| method | iterations | score |", 38),
         ("findings.md", "suites/table.md", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md", "Iterations of ABC to the best score", 1),
-        ("findings.md", "suites/table.md", "| control | seeds |", 7),
+        ("findings.md", "suites/table.md", "| ABC minus | seeds |", 7),
         ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
         ("reliability.md", "bad_input/table.md", "| bad input | cases |", 14),
         ("reliability.md", "kills/table.md", "| agent | kills |", 6),

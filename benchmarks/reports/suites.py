@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from textgym.benchmark import SUITES
@@ -28,7 +29,8 @@ AUTHORS_BETA = {0.1: 7.79, 1.0: 8.80}
 AUTHORS_LONG = {"sparse": 6.27, "uniform": 9.91, "ABC": 11.26}
 """Score at the end at 140 to 160 tokens, by method."""
 CONTROLS = ("uniform", "random", "shuffled ABC", "position", "sparse, λ = 1")
-READINGS = (("main", "As tuned", ""), ("published", "As published", " (published)"))
+PUBLISHED = " (published)"
+READINGS = (("main", "As tuned", ""), ("published", "As published", PUBLISHED))
 """By suite, the reading of the main figure, and what its names of methods end with."""
 
 
@@ -81,25 +83,28 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
         f"the authors' runs, {share.value:.0%} here (interquartile mean over seeds; a run that "
         "does not get there counts with all of its iterations).",
         "",
-        "Mean score over the run, ABC minus each control under the same seeds:",
+        f"ABC minus its controls under the same seeds: the mean score over the run, and that over "
+        f"the last {ENDS} iterations.",
         "",
     ]
+    final = measured.set_index(["method", "seed"])["final"]
     lines = []
     for control in CONTROLS:
-        pairs = pd.concat([mean["ABC"], mean[control]], axis=1, join="inner").to_numpy()
-        difference = paired_difference(pairs[:, 0], pairs[:, 1])
-        lines.append([control, str(len(pairs)), str(difference)])
-    text += markdown_table(["control", "seeds", "ABC minus control"], lines)
+        of_run, at_the_end = (_pairs(scores, control) for scores in (mean, final))
+        differences = (str(paired_difference(*pairs.T)) for pairs in (of_run, at_the_end))
+        lines.append([control, str(len(of_run)), *differences])
+    text += markdown_table(["ABC minus", "seeds", "mean over the run", "at the end"], lines)
     return "\n".join(text) + "\n"
 
 
 def by_beta(runs: pd.DataFrame) -> str:
     """The mean score over a run against β; β = 0 is sparse reward."""
     mean = runs.groupby(["method", "seed"])["score"].mean()
-    base = stratified_bootstrap(mean["β = 0"]).value
+    suite = SUITES["beta"]
+    base = stratified_bootstrap(mean[suite.baseline]).value
     lines = []
-    for name in SUITES["beta"].methods:
-        beta = float(name.removeprefix("β = "))
+    for name in suite.methods:
+        beta = float(name.removeprefix("β = ").removesuffix(PUBLISHED))
         theirs = AUTHORS["sparse"] if beta == 0 else AUTHORS_BETA.get(beta)
         ours = stratified_bootstrap(mean[name])
         ratio = "–" if theirs is None else _ratio(theirs, AUTHORS["sparse"])
@@ -153,6 +158,11 @@ def by_length(runs: pd.DataFrame) -> str:
 
 def _without_suffix(runs: pd.DataFrame, suffix: str) -> pd.DataFrame:
     return runs.assign(method=runs["method"].str.removesuffix(suffix)) if suffix else runs
+
+
+def _pairs(scores: pd.Series, control: str) -> np.ndarray:
+    """ABC's and a control's scores of the seeds that both have, a row per seed."""
+    return pd.concat([scores["ABC"], scores[control]], axis=1, join="inner").to_numpy()
 
 
 def _ratio(value: float, base: float) -> str:

@@ -40,6 +40,8 @@ def save(figure: Figure, path: Path) -> None:
 def label_panels(panels: Sequence[Axes], kl_budget: float) -> None:
     """Finish three panels: score and KL against iterations, and score against KL.
 
+    The legend goes below all panels of the figure, where it hides no curve.
+
     Args:
         panels: In this order, drawn on.
         kl_budget: A dotted line in the second one.
@@ -51,7 +53,10 @@ def label_panels(panels: Sequence[Axes], kl_budget: float) -> None:
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.3)
-    panels[0].legend(frameon=False, fontsize=8)
+    lines, methods = panels[0].get_legend_handles_labels()
+    panels[0].figure.legend(
+        lines, methods, loc="outside lower center", ncols=6, frameon=False, fontsize=9
+    )
 
 
 def draw_seeds(

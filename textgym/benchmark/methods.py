@@ -219,10 +219,6 @@ def _register_all() -> None:
     }
     for name, method in tuned.items():
         register_method(name, replace(method, color=_COLORS[name]))
-    for tenth in range(11):
-        beta = tenth / 10
-        swept = {"beta": beta, **_PROMPT}
-        register_method(f"β = {beta:g}", replace(abc, credit_kwargs=swept))
     for name in FRONTIER:
         for kl_coef in FRONTIER_KL_COEFS:
             changed = {"kl_coef": kl_coef}
@@ -242,11 +238,13 @@ def _register_all() -> None:
     }
     published["ABC-D"] = replace(published["ABC-D"], credit_kwargs={"policy": "embedded"})
     published["sparse, λ = 1"] = Method(hyperparameters=_PUBLISHED | {"gae_lambda": 1.0})
-    published["ABC, β = 1"] = Method(
-        credit="abc", credit_kwargs={"beta": 1.0}, hyperparameters=_PUBLISHED
-    )
-    for name, method in published.items():
-        register_method(f"{name} (published)", replace(method, color=_COLORS[name]))
+    swept = {
+        f"β = {tenth / 10:g}": replace(published["ABC"], credit_kwargs={"beta": tenth / 10})
+        for tenth in range(11)
+    }
+    published["ABC, β = 1"] = swept["β = 1"]
+    for name, method in (published | swept).items():
+        register_method(f"{name} (published)", replace(method, color=_COLORS.get(name)))
 
 
 def _setting(

@@ -154,7 +154,7 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
 def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
     """Score and KL against iterations, with the spread over seeds, and score against KL."""
     measured = "fresh_gold" in runs and runs["fresh_gold"].notna().any()
-    figure = new_figure(20 if measured else 15, 4.8)
+    figure = new_figure(20 if measured else 15, 5.2)
     panels = figure.subplots(1, 4 if measured else 3)
     for method, rows in runs.groupby("method", sort=False):
         color = METHODS[method].color if method in METHODS else None

@@ -22,7 +22,7 @@ _MAIN = (
     "shuffled ABC",
     "position",
 )
-_SWEEP = tuple(f"β = {tenth / 10:g}" for tenth in range(11))
+_SWEEP = tuple(f"β = {tenth / 10:g} (published)" for tenth in range(11))
 
 SUITES = {
     "main": Suite(
@@ -39,7 +39,7 @@ SUITES = {
         baseline="sparse (published)",
     ),
     "beta": Suite(
-        question="How much of the score should ABC redistribute?",
+        question="How much of the score should ABC redistribute, with the settings of the paper?",
         tasks=("8-16",),
         methods=_SWEEP,
         baseline=_SWEEP[0],

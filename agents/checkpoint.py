@@ -169,7 +169,10 @@ def find_checkpoint(path: str | Path) -> Path:
         raise InvalidArgumentError("path", str(path), "there is no such folder.")
     damage = _damage(path)
     if damage is not None:
-        raise InvalidArgumentError("path", str(path), f"no checkpoint can be read here: {damage}.")
+        remedy = f"no checkpoint can be read here: {damage}."
+        if (path / "metrics.jsonl").is_file():
+            remedy = "the run has saved no checkpoint: it does with save_every=10, say."
+        raise InvalidArgumentError("path", str(path), remedy)
     return path
 
 

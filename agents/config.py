@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Self
 
 import torch
 
-from textgym.checks import check_number, check_path, check_whole_number
+from textgym.checks import check_number, check_path, check_whole_number, similar_names
 from textgym.errors import InvalidArgumentError
 
 from .kl_control import KL_CONTROLLERS
@@ -196,8 +195,7 @@ class AgentConfig:
         names = [field.name for field in dataclasses.fields(cls)]
         for name, value in hyperparameters.items():
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
-                raise InvalidArgumentError(
-                    name, value, f"no such hyperparameter; did you mean {', '.join(close)}?"
-                )
+                close = ", ".join(similar_names(name, names, n=3, cutoff=0.5))
+                remedy = f"did you mean {close}?" if close else f"choose from {', '.join(names)}"
+                raise InvalidArgumentError(name, value, f"no such hyperparameter; {remedy}")
         return cls(**hyperparameters)

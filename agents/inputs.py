@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textgym.checks import check_flag, check_path, check_whole_number, first_line
+from textgym.checks import check_flag, check_path, check_takes, check_whole_number, first_line
 from textgym.errors import InvalidArgumentError
 
 __all__ = [
@@ -37,8 +37,11 @@ def check_learn(total_timesteps: Any, progress_bar: Any, callback: Any) -> None:
         total_timesteps = int(total_timesteps)
     check_whole_number("total_timesteps", total_timesteps, 1)
     check_flag("progress_bar", progress_bar)
-    if callback is not None and not callable(callback):
-        raise InvalidArgumentError("callback", callback, "must be a function, or None")
+    if callback is not None:
+        remedy = "must be a function of the row of scalars of an iteration, or None"
+        if not callable(callback):
+            raise InvalidArgumentError("callback", callback, remedy)
+        check_takes("callback", callback, remedy, {})
 
 
 def check_observation(observation: Any, num_actions: int) -> None:

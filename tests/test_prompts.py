@@ -7,6 +7,7 @@ import json
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 
 from textgym.errors import InvalidArgumentError
@@ -54,6 +55,28 @@ def test_a_dataset_gives_its_named_column(tokenizer):
         load_prompts(dataset, tokenizer, "third")
 
 
+def test_a_stream_gives_its_column(tokenizer):
+    stream = datasets.Dataset.from_dict({"text": TEXTS}).to_iterable_dataset()
+    assert all_samples(load_prompts(stream, tokenizer)) == expected(tokenizer)
+    unknown = datasets.IterableDataset.from_generator(lambda: ({"text": text} for text in TEXTS))
+    assert all_samples(load_prompts(unknown, tokenizer, "text")) == expected(tokenizer)
+    with pytest.raises(InvalidArgumentError, match="prompt_column=None: must name a column"):
+        load_prompts(unknown, tokenizer)
+
+
+def test_a_column_of_a_data_frame_is_used_and_the_frame_is_refused(tokenizer):
+    frame = pd.DataFrame({"prompt": TEXTS})
+    assert all_samples(load_prompts(frame["prompt"], tokenizer)) == expected(tokenizer)
+    with pytest.raises(InvalidArgumentError, match="pass one of its columns"):
+        load_prompts(frame, tokenizer)
+
+
+def test_a_dataset_of_several_splits_is_refused_with_their_names(tokenizer):
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": TEXTS}))
+    with pytest.raises(InvalidArgumentError, match="pass one of 'train'"):
+        load_prompts(splits, tokenizer)
+
+
 def test_a_source_passes_through(tokenizer):
     source = FixedPrompts([[5, 6]])
     assert load_prompts(source, tokenizer) is source
@@ -91,7 +114,8 @@ def test_reviews_give_their_first_two_to_eight_tokens(tokenizer):
         ([""], "empty"),
         (["a", 1], "strings"),
         (7, "strings"),
-        ("missing.jsonl", "no such file"),
+        ("missing.jsonl", "no such file$"),
+        ("This film is", "put it into a list"),
         ("no-such-dataset-anywhere", "neither a file nor a dataset"),
         (FixedPrompts, "strings"),
     ],

@@ -7,8 +7,9 @@ the value and the remedy.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,52 @@ __all__ = [
     "check_flag",
     "check_number",
     "check_path",
+    "check_takes",
     "check_text",
     "check_whole_number",
     "did_you_mean",
     "first_line",
+    "similar_names",
 ]
+
+_NAMES_ELSEWHERE = {
+    "batch_size": "minibatch_size",
+    "beta": "kl_coef",
+    "bf16": "dtype",
+    "clip_epsilon": "clip_coef",
+    "cliprange": "clip_coef",
+    "dataset": "prompts",
+    "discount": "gamma",
+    "discount_factor": "gamma",
+    "epsilon": "clip_coef",
+    "fp16": "dtype",
+    "init_kl_coef": "kl_coef",
+    "lam": "gae_lambda",
+    "lr": "learning_rate",
+    "max_completion_length": "max_new_tokens",
+    "max_episode_steps": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "n_steps": "episodes_per_iteration",
+    "model": "policy",
+    "num_generations": "group_size",
+    "num_steps": "episodes_per_iteration",
+    "output_dir": "log_dir",
+    "peft_config": "lora",
+    "processing_class": "tokenizer",
+    "reward_fn": "reward_model",
+    "reward_func": "reward_model",
+    "reward_funcs": "reward_model",
+    "response_length": "max_new_tokens",
+    "save_steps": "save_every",
+    "target_kl": "max_approx_kl",
+    "tensorboard_log": "log_dir",
+    "torch_dtype": "dtype",
+    "train_dataset": "prompts",
+    "use_peft": "lora",
+}
+"""What other libraries call our arguments, where the letters do not tell or mislead: their ``lr``
+looks like ``lora``, and the ``target_kl`` of Stable-Baselines3 is no ``kl_target``."""
 
 
 def check_flag(argument: str, value: Any) -> bool:
@@ -122,6 +164,35 @@ def check_path(argument: str, value: Any) -> Path:
     return path
 
 
+def check_takes(
+    argument: str, function: Callable[..., Any], remedy: str, *values: object, **keywords: object
+) -> None:
+    """Check that a function of the user's can be called in the way in which it will be.
+
+    A function that does not tell its signature, as some built-in ones, passes.
+
+    Args:
+        argument: The argument's name, for the error.
+        function: The function. It is not called.
+        remedy: What it must take, for the error.
+        *values: As many as it will get by position.
+        **keywords: The names of those that it will get by keyword.
+
+    Raises:
+        InvalidArgumentError: If it takes others.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*values, **keywords)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        shown = f"{name}{signature}"
+        raise InvalidArgumentError(argument, shown, f"{remedy} ({error})") from None
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a remedy: the known name that is most like a wrong one, or else all of them.
 
@@ -131,8 +202,31 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     'choose from prompt, max_new_tokens'
     """
     names = list(known)
-    similar = difflib.get_close_matches(str(name), names, n=1)
+    similar = similar_names(name, names)
     return f"did you mean {similar[0]!r}?" if similar else f"choose from {', '.join(names)}"
+
+
+def similar_names(name: object, known: Iterable[str], n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that someone may have meant by a wrong one, the likeliest first.
+
+    What other libraries call an argument counts before the letters.
+
+    Args:
+        name: The wrong name.
+        known: The right ones.
+        n: The most names to return.
+        cutoff: How much alike names must be, from 0 to 1.
+
+    >>> similar_names("lr", ["lora", "learning_rate"])
+    ['learning_rate']
+    >>> similar_names("learning_rat", ["lora", "learning_rate"])
+    ['learning_rate']
+    """
+    names = list(known)
+    meant = _NAMES_ELSEWHERE.get(str(name))
+    if meant in names:
+        return [meant]
+    return difflib.get_close_matches(str(name), names, n, cutoff)
 
 
 def first_line(error: BaseException) -> str:

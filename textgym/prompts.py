@@ -34,7 +34,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _USUAL_COLUMNS = ("prompt", "text")
 _WHAT_PROMPTS_ARE = (
     'pass "embedded", "imdb", strings, conversations, a datasets.Dataset, a file or a hub dataset '
-    "id; each prompt is a text"
+    "id; each prompt is a text (token ids: textgym.prompts.FixedPrompts)"
 )
 
 
@@ -191,6 +191,9 @@ def load_prompts(
     Raises:
         InvalidArgumentError: If the prompts cannot be read, if there are none, or if one is empty.
     """
+    if hasattr(prompts, "columns"):  # Iterating over it would give their names.
+        remedy = "a data frame is no list of prompts; pass one of its columns"
+        raise InvalidArgumentError("prompts", type(prompts).__name__, remedy)
     if column is not None:
         check_text("prompt_column", column, "must be the name of a column, or None")
         if not hasattr(prompts, "column_names") and not _names_a_dataset(prompts):
@@ -310,7 +313,7 @@ def read_dataset(name: str | Path, argument: str = "prompts") -> Any:
     if path.is_dir():
         raise InvalidArgumentError(argument, str(name), "is a folder; name a file in it")
     if path.suffix in FILE_TYPES or isinstance(name, Path) or not _HUB_ID.fullmatch(str(name)):
-        raise InvalidArgumentError(argument, str(name), "no such file")
+        raise InvalidArgumentError(argument, str(name), f"no such file{_hint(argument, name)}")
     import datasets  # Imported here: slow.
 
     try:
@@ -319,11 +322,26 @@ def read_dataset(name: str | Path, argument: str = "prompts") -> Any:
         raise InvalidArgumentError(
             argument,
             str(name),
-            f"neither a file nor a dataset that can be loaded ({first_line(error)})",
+            f"neither a file nor a dataset that can be loaded ({first_line(error)})"
+            + _hint(argument, name),
         ) from None
 
 
+def _hint(argument: str, name: str | Path) -> str:
+    """The end of a remedy: what to do with a name that may be meant as a prompt."""
+    if argument != "prompts" or Path(name).suffix in FILE_TYPES or "/" in str(name):
+        return ""
+    return "; if it is a prompt itself, put it into a list, or into a text file"
+
+
 def _column(dataset: Any, column: str | None) -> list[Any]:
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(repr, dataset))
+        remedy = f"has its rows in splits; pass one of {splits}, such as prompts=dataset[...]"
+        raise InvalidArgumentError("prompts", type(dataset).__name__, remedy)
+    if dataset.column_names is None:  # A stream, which does not know its columns.
+        check_text("prompt_column", column, "must name a column: a stream does not know its own")
+        return list(dataset[column])
     names = list(dataset.column_names)
     if column is None:
         usual = [name for name in _USUAL_COLUMNS if name in names]

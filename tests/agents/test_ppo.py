@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 from gymnasium.vector import VectorWrapper
 
-from textgym.agents import PPO, PPOConfig, ppo
+from textgym import checks
+from textgym.agents import PPO, GRPOConfig, PPOConfig, ppo
+from textgym.envs.arguments import TextGenerationArguments
 from textgym.errors import InvalidArgumentError
 
 MANY = 10**9
@@ -311,6 +314,28 @@ def test_a_hyperparameter_out_of_range_is_named(name: str, value: object) -> Non
 def test_an_unknown_hyperparameter_is_answered_with_its_neighbours(make_agent) -> None:
     with pytest.raises(InvalidArgumentError, match=r"did you mean.*learning_rate"):
         make_agent(learning_rat=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("lr", "learning_rate"), ("target_kl", "max_approx_kl"), ("num_train_epochs", "num_epochs")],
+)
+def test_what_other_libraries_call_a_hyperparameter_is_understood(name: str, meant: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf"did you mean {meant}\?"):
+        PPOConfig.from_keywords(**{name: 0.1})
+
+
+def test_names_of_other_libraries_lead_to_arguments_that_exist() -> None:
+    takers = (PPOConfig, GRPOConfig, TextGenerationArguments)
+    ours = {field.name for taker in takers for field in dataclasses.fields(taker)}
+    assert set(checks._NAMES_ELSEWHERE.values()) <= ours | {"policy"}
+    assert not set(checks._NAMES_ELSEWHERE) & ours
+
+
+def test_the_folder_of_a_run_without_checkpoints_is_refused(make_agent) -> None:
+    agent = train(make_agent(), 1)
+    with pytest.raises(InvalidArgumentError, match="save_every"):
+        PPO.load(agent.log_dir)
 
 
 def test_episodes_that_do_not_fill_the_rows_are_refused_at_once(make_agent) -> None:

@@ -242,6 +242,7 @@ def test_arguments_of_learn(agent):
         f"callback {k}": partial(agent.learn, 1, callback=v)
         for k, v in but("None", "class").items()
     }
+    cases["callback of nothing"] = partial(agent.learn, 1, callback=lambda: None)
     refusals("predict, learn, save", cases, ["total_timesteps", "progress_bar", "callback"])
     assert agent.num_timesteps == 0
 
@@ -283,6 +284,24 @@ def broken(value):
         "one column": lambda scored: torch.zeros(len(scored.score), 1),
         "too few rows": lambda scored: torch.zeros(scored.input_ids[1:].shape),
     }[value]
+
+
+def test_functions_that_take_something_else(tiny):
+    def of_one_text(text):
+        return 0.0
+
+    def of_two(prompt, completion):
+        return 0.0
+
+    env = gym.make("ABC-RLHF-v0", **tiny)
+    cases = {
+        "a reward of one text": lambda: gym.make(
+            "ABC-RLHF-v0", **tiny | {"reward_model": of_one_text}
+        ),
+        "a potential of one text": partial(PotentialShaping, env, of_one_text),
+        "credit of two": partial(CreditAssignment, env, of_two),
+    }
+    refusals("functions", cases, ["reward_model", "potential", "credit"])
 
 
 @pytest.mark.parametrize(

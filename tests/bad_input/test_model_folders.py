@@ -78,6 +78,13 @@ def test_a_broken_file(kind, name, good, tmp_path):
     refusals(AREA, cases, ["model", "reward_model", "tokenizer"], accepted)
 
 
+@pytest.mark.parametrize("load", [load_tokenizer, load_reward_model])
+def test_a_model_saved_without_its_tokenizer(load, good, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(good / "reward_model" / name, tmp_path)
+    refused(AREA, partial(load, tmp_path), "tokenizer", match="tokenizer.save_pretrained")
+
+
 def test_a_broken_folder_names_the_argument_of_an_environment_or_agent(good, tmp_path, tiny, envs):
     import gymnasium as gym
 

@@ -160,6 +160,25 @@ def test_a_page_has_the_texts_of_a_file(name, content, models, tokenizer, tmp_pa
             assert sum(credit) == pytest.approx(one["score"], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["A film", "Dull", "--credit", "abc", "sparse"],
+        ["--credit", "abc", "sparse", "A film", "Dull"],
+        ["A film", "--credit", "abc", "sparse", "So dull"],
+        ["--credit", "abc", "sparse", "--", "Dull", "A film"],
+    ],
+)
+def test_texts_stand_on_either_side_of_the_methods(words, models, tmp_path):
+    page = tmp_path / "page.html"
+    flags = ["--html", str(page), "--reward-model", models["--reward-model"]]
+    assert main(["credit", *flags, *words]) == 0
+    data = explored(page)
+    assert [method["name"] for method in data["methods"]] == ["abc", "sparse"]
+    texts = ["".join(one["pieces"]) for one in data["texts"]]
+    assert texts == [word for word in words if word[0].isupper()]
+
+
 def test_texts_in_a_batch_get_the_credit_that_they_get_alone(models, tmp_path):
     texts = ["A film", "is a quiet wonder. " * 3, "Dull"]
     arguments = ["--reward-model", models["--reward-model"], "--credit", "abc", "prefix-score"]
@@ -212,7 +231,8 @@ def test_the_samples_of_a_run_get_the_credit_of_its_reward_model(trained, tmp_pa
         (["A film", "--html", "folder.html"], "is a folder"),
         (["A film", "--credit", "abc", "abc"], "is there twice"),
         (["A film", "--credit", "abc", "guess"], "guess"),
-        (["--credit", "abc", "A film"], "text='': name one before --credit"),
+        (["--credit", "abc", "film"], "text='': write one (behind --credit"),
+        (["--credit", "A film"], "name at least one method"),
     ],
 )
 def test_what_cannot_be_explored_is_one_line(

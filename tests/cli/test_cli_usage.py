@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import re
 import shlex
 import subprocess
@@ -44,6 +45,12 @@ def test_no_command_shows_three_that_work(capsys):
     assert "docs" in shown
 
 
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(flag, capsys):
+    assert main([flag]) == 0
+    assert capsys.readouterr().out == f"textgym {importlib.metadata.version('textgym')}\n"
+
+
 def test_help_does_not_wait_for_torch():
     program = (
         "import sys; from textgym.cli import main; code = main(['--help']); "
@@ -65,6 +72,9 @@ def test_the_module_is_the_command():
     [
         (["fly"], "fly"),
         (["train", "--lerning-rate", "3"], "did you mean --learning-rate?"),
+        (["train", "--lr", "3"], "did you mean --learning-rate?"),
+        (["train", "--model", "gpt2"], "did you mean --policy?"),
+        (["train", "--target-kl=3"], "did you mean --max-approx-kl?"),
         (["train", "--learning-rate", "x"], "--learning-rate"),
         (["train", "--learning-rate", "-1"], "learning_rate=-1.0"),
         (["train", "--credit", "guess"], "guess"),

@@ -97,6 +97,8 @@ def test_the_first_arguments_are_positional_and_the_others_are_not(tiny):
 def test_an_unknown_keyword_is_refused_with_the_one_that_was_meant(target):
     with pytest.raises(InvalidArgumentError, match=r"max_new_token=3: .*'max_new_tokens'\?"):
         target(max_new_token=3)
+    with pytest.raises(InvalidArgumentError, match=r"reward_funcs=.*'reward_model'\?"):
+        target(reward_funcs=[])
     with pytest.raises(InvalidArgumentError, match=r"zzz=1: .*; choose from .*prompt_column"):
         target(zzz=1)
 

@@ -270,7 +270,7 @@ def test_attention_is_refused_with_the_reason(tiny):
         (lambda prompts, completions: [float("nan")], "it returned nan for the prompt"),
         (lambda prompts, completions: [], "0 scores for 1 texts"),
         (lambda prompts, completions: ["good"], "returns a number for each"),
-        (lambda texts: [0.0], "takes prompts= and completions="),
+        (lambda prompts, **others: 0.0, "takes prompts= and completions="),
     ],
 )
 def test_what_a_function_returns_is_checked(function, message, tiny):

@@ -146,11 +146,11 @@ def test_stepping_past_the_end_is_refused(tiny):
         env.step(40)
 
 
-@pytest.mark.parametrize("action", [-1, 10_000, 1.5, "a"])
+@pytest.mark.parametrize("action", [-1, 10_000, 1.5, "a", [5], np.array([5]), torch.tensor(5)])
 def test_an_action_that_is_no_token_is_refused(tiny, action):
     env = make(tiny).unwrapped
     env.reset(seed=0)
-    with pytest.raises(InvalidArgumentError, match="action"):
+    with pytest.raises(InvalidArgumentError, match=r"action=.*an int or NumPy integer"):
         env.step(action)
 
 

@@ -211,7 +211,7 @@ def test_rendering_shows_every_row(tiny):
     ("changes", "message"),
     [
         ({"num_envs": 0}, "num_envs"),
-        ({"autoreset_mode": "sometimes"}, "autoreset_mode"),
+        ({"autoreset_mode": "same_step"}, '"SameStep" or "Disabled"'),
         ({"render_mode": "human"}, "render_mode"),
         ({"min_new_tokens": 99}, "min_new_tokens"),
     ],

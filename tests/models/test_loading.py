@@ -230,3 +230,8 @@ def test_an_embedding_of_another_vocabulary_needs_its_own_tokenizer(tokenizer):
 @pytest.mark.parametrize("num_rows", [340, 352, 384])
 def test_a_padded_embedding_is_accepted(tokenizer, num_rows):
     assert load_reward_model(bert(num_rows), tokenizer).num_embeddings == num_rows
+
+
+def test_the_class_of_a_model_is_no_model(language_model):
+    with pytest.raises(InvalidArgumentError, match="is a class"):
+        load_language_model(type(language_model))

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from textgym import __version__
 from textgym.cli.benchmark import BenchmarkCommand
 from textgym.cli.credit import CreditCommand
 from textgym.cli.demo import DemoCommand
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         print(START)
+        return 0
+    if arguments[0] in ("--version", "-V"):
+        print(f"textgym {__version__}")
         return 0
     try:
         parse(_COMMANDS, arguments).run()

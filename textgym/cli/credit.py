@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -48,7 +50,8 @@ class CreditCommand:
     """What comes before the text, without credit. Default: the start token, else the text's first
     token."""
     credit: tuple[str, ...] = ("abc",)
-    """How credit is assigned: names from `textgym credit --list`, or your own as module:name."""
+    """How credit is assigned: names from `textgym credit --list`, or your own as module:name.
+    They end at the first word with a space in it, which is a text, or at --."""
     beta: float | None = None
     """Share of the score that is redistributed, or factor on the potential. None: the default."""
     start: Literal["zero", "prompt"] | None = None
@@ -73,19 +76,21 @@ class CreditCommand:
             self._show_credit()
 
     def _show_credit(self) -> None:
-        if not self.text and self.texts is None:
-            remedy = "name one before --credit, which takes all words behind it; or use --texts"
+        names, behind_names = _split_names(self.credit)
+        given_texts = self.text + behind_names
+        if not given_texts and self.texts is None:
+            remedy = 'write one (behind --credit, one word needs "--" before it), or use --texts'
             raise InvalidArgumentError("text", "", remedy)
         if self.html is not None:
             check_page("html", self.html)
         policy = "embedded" if self.policy is None else self.policy
         if self.policy is not None:
             check_policy(policy)
-        methods = self._methods(policy)
+        methods = self._methods(names, policy)
         import_from_current_folder()
         texts, reward_model, tokenizer = self._texts_and_models()
         crediting = Crediting(reward_model, tokenizer, methods, self.device)
-        given = [crediting.encode(self._joined(text), "text") for text in self.text]
+        given = [crediting.encode(self._joined(text), "text") for text in given_texts]
         given += [crediting.encode(text, "texts") for text in texts]
         console = make_console()
         if self.html is None:
@@ -123,20 +128,28 @@ class CreditCommand:
                 texts = [GivenText(one.prompt, one.text) for one in texts]
         return texts, "embedded" if reward_model is None else reward_model, tokenizer
 
-    def _methods(self, policy: str) -> dict[str, CreditAssigner]:
-        if not self.credit:
+    def _methods(self, names: Sequence[str], policy: str) -> dict[str, CreditAssigner]:
+        if not names:
             raise InvalidArgumentError("credit", self.credit, "name at least one method")
-        for name in self.credit:
-            if self.credit.count(name) > 1:
+        for name in names:
+            if names.count(name) > 1:
                 raise InvalidArgumentError("credit", name, "is there twice; name it once")
-        return {
-            name: make_credit(name, self.beta, policy, start=self.start) for name in self.credit
-        }
+        return {name: make_credit(name, self.beta, policy, start=self.start) for name in names}
 
     def _joined(self, text: str) -> GivenText:
         """The text after the prompt, with a space between them where there is none."""
         apart = self.prompt and text and not (self.prompt[-1].isspace() or text[0].isspace())
         return GivenText(self.prompt, " " + text if apart else text)
+
+
+def _split_names(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of methods behind --credit, and the texts behind those.
+
+    >>> _split_names(("abc", "sparse", "A film", "Dull"))
+    (('abc', 'sparse'), ('A film', 'Dull'))
+    """
+    names = tuple(itertools.takewhile(lambda word: len(word.split()) < 2, words))
+    return names, words[len(names) :]
 
 
 def _print(console: Console, one: ScoredText, methods: dict[str, CreditAssigner]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import io
 import itertools
@@ -15,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
+from textgym.checks import similar_names
 from textgym.errors import TextgymError
 
 __all__ = ["START", "UsageError", "flags_of", "one_line", "parse"]
@@ -102,16 +102,18 @@ def _hint(message: str, command: str | None, commands: Mapping[str, type]) -> st
     """What to write instead of an option that a command does not have."""
     if not message.startswith("Unrecognized"):
         return ""
-    wrong = next((word.strip(",") for word in message.split() if word.startswith("--")), "")
-    having = {
-        name: [f"--{flag.replace('_', '-')}" for flag in flags_of(one)]
-        for name, one in commands.items()
-    }
-    own = difflib.get_close_matches(wrong, having.get(command or "", []), n=1)
+    words = (re.split("[,=]", word)[0] for word in message.split() if word.startswith("--"))
+    wrong = next(words, "").removeprefix("--").replace("-", "_")
+    having = {name: flags_of(one) for name, one in commands.items()}
+    own = similar_names(wrong, having.get(command or "", {}))
     if own:
-        return f"; did you mean {own[0]}?"
+        return f"; did you mean {_option(own[0])}?"
     owners = [f"textgym {name}" for name, flags in having.items() if wrong in flags]
-    return f"; {wrong} is an option of {' and of '.join(owners)}" if owners else ""
+    return f"; {_option(wrong)} is an option of {' and of '.join(owners)}" if owners else ""
+
+
+def _option(flag: str) -> str:
+    return f"--{flag.replace('_', '-')}"
 
 
 class UsageError(TextgymError):

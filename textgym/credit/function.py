@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 from torch import Tensor
 
+from textgym.checks import check_takes
 from textgym.credit.base import HindsightCredit
 from textgym.credit.checks import check_finite_credit
 from textgym.credit.start import Start
@@ -39,7 +40,8 @@ class FunctionCredit(HindsightCredit):
             from which the prompt's own is taken off already.
 
     Raises:
-        InvalidArgumentError: If an argument is out of its range, or ``function`` is not callable.
+        InvalidArgumentError: If an argument is out of its range, or ``function`` is not a function
+            of one argument.
 
     Example:
         All of the score goes to the first token, and β = 0.5 pays half of it there:
@@ -70,6 +72,7 @@ class FunctionCredit(HindsightCredit):
     ) -> None:
         if not callable(function) or inspect.isclass(function):
             raise InvalidArgumentError("function", function, "pass a function")
+        check_takes("credit", function, "a credit function takes the scored completions", None)
         self.function = function
         self.readouts = checked_readouts(readouts)
         super().__init__(beta, gamma, start=start)

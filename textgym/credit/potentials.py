@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from textgym.checks import check_takes
 from textgym.credit.start import prompt_scores
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, PrefixScores, Readout, ScoredCompletions
@@ -267,7 +268,7 @@ class FunctionPotential(Potential):
             of one axis) and returns a number.
 
     Raises:
-        InvalidArgumentError: If ``function`` is not callable.
+        InvalidArgumentError: If ``function`` is not a function of two arguments.
 
     Example:
         >>> from textgym.credit import FunctionPotential
@@ -284,6 +285,8 @@ class FunctionPotential(Potential):
     def __init__(self, function: StateFunction) -> None:
         if not callable(function) or inspect.isclass(function):
             raise InvalidArgumentError("function", function, "pass a function")
+        remedy = "a potential takes the token ids of the prompt, and of the completion so far"
+        check_takes("potential", function, remedy, None, None)
         self.function = function
         self._starts: dict[tuple[int, ...], float] = {}
 

@@ -175,8 +175,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
         if self._ended or not self._prompt_ids:
             raise ResetNeeded("the episode has ended (or never began): call reset() before step()")
         if not self.action_space.contains(action):
+            last = self.task.vocab_size - 1
             raise InvalidArgumentError(
-                "action", action, f"must be a token id from 0 to {self.task.vocab_size - 1}"
+                "action", action, f"must be one token id from 0 to {last}, an int or NumPy integer"
             )
         token = int(action)
         position = len(self._prompt_ids) + len(self._completion_ids)

@@ -72,7 +72,8 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             raise InvalidArgumentError(
                 "autoreset_mode",
                 arguments.autoreset_mode,
-                "choose AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED (gymnasium.vector)",
+                'choose "NextStep", "SameStep" or "Disabled", or the AutoresetMode of that name '
+                "(gymnasium.vector)",
             ) from None
         self._set_task(self.task_class(arguments), renders=render_mode is not None)
         self.num_envs = num_envs

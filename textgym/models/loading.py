@@ -141,6 +141,9 @@ def load_language_model(
     if isinstance(model, (str, Path)):
         place = _resolve("model", model, "language_model")
         model = _load_model("model", place, "causal", device, dtype)
+    if isinstance(model, type):
+        remedy = "is a class; pass a model that it has loaded, a folder or a name"
+        raise InvalidArgumentError("model", model.__name__, remedy)
     is_causal = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     has_head = getattr(model, "get_output_embeddings", lambda: None)() is not None
     if not (is_causal and has_head):
@@ -304,9 +307,13 @@ def _source(place: str) -> tuple[str, dict[str, Any]]:
 def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
     source, gguf = _source(place)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
+        loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
     except Exception as error:  # Broken files fail in all kinds of ways.
         raise _cannot_load("tokenizer", place, error) from error
+    if len(loaded) <= len(loaded.all_special_ids):  # Transformers makes it up for want of files.
+        remedy = "there is no tokenizer; write one there with tokenizer.save_pretrained"
+        raise InvalidArgumentError("tokenizer", place, remedy)
+    return loaded
 
 
 @contextmanager

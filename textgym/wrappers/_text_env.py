@@ -38,7 +38,7 @@ def find_text_env(env: Any, env_type: type[Env], needs_causal_reward_model: bool
             env,
             f"this wrapper needs a {env_type.__name__}, and the base environment is a "
             f"{type(base).__name__}; use textgym.wrappers for single environments and "
-            "textgym.wrappers.vector for batched ones (gym.make_vec)",
+            "textgym.wrappers.vector for batched ones (gym.make_vec without vectorization_mode)",
         )
     if needs_causal_reward_model and not getattr(base.reward_model, "is_causal", True):
         raise InvalidArgumentError(

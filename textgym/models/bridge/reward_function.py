@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from textgym.checks import check_takes
 from textgym.errors import InvalidArgumentError
 from textgym.models.bridge.spans import prefix_texts, text_rows
 from textgym.models.checks import check_prompt_texts, check_tokenizer
@@ -36,7 +37,7 @@ class RewardFunction:
         prompt_texts: See :class:`TextRewardModel`.
 
     Raises:
-        InvalidArgumentError: If ``function`` is not callable.
+        InvalidArgumentError: If ``function`` is not a function of ``prompts`` and ``completions``.
 
     Example:
         >>> from textgym.models import Completions, load_tokenizer
@@ -63,6 +64,8 @@ class RewardFunction:
     ) -> None:
         if not callable(function) or inspect.isclass(function):
             raise InvalidArgumentError("function", function, "pass a function")
+        remedy = "a reward function takes prompts= and completions=, lists of texts"
+        check_takes("reward_model", function, remedy, prompts=[], completions=[])
         check_tokenizer("tokenizer", tokenizer)
         check_prompt_texts(prompt_texts)
         self.prompt_texts = prompt_texts or {}

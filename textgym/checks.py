@@ -67,7 +67,7 @@ _NAMES_ELSEWHERE = {
     "use_peft": "lora",
 }
 """What other libraries call our arguments, where the letters do not tell or mislead: their ``lr``
-looks like ``lora``, and the ``target_kl`` of Stable-Baselines3 is no ``kl_target``."""
+looks like ``lora``, and the ``target_kl`` of Stable-Baselines3 is not our ``kl_target``."""
 
 
 def check_flag(argument: str, value: Any) -> bool:

@@ -192,7 +192,7 @@ def load_prompts(
         InvalidArgumentError: If the prompts cannot be read, if there are none, or if one is empty.
     """
     if hasattr(prompts, "columns"):  # Iterating over it would give their names.
-        remedy = "a data frame is no list of prompts; pass one of its columns"
+        remedy = "a data frame is not a list of prompts; pass one of its columns"
         raise InvalidArgumentError("prompts", type(prompts).__name__, remedy)
     if column is not None:
         check_text("prompt_column", column, "must be the name of a column, or None")

@@ -98,7 +98,7 @@ class AgentConfig:
         self._check_optional("save_minutes", Real, "a finite number above 0", above=0)
         for name in ("minibatch_size", "anneal_iterations", "save_every"):
             self._check_optional(name, Integral, "a whole number of at least 1", minimum=1)
-        check_whole_number("seed", self.seed, 0, 2**63 - 1)
+        object.__setattr__(self, "seed", check_whole_number("seed", self.seed, 0, 2**63 - 1))
         self._check("warmup_iterations", Integral, "a whole number of at least 0", minimum=0)
         for name in ("learning_rate", "adam_eps", "kl_horizon", "max_grad_norm", "temperature"):
             self._check(name, Real, "a finite number above 0", above=0)
@@ -146,7 +146,9 @@ class AgentConfig:
         value: Any = getattr(self, name)
         if not isinstance(value, kind):
             raise InvalidArgumentError(name, value, f"must be {remedy}.")
-        check_number(name, value, minimum, maximum, above, f"must be {remedy}.")
+        number = check_number(name, value, minimum, maximum, above, f"must be {remedy}.")
+        if not isinstance(value, int | float):  # NumPy's numbers, which JSON does not take.
+            object.__setattr__(self, name, int(value) if kind is Integral else number)
 
     def _check_optional(self, name: str, kind: type, remedy: str, **limits: float) -> None:
         if getattr(self, name) is not None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 import torch
 
@@ -238,6 +242,15 @@ def test_a_controller_of_your_own_is_an_object_that_is_passed_again(
     env, mine = make_vector_env(4), Alternating()
     assert PPO.load(tmp_path / "agent", env, kl_controller=mine).kl_controller is mine
     assert mine.coef == pytest.approx(0.2)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    config = PPOConfig(
+        learning_rate=np.float32(0.5), episodes_per_iteration=np.int64(8), seed=np.int64(3)
+    )
+    assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(
+        PPOConfig(learning_rate=0.5, episodes_per_iteration=8, seed=3)
+    )
 
 
 def test_custom_is_no_name(make_agent) -> None:

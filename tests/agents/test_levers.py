@@ -11,7 +11,7 @@ import torch
 
 from textgym.agents import AGENTS, GRPO, PPO, RLOO, ppo
 from textgym.agents.agent import Agent
-from textgym.agents.kl_control import LogPIKLController
+from textgym.agents.kl_control import AdaptiveKLController, LogPIKLController
 from textgym.agents.ppo import PPOConfig
 from textgym.errors import InvalidArgumentError
 
@@ -242,6 +242,22 @@ def test_a_controller_of_your_own_is_an_object_that_is_passed_again(
     env, mine = make_vector_env(4), Alternating()
     assert PPO.load(tmp_path / "agent", env, kl_controller=mine).kl_controller is mine
     assert mine.coef == pytest.approx(0.2)
+
+
+def test_no_update_can_turn_the_weight_negative() -> None:
+    settings = {"kl_target": 6.0, "kl_horizon": 160.0}
+    with pytest.raises(InvalidArgumentError, match=r"^kl_horizon=.*above 160"):
+        PPOConfig(**settings, episodes_per_iteration=800)
+    config = PPOConfig(**settings, episodes_per_iteration=784)
+    controller = AdaptiveKLController(config.kl_coef, 6.0, config.kl_horizon)
+    controller.update(0.0, config.episodes_per_iteration)
+    assert controller.coef > 0
+
+
+@pytest.mark.parametrize("name", ["ziegler", "pi"])
+def test_a_weight_of_zero_cannot_be_steered(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^kl_coef=.*above 0"):
+        PPOConfig(kl_coef=0.0, kl_target=6.0, kl_controller=name)
 
 
 def test_numbers_of_numpy_become_plain_ones() -> None:

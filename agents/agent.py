@@ -217,12 +217,20 @@ class Agent(Saving):
         self.kl_controller: KLController = own_controller or make_kl_controller(
             config.kl_controller, config.kl_coef, config.kl_target, config.kl_horizon
         )
-        if checkpoint is not None:
+        if checkpoint is not None and not self._steers_otherwise(checkpoint["hyperparameters"]):
             self.kl_controller.load_state_dict(checkpoint["kl_controller"])
         own_sampler = own_part("sampler", config.sampler, own_parts)
         self.sampler: Sampler | None = (
             None if config.sampler == "policy" else as_sampler(own_sampler)
         )
+
+    def _steers_otherwise(self, saved: dict[str, Any]) -> bool:
+        """Whether the KL penalty begins anew, because it is not the one that was saved."""
+        now = dataclasses.asdict(self.config)
+        before = now | saved  # An old checkpoint may lack what is new.
+        is_steered, was_steered = (one["kl_target"] is not None for one in (now, before))
+        names = "kl_coef", "kl_controller"
+        return is_steered != was_steered or any(now[name] != before[name] for name in names)
 
     # --- Training
 

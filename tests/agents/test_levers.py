@@ -260,6 +260,19 @@ def test_a_weight_of_zero_cannot_be_steered(name: str) -> None:
         PPOConfig(kl_coef=0.0, kl_target=6.0, kl_controller=name)
 
 
+def test_what_is_changed_on_loading_is_used(make_agent, make_vector_env, tmp_path) -> None:
+    agent = make_agent()
+    agent.save(tmp_path / "agent")
+    changes = {"kl_coef": 0.5, "adam_eps": 1e-5, "seed": 7}
+    loaded = PPO.load(tmp_path / "agent", make_vector_env(4), **changes)
+    assert loaded.kl_controller.coef == 0.5
+    assert [group["eps"] for group in loaded.optimizer.param_groups] == [1e-5]
+    tokens = (one._generators["tokens"].get_state() for one in (loaded, make_agent(seed=7)))
+    assert torch.equal(*tokens)
+    steered = PPO.load(tmp_path / "agent", make_vector_env(4), kl_target=6.0, kl_controller="pi")
+    assert isinstance(steered.kl_controller, LogPIKLController)
+
+
 def test_numbers_of_numpy_become_plain_ones() -> None:
     config = PPOConfig(
         learning_rate=np.float32(0.5), episodes_per_iteration=np.int64(8), seed=np.int64(3)

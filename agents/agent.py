@@ -301,7 +301,7 @@ class Agent(Saving):
             num_iterations=len(self.history),
             num_timesteps=self.num_timesteps,
             seconds=self._seconds,
-            kl_controller=self.kl_controller.state_dict(),
+            parts=self._state_of_parts(),
         )
         self._is_iterating = True
         try:
@@ -377,8 +377,15 @@ class Agent(Saving):
             del self.history[before["num_iterations"] :]
             self.num_timesteps = before["num_timesteps"]
             self._seconds = before["seconds"]
-            self.kl_controller.load_state_dict(before["kl_controller"])
+            self._restore_parts(before["parts"])
             self._is_iterating = False
+
+    def _state_of_parts(self) -> dict[str, Any]:
+        """What an iteration changes in the agent's parts, beside weights."""
+        return {"kl_controller": self.kl_controller.state_dict()}
+
+    def _restore_parts(self, state: dict[str, Any]) -> None:
+        self.kl_controller.load_state_dict(state["kl_controller"])
 
     # --- Prediction
 

@@ -338,6 +338,18 @@ def test_an_environment_without_a_reward_model_is_refused(
         ({"critic": "head", "critic_learning_rate": 1e-4}, "critic_learning_rate"),
     ],
 )
+def test_an_interruption_restores_the_state_of_a_critic_of_your_own(make_agent) -> None:
+    agent = train(make_agent(critic=Constant()), 1)
+
+    def stepping():
+        raise KeyboardInterrupt
+
+    agent.optimizer.step = stepping
+    with pytest.raises(KeyboardInterrupt):
+        train(agent, 1)
+    assert agent.critic.num_calls == 1
+
+
 def test_settings_that_contradict_the_critic_are_refused(
     make_agent, make_envs, arguments, name: str
 ) -> None:

@@ -131,7 +131,8 @@ class Saving(ABC):
     def save_numbered(self) -> Path:
         """Write the next checkpoint of the run, ``log_dir/checkpoints/ITERATION``.
 
-        Of the earlier ones, those beyond ``save_total_limit`` are deleted.
+        Of the earlier ones, those beyond ``save_total_limit`` are deleted. Later ones, of a run
+        that goes on from an earlier checkpoint, are deleted, too.
 
         Returns:
             The checkpoint's folder.
@@ -143,7 +144,7 @@ class Saving(ABC):
             self.save(path)
             self._newest_numbered = path
         if self.processes.is_main:
-            checkpoints.forget_old()
+            checkpoints.forget_old(path)
         self._last_saved = len(self.history), time.monotonic()
         return path
 
@@ -310,6 +311,8 @@ class Saving(ABC):
         # What the hyperparameters say; they may be other ones than those that were saved.
         settings = [{k: v for k, v in g.items() if k in ("eps", "full_lr")} for g in groups]
         agent.optimizer.load_state_dict(shard_optimizer_state(contents["optimizer"], parameters))
+        for group, own in zip(agent.optimizer.param_groups, settings, strict=True):
+            group.update(own)
         check_restored(path, agent.policy, agent.optimizer, contents)
         if config.seed == contents["hyperparameters"]["seed"]:
             for name, state in contents["generators"].items():

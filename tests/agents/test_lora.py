@@ -124,9 +124,6 @@ def test_adapters_are_not_put_on_other_weights(make_agent, make_model, folder, t
     agent = make_agent(folder)
     agent.save(tmp_path / "agent")
     make_model(seed=9).save_pretrained(folder)
-    from textgym.models import loading
-
-    loading._load_model.cache_clear()
     with pytest.raises(InvalidArgumentError, match="belong to other weights"):
         PPO.load(tmp_path / "agent")
 

@@ -114,7 +114,7 @@ class CreditAssignment(
     def __init__(
         self, env: gym.Env, credit: str | CreditAssigner | AttributionFunction = "abc"
     ) -> None:
-        RecordConstructorArgs.__init__(self, credit=credit)
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, credit=credit)
         self.assigner = get_credit_assigner(credit)
         self._text_env = find_text_env(
             env, TextGenerationEnv, self.assigner.needs_causal_reward_model

@@ -201,7 +201,12 @@ class PotentialShaping(RewardTerm):
         start: Start = "zero",
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, potential=potential, beta=beta, gamma=gamma, start=start
+            self,
+            _disable_deepcopy=True,
+            potential=potential,
+            beta=beta,
+            gamma=gamma,
+            start=start,
         )
         self.potential = get_potential(potential)
         self._text_env = find_text_env(

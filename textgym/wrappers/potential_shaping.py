@@ -291,6 +291,7 @@ class VectorPotentialShaping(VectorRewardTerm):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start new episodes."""
+        rows = self._rows_to_reset(options)
         result = super().reset(seed=seed, options=options)
-        self._shaping.begin(self._rows_to_reset(options))
+        self._shaping.begin(rows)
         return result

@@ -217,12 +217,20 @@ class Agent(Saving):
         self.kl_controller: KLController = own_controller or make_kl_controller(
             config.kl_controller, config.kl_coef, config.kl_target, config.kl_horizon
         )
-        if checkpoint is not None:
+        if checkpoint is not None and not self._steers_otherwise(checkpoint["hyperparameters"]):
             self.kl_controller.load_state_dict(checkpoint["kl_controller"])
         own_sampler = own_part("sampler", config.sampler, own_parts)
         self.sampler: Sampler | None = (
             None if config.sampler == "policy" else as_sampler(own_sampler)
         )
+
+    def _steers_otherwise(self, saved: dict[str, Any]) -> bool:
+        """Whether the KL penalty begins anew, because it is not the one that was saved."""
+        now = dataclasses.asdict(self.config)
+        before = now | saved  # An old checkpoint may lack what is new.
+        is_steered, was_steered = (one["kl_target"] is not None for one in (now, before))
+        names = "kl_coef", "kl_controller"
+        return is_steered != was_steered or any(now[name] != before[name] for name in names)
 
     # --- Training
 
@@ -293,7 +301,7 @@ class Agent(Saving):
             num_iterations=len(self.history),
             num_timesteps=self.num_timesteps,
             seconds=self._seconds,
-            kl_controller=self.kl_controller.state_dict(),
+            parts=self._state_of_parts(),
         )
         self._is_iterating = True
         try:
@@ -369,8 +377,15 @@ class Agent(Saving):
             del self.history[before["num_iterations"] :]
             self.num_timesteps = before["num_timesteps"]
             self._seconds = before["seconds"]
-            self.kl_controller.load_state_dict(before["kl_controller"])
+            self._restore_parts(before["parts"])
             self._is_iterating = False
+
+    def _state_of_parts(self) -> dict[str, Any]:
+        """What an iteration changes in the agent's parts, beside weights."""
+        return {"kl_controller": self.kl_controller.state_dict()}
+
+    def _restore_parts(self, state: dict[str, Any]) -> None:
+        self.kl_controller.load_state_dict(state["kl_controller"])
 
     # --- Prediction
 

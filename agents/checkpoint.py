@@ -196,8 +196,9 @@ class CheckpointFolder:
 
     def all(self) -> list[Path]:
         """The checkpoints, the latest first."""
-        found = self.folder.glob("[0-9]*")
-        return sorted((path for path in found if path.is_dir()), key=lambda path: -int(path.name))
+        folders = (path for path in self.folder.glob("*") if path.is_dir())
+        numbered = [path for path in folders if path.name.isdecimal()]
+        return sorted(numbered, key=lambda path: -int(path.name))
 
     def latest(self) -> Path | None:
         """The latest checkpoint that is whole; there is a warning for each that is not."""
@@ -209,9 +210,16 @@ class CheckpointFolder:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None
 
-    def forget_old(self) -> None:
-        """Delete all but the last few."""
-        for path in self.all()[self.limit :]:
+    def forget_old(self, newest: Path) -> None:
+        """Delete all but the last few of the run's course.
+
+        Later ones are not of it: the run has gone on from an earlier checkpoint since.
+
+        Args:
+            newest: The checkpoint that was just written.
+        """
+        of_course = [path for path in self.all() if int(path.name) <= int(newest.name)]
+        for path in set(self.all()) - set(of_course[: self.limit]):
             doomed = _hidden(path, "old")  # Half a folder must not look like a checkpoint.
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)

@@ -14,7 +14,7 @@ import torch
 from textgym.checks import check_number, check_path, check_whole_number, similar_names
 from textgym.errors import InvalidArgumentError
 
-from .kl_control import KL_CONTROLLERS
+from .kl_control import KL_CONTROLLERS, MOST_RELATIVE_ERROR
 from .parts import CUSTOM
 
 __all__ = ["AgentConfig"]
@@ -97,7 +97,7 @@ class AgentConfig:
         self._check_optional("save_minutes", Real, "a finite number above 0", above=0)
         for name in ("minibatch_size", "anneal_iterations", "save_every"):
             self._check_optional(name, Integral, "a whole number of at least 1", minimum=1)
-        check_whole_number("seed", self.seed, 0, 2**63 - 1)
+        object.__setattr__(self, "seed", check_whole_number("seed", self.seed, 0, 2**63 - 1))
         self._check("warmup_iterations", Integral, "a whole number of at least 0", minimum=0)
         for name in ("learning_rate", "adam_eps", "kl_horizon", "max_grad_norm", "temperature"):
             self._check(name, Real, "a finite number above 0", above=0)
@@ -105,6 +105,8 @@ class AgentConfig:
             self._check(name, Real, "a finite number of at least 0", minimum=0)
         self._check_optional("kl_target", Real, "a finite number above 0", above=0)
         self._check_choice("kl_controller", (*KL_CONTROLLERS, CUSTOM))
+        if self.kl_target is not None and self.kl_controller != CUSTOM:
+            self._check_steering()
         self._check_flag("shard")
         if self.shard and self.lora is not None:
             raise InvalidArgumentError("shard", True, "must be False with adapters.")
@@ -145,7 +147,24 @@ class AgentConfig:
         value: Any = getattr(self, name)
         if not isinstance(value, kind):
             raise InvalidArgumentError(name, value, f"must be {remedy}.")
-        check_number(name, value, minimum, maximum, above, f"must be {remedy}.")
+        number = check_number(name, value, minimum, maximum, above, f"must be {remedy}.")
+        if not isinstance(value, int | float):  # NumPy's numbers, which JSON does not take.
+            object.__setattr__(self, name, int(number) if kind is Integral else number)
+
+    def _check_steering(self) -> None:
+        """Make sure that the KL controller can move the weight, and that it stays above 0."""
+        if self.kl_coef == 0:
+            remedy = "must be above 0 with kl_target: the weight is multiplied, and would stay 0."
+            raise InvalidArgumentError("kl_coef", self.kl_coef, remedy)
+        least = MOST_RELATIVE_ERROR * self.episodes_per_iteration
+        if self.kl_controller == "ziegler" and self.kl_horizon <= least:
+            raise InvalidArgumentError(
+                "kl_horizon",
+                self.kl_horizon,
+                f"must be above {least:g} with episodes_per_iteration="
+                f"{self.episodes_per_iteration}: otherwise one update can turn the weight of the "
+                "penalty negative.",
+            )
 
     def _check_optional(self, name: str, kind: type, remedy: str, **limits: float) -> None:
         if getattr(self, name) is not None:

@@ -224,7 +224,8 @@ class SeparateCritic(Critic):
             copy.deepcopy(reward_model.model), "reward_model", 'use another critic, such as "head"'
         )
         scale = reward_model.score_mean, reward_model.score_std
-        self.network = _PrefixScorer(model, *scale).to(self.config.device)
+        # Whoever uses a reward model may have frozen it; the copy is trained.
+        self.network = _PrefixScorer(model, *scale).to(self.config.device).requires_grad_(True)
 
     def known(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Minus what was paid before; see :class:`Critic`."""

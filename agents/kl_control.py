@@ -8,12 +8,16 @@ from typing import Protocol
 
 __all__ = [
     "KL_CONTROLLERS",
+    "MOST_RELATIVE_ERROR",
     "AdaptiveKLController",
     "FixedKLController",
     "KLController",
     "LogPIKLController",
     "make_kl_controller",
 ]
+
+MOST_RELATIVE_ERROR = 0.2
+"""Where Ziegler et al. cut off the relative error of the KL."""
 
 
 class KLController(Protocol):
@@ -76,7 +80,8 @@ class AdaptiveKLController(FixedKLController):
     Args:
         coef: The initial weight.
         target: KL per episode in nats.
-        horizon: Number of episodes in which the weight can rise or fall by at most about a fifth.
+        horizon: Number of episodes in which the weight can rise or fall by at most about a fifth;
+            above a fifth of the episodes of an update, or the weight may turn negative.
     """
 
     def __init__(self, coef: float, target: float, horizon: float) -> None:
@@ -86,7 +91,7 @@ class AdaptiveKLController(FixedKLController):
 
     def update(self, kl: float, num_episodes: int) -> None:
         """Adapt the weight."""
-        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        error = min(max(kl / self.target - 1, -MOST_RELATIVE_ERROR), MOST_RELATIVE_ERROR)
         self.coef *= 1 + error * num_episodes / self.horizon
 
 

@@ -148,9 +148,16 @@ class AdapterOffPolicy(LanguageModelPolicy):
     Args:
         policy: A policy with adapters; its model is shared, and the adapters are switched off while
             this policy runs it.
+
+    Raises:
+        InvalidArgumentError: If parameters are trained that are not switched off with the adapters.
     """
 
     def __init__(self, policy: LanguageModelPolicy) -> None:
+        for name, parameter in policy.model.named_parameters():
+            if parameter.requires_grad and ".default" not in name:  # the name of the adapters
+                remedy = 'the reference policy would change with it: leave bias at "none".'
+                raise InvalidArgumentError("lora", f"trains {name}", remedy)
         super().__init__(policy.model, policy.rules, policy.temperature, policy.autocast_dtype)
         self.value_head.requires_grad_(False)
 

@@ -12,6 +12,7 @@ Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", arXiv
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -403,6 +404,17 @@ class PPO(Agent):
         elif learning_rate is not None:
             remedy = "must be None: this critic has no network of its own."
             raise InvalidArgumentError("critic_learning_rate", learning_rate, remedy)
+
+    def _state_of_parts(self) -> dict[str, Any]:
+        state = super()._state_of_parts()
+        if self.critic.network is None:  # The snapshot has the weights of a network.
+            state["critic"] = copy.deepcopy(self.critic.state_dict())
+        return state
+
+    def _restore_parts(self, state: dict[str, Any]) -> None:
+        super()._restore_parts(state)
+        if "critic" in state:
+            self.critic.load_state_dict(state["critic"])
 
     def _checkpoint(self) -> dict[str, Any]:
         return {**super()._checkpoint(), "critic": self.critic.state_dict()}

@@ -527,11 +527,16 @@ def _unshaped_rewards(infos: dict[str, Any], rewards: NDArray[Any]) -> NDArray[A
 
 
 def _info_of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    """The entries of a vector environment's infos that belong to a row, according to the masks."""
+    """The entries of a vector environment's infos that belong to a row, according to the masks.
+
+    Dicts within the infos, such as the statistics of RecordEpisodeStatistics, are left out.
+    """
     return {
         key: values[row]
         for key, values in infos.items()
-        if not key.startswith("_") and f"_{key}" in infos and infos[f"_{key}"][row]
+        if not (key.startswith("_") or isinstance(values, dict))
+        and f"_{key}" in infos
+        and infos[f"_{key}"][row]
     }
 
 

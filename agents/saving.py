@@ -131,7 +131,8 @@ class Saving(ABC):
     def save_numbered(self) -> Path:
         """Write the next checkpoint of the run, ``log_dir/checkpoints/ITERATION``.
 
-        Of the earlier ones, those beyond ``save_total_limit`` are deleted.
+        Of the earlier ones, those beyond ``save_total_limit`` are deleted. Later ones, of a run
+        that goes on from an earlier checkpoint, are deleted, too.
 
         Returns:
             The checkpoint's folder.
@@ -143,7 +144,7 @@ class Saving(ABC):
             self.save(path)
             self._newest_numbered = path
         if self.processes.is_main:
-            checkpoints.forget_old()
+            checkpoints.forget_old(path)
         self._last_saved = len(self.history), time.monotonic()
         return path
 
@@ -251,7 +252,9 @@ class Saving(ABC):
             policy: The quantised model below the adapters, if the agent was made with a loaded one.
                 All other models are loaded by their name, or are in the folder.
             **changes: Hyperparameters that are to be other ones, such as ``shard=False``, and the
-                objects that the agent was made with, which get their state back.
+                objects that the agent was made with, which get their state back. With another
+                ``seed`` all random numbers are other ones from here on. With another ``kl_coef`` or
+                ``kl_controller`` the weight of the KL penalty starts there.
 
         Raises:
             InvalidArgumentError: If the folder or the environment cannot be used.
@@ -303,11 +306,17 @@ class Saving(ABC):
                 f"its adapters belong to other weights than those of "
                 f"{base_model or type(policy).__name__!r} now.",
             )
-        parameters = [p for group in agent.optimizer.param_groups for p in group["params"]]
+        groups = agent.optimizer.param_groups
+        parameters = [p for group in groups for p in group["params"]]
+        # What the hyperparameters say; they may be other ones than those that were saved.
+        settings = [{k: v for k, v in g.items() if k in ("eps", "full_lr")} for g in groups]
         agent.optimizer.load_state_dict(shard_optimizer_state(contents["optimizer"], parameters))
+        for group, own in zip(agent.optimizer.param_groups, settings, strict=True):
+            group.update(own)
         check_restored(path, agent.policy, agent.optimizer, contents)
-        for name, state in contents["generators"].items():
-            agent._generators[name].set_state(state)
+        if config.seed == contents["hyperparameters"]["seed"]:
+            for name, state in contents["generators"].items():
+                agent._generators[name].set_state(state)
         agent.num_timesteps = contents["num_timesteps"]
         agent.history = contents["history"]
         agent._seconds = contents["seconds"]

@@ -204,15 +204,22 @@ def _observation_of_row(observations: Any, row: int) -> Any:
     return observations[row].copy()
 
 
-def _infos_of_rows(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """Each row's own infos: those whose mask (``_key``) names the row."""
+def _infos_of_rows(
+    infos: dict[str, Any], num_envs: int, outer_mask: NDArray[np.bool_] | None = None
+) -> list[dict[str, Any]]:
+    """Each row's own infos: those whose mask (``_key``) names the row.
+
+    Infos without a mask, in a dict that has one, belong to the rows of the dict: Gymnasium's
+    RecordEpisodeStatistics writes its statistics like that.
+    """
     rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for key, values in infos.items():
-        if f"_{key}" not in infos:
+        mask = infos.get(f"_{key}", outer_mask)
+        if mask is None or (key.startswith("_") and key[1:] in infos):
             continue
         if isinstance(values, dict):
-            values = _infos_of_rows(values, num_envs)
-        for row in np.flatnonzero(infos[f"_{key}"]).tolist():
+            values = _infos_of_rows(values, num_envs, mask)
+        for row in np.flatnonzero(mask).tolist():
             value = values[row]
             rows[row][key] = value.item() if isinstance(value, np.generic) else value
     return rows

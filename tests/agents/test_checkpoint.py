@@ -200,6 +200,17 @@ def test_a_run_keeps_its_last_checkpoints(make_agent, tmp_path) -> None:
     assert len(load_agent(tmp_path / "run").history) == 6
 
 
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_behind(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    """As after a divergence. Otherwise the next load would find what was left."""
+    folder = tmp_path / "run" / "checkpoints"
+    train(make_agent(save_every=2, save_total_limit=3), 6)
+    train(PPO.load(folder / "0000002", make_vector_env(4), save_every=1), 1)
+    assert names(folder) == ["0000002", "0000003"]
+    assert find_checkpoint(tmp_path / "run").name == "0000003"
+
+
 def test_checkpoints_by_the_clock(make_agent, tmp_path, monkeypatch) -> None:
     agent = make_agent(save_minutes=10.0)
     now = 0.0

@@ -281,6 +281,25 @@ def test_an_interrupted_iteration_is_undone(make_agent, critic: str) -> None:
     assert torch.equal(parameters(train(broken, 2)), parameters(whole))
 
 
+def test_a_separate_critic_is_trained_though_the_reward_model_is_frozen(
+    make_agent, make_envs, reward_model, tokenizer
+) -> None:
+    frozen = copy.deepcopy(reward_model.model).requires_grad_(False)
+    env = make_envs(reward_model=RewardModel(frozen, tokenizer))
+    agent = make_agent(env, critic="separate")
+    before = [p.clone() for p in agent.critic.network.parameters()]
+    train(agent, 1)
+    changed = zip(before, agent.critic.network.parameters(), strict=True)
+    assert any((old != new).any() for old, new in changed)
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_separate_critic_may_get_another_learning_rate(make_agent, make_envs, tmp_path) -> None:
+    make_agent(critic="separate", critic_learning_rate=1e-3).save(tmp_path / "agent")
+    loaded = PPO.load(tmp_path / "agent", make_envs(), critic_learning_rate=1e-5)
+    assert loaded.optimizer.param_groups[1]["full_lr"] == 1e-5
+
+
 def test_a_separate_critic_is_kept_without_an_environment(make_agent, make_envs, tmp_path) -> None:
     agent = train(make_agent(critic="separate"), 1)
     agent.save(tmp_path / "first")
@@ -317,6 +336,18 @@ def test_a_critic_of_your_own_is_an_object_that_is_passed_again(
     resumed = train(PPO.load(tmp_path / "half", make_envs(), critic=Constant()), 1)
     assert resumed.critic.num_calls == 3
     assert torch.equal(parameters(whole), parameters(resumed))
+
+
+def test_an_interruption_restores_the_state_of_a_critic_of_your_own(make_agent) -> None:
+    agent = train(make_agent(critic=Constant()), 1)
+
+    def stepping():
+        raise KeyboardInterrupt
+
+    agent.optimizer.step = stepping
+    with pytest.raises(KeyboardInterrupt):
+        train(agent, 1)
+    assert agent.critic.num_calls == 1
 
 
 # --- Errors

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 import torch
 
 from textgym.agents import AGENTS, GRPO, PPO, RLOO, ppo
 from textgym.agents.agent import Agent
-from textgym.agents.kl_control import LogPIKLController
+from textgym.agents.kl_control import AdaptiveKLController, LogPIKLController
 from textgym.agents.ppo import PPOConfig
 from textgym.errors import InvalidArgumentError
 
@@ -238,6 +242,44 @@ def test_a_controller_of_your_own_is_an_object_that_is_passed_again(
     env, mine = make_vector_env(4), Alternating()
     assert PPO.load(tmp_path / "agent", env, kl_controller=mine).kl_controller is mine
     assert mine.coef == pytest.approx(0.2)
+
+
+def test_no_update_can_turn_the_weight_negative() -> None:
+    settings = {"kl_target": 6.0, "kl_horizon": 160.0}
+    with pytest.raises(InvalidArgumentError, match=r"^kl_horizon=.*above 160"):
+        PPOConfig(**settings, episodes_per_iteration=800)
+    config = PPOConfig(**settings, episodes_per_iteration=784)
+    controller = AdaptiveKLController(config.kl_coef, 6.0, config.kl_horizon)
+    controller.update(0.0, config.episodes_per_iteration)
+    assert controller.coef > 0
+
+
+@pytest.mark.parametrize("name", ["ziegler", "pi"])
+def test_a_weight_of_zero_cannot_be_steered(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^kl_coef=.*above 0"):
+        PPOConfig(kl_coef=0.0, kl_target=6.0, kl_controller=name)
+
+
+def test_what_is_changed_on_loading_is_used(make_agent, make_vector_env, tmp_path) -> None:
+    agent = make_agent()
+    agent.save(tmp_path / "agent")
+    changes = {"kl_coef": 0.5, "adam_eps": 1e-5, "seed": 7}
+    loaded = PPO.load(tmp_path / "agent", make_vector_env(4), **changes)
+    assert loaded.kl_controller.coef == 0.5
+    assert [group["eps"] for group in loaded.optimizer.param_groups] == [1e-5]
+    tokens = (one._generators["tokens"].get_state() for one in (loaded, make_agent(seed=7)))
+    assert torch.equal(*tokens)
+    steered = PPO.load(tmp_path / "agent", make_vector_env(4), kl_target=6.0, kl_controller="pi")
+    assert isinstance(steered.kl_controller, LogPIKLController)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    config = PPOConfig(
+        learning_rate=np.float32(0.5), episodes_per_iteration=np.int64(8), seed=np.int64(3)
+    )
+    assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(
+        PPOConfig(learning_rate=0.5, episodes_per_iteration=8, seed=3)
+    )
 
 
 def test_custom_is_no_name(make_agent) -> None:

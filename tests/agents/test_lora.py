@@ -113,13 +113,17 @@ def test_a_checkpoint_of_a_loaded_model_needs_nothing_else(make_agent, make_mode
     assert torch.equal(logits_of(again.policy.model), logits_of(agent.policy.model))
 
 
+def test_nothing_is_trained_that_stays_without_the_adapters(make_agent, make_model):
+    """With biases trained, the reference policy would move with the policy."""
+    lora = {"target_modules": ["c_attn"], "bias": "all"}
+    with pytest.raises(InvalidArgumentError, match=r"^lora=.*reference policy.*bias"):
+        make_agent(make_model("gpt2"), lora=lora)
+
+
 def test_adapters_are_not_put_on_other_weights(make_agent, make_model, folder, tmp_path):
     agent = make_agent(folder)
     agent.save(tmp_path / "agent")
     make_model(seed=9).save_pretrained(folder)
-    from textgym.models import loading
-
-    loading._load_model.cache_clear()
     with pytest.raises(InvalidArgumentError, match="belong to other weights"):
         PPO.load(tmp_path / "agent")
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorWrapper
+from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import RecordEpisodeStatistics as VectorRecordEpisodeStatistics
 
 from textgym.agents.environment import action_rules, as_vector_env
 from textgym.agents.policy import LanguageModelPolicy
@@ -269,3 +271,20 @@ def test_an_environment_that_changes_the_token_is_refused(make_policy, make_env,
     env = gym.wrappers.TransformAction(make_env(), lambda action: (action + 1) % 20, None)
     with pytest.raises(InvalidArgumentError, match="append the chosen token"):
         collect_episodes(make_policy(), env, 1, generator)
+
+
+@pytest.mark.parametrize("is_single", [True, False])
+def test_statistics_in_the_infos_change_no_episode(
+    make_policy, make_env, make_vector_env, is_single: bool
+) -> None:
+    """RecordEpisodeStatistics writes a dict of arrays into the infos, not an array."""
+    policy = make_policy()
+    if is_single:
+        envs = make_env(), RecordEpisodeStatistics(make_env())
+    else:
+        envs = make_vector_env(2), VectorRecordEpisodeStatistics(make_vector_env(2))
+    plain, recorded = (
+        collect_episodes(policy, env, 4, torch.Generator().manual_seed(0)) for env in envs
+    )
+    assert torch.equal(plain.input_ids, recorded.input_ids)
+    assert torch.equal(plain.scores, recorded.scores)

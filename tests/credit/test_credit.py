@@ -334,3 +334,12 @@ def test_an_empty_completion_is_refused():
     scored = Completions.from_lists([[1, 2]], [[]]).with_score([1.0])
     with pytest.raises(InvalidArgumentError, match="at least one token"):
         UniformCredit()(scored)
+
+
+def test_discounts_of_long_completions_do_not_overflow():
+    """0.9 to the power of -1000 is no float32, and 0.9 to the power of 1000 is 0 there."""
+    scored = Completions.from_lists([[1]], [[2] * 1001]).with_score([2.0])
+    credit = UniformCredit(beta=0.8, gamma=0.9)(scored)[0, 1:]
+    assert credit[0] == 0
+    assert credit[-2] == pytest.approx(0.9 * 0.8 * 2 / 1001)
+    assert credit[-1] == pytest.approx(0.8 * 2 / 1001 + 0.2 * 2, rel=1e-4)

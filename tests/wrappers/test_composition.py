@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from tests.wrappers.helpers import N, is_close, make_env, make_envs, scripted
@@ -233,3 +234,26 @@ def test_the_wrong_form_of_a_wrapper_is_refused(tiny):
         vector.CreditAssignment(gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")]))
     with pytest.raises(InvalidArgumentError, match="TextGenerationEnv"):
         CreditAssignment(gym.make("CartPole-v1"))
+
+
+def test_a_reset_of_some_rows_leaves_the_others_alone_whatever_is_inside(tiny):
+    """Gymnasium's RecordEpisodeStatistics takes the mask out of the options that it is given."""
+
+    def length(prompt, completion):
+        return float(len(completion))
+
+    envs = RecordEpisodeStatistics(make_envs(tiny, AutoresetMode.DISABLED, num_envs=2))
+    envs = vector.CreditAssignment(vector.PotentialShaping(envs, length), "uniform")
+    envs = vector.ActionMask(envs)
+    budget = {"max_new_tokens": 3}
+    envs.reset(seed=0, options=budget)
+    paid = envs.step([40, 40])[1][1]
+    _, infos = envs.reset(options={"reset_mask": np.array([True, False]), **budget})
+    assert infos["_action_mask"].tolist() == [True, False]
+    for _ in range(2):
+        _, rewards, _, _, infos = envs.step([40, 40])
+        paid += rewards[1]
+    assert infos["_credit"].tolist() == [False, True]
+    assert paid == pytest.approx(infos["score"][1])  # at γ = 1 the terms of an episode cancel
+    assert infos["shaped_return"][1] == pytest.approx(paid)
+    assert infos["credit"][1].sum() == pytest.approx(paid, abs=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from textgym.credit import CREDIT_ASSIGNERS, AttentionCredit, ShapingCredit, Spa
 from textgym.credit.potentials import AttentionWeightedPrefixScore
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, Completions, PrefixScores
-from textgym.wrappers import CreditAssignment, vector
+from textgym.wrappers import AttentionShaping, CreditAssignment, PotentialShaping, vector
 
 
 @pytest.mark.parametrize("name", CREDIT_ASSIGNERS)
@@ -188,3 +190,21 @@ def test_steps_of_several_tokens_are_refused_instead_of_misplacing_credit(tiny):
     envs.step(np.full(N, 40))
     with pytest.raises(InvalidArgumentError, match="below wrappers that take several steps"):
         envs.step(np.full(N, 40))
+
+
+@pytest.mark.parametrize(
+    "wrap", [CreditAssignment, PotentialShaping, lambda env, own: AttentionShaping(env, 1.0, own)]
+)
+def test_what_is_passed_to_a_wrapper_is_not_copied(tiny, wrap):
+    """It may hold a model, or something that cannot be copied, such as a lock."""
+
+    class Own:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, *texts):
+            raise AssertionError
+
+    own = Own()
+    saved = wrap(make_env(tiny), own)._saved_kwargs
+    assert own in saved.values()

@@ -266,9 +266,13 @@ def redistribute(
     Returns:
         Credit, float32, shape (batch, num_tokens), 0 outside the completion.
     """
-    attributions = attributions.float().masked_fill(~completion_mask, 0.0)
-    credit = beta * attributions * gamma ** steps_to_go(completion_mask)
-    return close_residual(credit, score, completion_mask, gamma)
+    attributions = beta * attributions.float().masked_fill(~completion_mask, 0.0)
+    to_go = steps_to_go(completion_mask)
+    # Seen from the last token, a credit is worth its attribution: the discounts cancel. Computed,
+    # their product would be 0 times infinity for a token that is far from the last one.
+    missing = score[:, None] - attributions.sum(dim=1, keepdim=True)
+    is_last = completion_mask & (to_go == 0)
+    return attributions * gamma**to_go + is_last * missing
 
 
 def close_residual(

@@ -1,19 +1,19 @@
 """Load tokenizers and models: embedded ones, local folders, hub ids or loaded objects.
 
-Models loaded by name are cached for the life of the process, so all environments share them.
+Models loaded by name are kept for the life of the process, so all environments share them. One
+whose files have been written again since is read again.
 Weights are read from safetensors only, and code that ships with a model is never run.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,8 +48,13 @@ __all__ = [
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 """Folder of the models that ship with textgym."""
 
+Loaded = TypeVar("Loaded")
+
 _OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _LFS_POINTER = b"version https://git-lfs"  # how the files that git-lfs leaves out begin
+
+_loaded: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+"""What was loaded by name: by place and kind, the state of the files, and the object."""
 
 
 def parse_device(device: str | torch.device) -> torch.device:
@@ -303,8 +308,28 @@ def _source(place: str) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name}
 
 
-@functools.cache
+def _kept(key: tuple[Any, ...], place: str, load: Callable[[], Loaded]) -> Loaded:
+    """What was loaded before, unless the files have changed since."""
+    written = _state_of_files(Path(place))
+    known = _loaded.get(key)
+    if known is None or known[0] != written:
+        known = _loaded[key] = written, load()
+    kept: Loaded = known[1]
+    return kept
+
+
+def _state_of_files(place: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files of a model; empty for a hub id."""
+    files = place.iterdir() if place.is_dir() else [place]
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return sorted((name, one.st_size, one.st_mtime_ns) for name, one in stats)
+
+
 def _load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    return _kept(("tokenizer", place), place, lambda: _read_tokenizer(place))
+
+
+def _read_tokenizer(place: str) -> PreTrainedTokenizerBase:
     source, gguf = _source(place)
     try:
         loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
@@ -329,8 +354,14 @@ def quiet_if(is_small: bool) -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-@functools.cache
 def _load_model(
+    argument: str, place: str, kind: str, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    key = kind, place, device, dtype
+    return _kept(key, place, lambda: _read_model(argument, place, kind, device, dtype))
+
+
+def _read_model(
     argument: str, place: str, kind: str, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification

@@ -95,8 +95,9 @@ class VectorRewardTerm(TextVectorWrapper):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start new episodes."""
+        rows = self._rows_to_reset(options)
         result = self.env.reset(seed=seed, options=options)
-        self._clear(self._rows_to_reset(options))
+        self._clear(rows)
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,12 @@ class TextVectorWrapper(VectorWrapper):
         super().__init__(env)
 
     def _rows_to_reset(self, options: dict[str, Any] | None) -> np.ndarray:
-        """The rows that a reset with these options restarts, bool, shape (num_envs,)."""
-        mask = (options or {}).get("reset_mask")
+        """The rows that a reset with these options restarts, bool, shape (num_envs,).
+
+        Ask before the reset: a wrapper inside may take ``reset_mask`` out of the options, as
+        Gymnasium's RecordEpisodeStatistics does.
+        """
+        mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         return np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
 
     @property

@@ -157,8 +157,9 @@ class VectorActionMask(TextVectorWrapper):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start new episodes."""
+        rows = self._rows_to_reset(options)
         observations, infos = self.env.reset(seed=seed, options=options)
-        self._put(infos, self._rows_to_reset(options))
+        self._put(infos, rows)
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

@@ -59,7 +59,12 @@ class AttentionShaping(PotentialShaping):
         start: Start = "zero",
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, beta=beta, potential=potential, gamma=gamma, start=start
+            self,
+            _disable_deepcopy=True,
+            beta=beta,
+            potential=potential,
+            gamma=gamma,
+            start=start,
         )
         potential = AttentionWeightedPrefixScore() if potential is None else potential
         super().__init__(env, potential, beta=beta, gamma=gamma, start=start)

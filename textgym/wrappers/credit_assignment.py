@@ -114,7 +114,7 @@ class CreditAssignment(
     def __init__(
         self, env: gym.Env, credit: str | CreditAssigner | AttributionFunction = "abc"
     ) -> None:
-        RecordConstructorArgs.__init__(self, credit=credit)
+        RecordConstructorArgs.__init__(self, _disable_deepcopy=True, credit=credit)
         self.assigner = get_credit_assigner(credit)
         self._text_env = find_text_env(
             env, TextGenerationEnv, self.assigner.needs_causal_reward_model
@@ -195,8 +195,9 @@ class VectorCreditAssignment(TextVectorWrapper):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start new episodes."""
+        rows = self._rows_to_reset(options)
         result = self.env.reset(seed=seed, options=options)
-        self._clear(self._rows_to_reset(options))
+        self._clear(rows)
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

@@ -201,7 +201,12 @@ class PotentialShaping(RewardTerm):
         start: Start = "zero",
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, potential=potential, beta=beta, gamma=gamma, start=start
+            self,
+            _disable_deepcopy=True,
+            potential=potential,
+            beta=beta,
+            gamma=gamma,
+            start=start,
         )
         self.potential = get_potential(potential)
         self._text_env = find_text_env(
@@ -286,6 +291,7 @@ class VectorPotentialShaping(VectorRewardTerm):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start new episodes."""
+        rows = self._rows_to_reset(options)
         result = super().reset(seed=seed, options=options)
-        self._shaping.begin(self._rows_to_reset(options))
+        self._shaping.begin(rows)
         return result

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import A2C
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -220,3 +221,15 @@ def test_rewards_can_be_normalised(make_text_vec_env):
     agent = A2C("MultiInputPolicy", env, device="cpu", seed=0, n_steps=10)
     agent.learn(60)
     assert np.abs(agent.rollout_buffer.rewards).max() <= 1.0
+
+
+def test_statistics_of_an_episode_reach_its_row(make_text_envs):
+    """SB3 reads the return of an episode from ``info["episode"]["r"]``."""
+    env = TextVecEnv(RecordEpisodeStatistics(make_text_envs()))
+    env.reset()
+    is_done = np.zeros(env.num_envs, dtype=np.bool_)
+    while not is_done.any():
+        _, rewards, is_done, infos = env.step(np.full(env.num_envs, 40))
+    for reward, done, info in zip(rewards, is_done, infos, strict=True):
+        assert ("episode" in info) == done
+        assert not done or info["episode"]["r"] == pytest.approx(reward, abs=1e-6)

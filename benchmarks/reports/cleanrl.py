@@ -36,11 +36,13 @@ _CHANGES += (tuple(word for change in _CHANGES for word in change),)
 CHANGED = {f"{_BASE}, {' '.join(change)}": change for change in _CHANGES}
 """Flags of the script that are changed one at a time, then all at once, by setting."""
 SETTINGS |= {setting: (SETTINGS[_BASE][0], change) for setting, change in CHANGED.items()}
+SETTINGS["4 tokens, dense, --no-anneal-lr"] = SETTINGS["4 tokens, dense"][0], ("--no-anneal-lr",)
 _STYLES = {
     "16 ranks, score at the end": ("#999999", ":"),
     "16 ranks, dense": ("#CC79A7", "-."),
     "4 tokens, score at the end": ("#E69F00", "--"),
     "4 tokens, dense": ("#0072B2", "-"),
+    "4 tokens, dense, --no-anneal-lr": ("#009E73", "-"),
 }
 """Color and dashes of the settings that are drawn."""
 

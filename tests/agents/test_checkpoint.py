@@ -253,10 +253,11 @@ def test_checkpoints_of_two_runs_do_not_mix(make_agent) -> None:
         train(make_agent(save_every=1), 1)
 
 
-def test_half_deleted_checkpoints_are_not_seen(tmp_path) -> None:
+def test_only_whole_numbered_checkpoints_are_seen(tmp_path) -> None:
     folder = CheckpointFolder(tmp_path)
     (tmp_path / "checkpoints" / ".0000001.old").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".0000002.unfinished").mkdir()
+    (tmp_path / "checkpoints" / "0000003-copy").mkdir()
     assert folder.all() == []
 
 

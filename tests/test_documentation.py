@@ -189,7 +189,8 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
     [
         ("agents.md", "agents/table.md", "| agent | environment steps |", 12),
         ("agents/ppo.md", "tuning/table.md", "| variant | criterion |", 24),
-        ("agents/cleanrl.md", "cleanrl/table.md", "| actions and reward |", 6),
+        ("agents/cleanrl.md", "cleanrl/table.md", "| actions and reward |", 11),
+        ("agents/cleanrl.md", "cleanrl/table.md", "| flags changed |", 8),
         ("findings.md", "suites/main/table.md", "| method | seeds | score |", 14),
         ("findings.md", "suites/main/table.md", "| method | KL 5 |", 14),
         ("findings.md", "suites/main/table.md", "| method | iterations | score |", 38),

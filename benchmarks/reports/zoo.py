@@ -52,7 +52,7 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
 def draw_settings(algorithm: str, trial: int) -> dict[str, Any]:
     """The arguments that a trial has of its own, each drawn uniformly from its values.
 
-    Trial 0 has none: it is the file as it is.
+    Trial 0 has none: it is the file as it was when the search ran.
     """
     if trial == 0:
         return {}

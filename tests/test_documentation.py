@@ -220,6 +220,8 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("scale.md", "scale/table.md", "| iteration of |", 9),
         ("scale.md", "scale/table.md", "| memory of |", 9),
         ("scale.md", "scale/table.md", "| minibatch of |", 8),
+        ("../examples/zoo/README.md", "zoo/table.md", "| algorithm |", 5),
+        ("../examples/zoo/README.md", "zoo/table.md", "| search |", 5),
         ("performance.md", "precision/table.md", "| condition | arithmetic |", 8),
         ("performance.md", "demo_speed/table.md", "| method |", 6),
     ],

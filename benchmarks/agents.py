@@ -5,7 +5,7 @@ python benchmarks/agents.py --seeds 5 --jobs 2
 Two forms of one task, 16 tokens per completion:
 
 - agents for small control problems see features of the embedded language model and choose among its
-  16 likeliest tokens (ABC-RLHF-Features-v0);
+  16 likeliest tokens (ABC-RLHF-Features-v0 with k=16, describe_actions=False);
 - language models see the tokens and choose among all of them (ABC-RLHF-v0).
 
 Each run has one thread; its time is processor time. Models compute in bfloat16, apart from the

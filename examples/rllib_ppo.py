@@ -1,7 +1,7 @@
-"""RLlib's own PPO on text: a small network chooses among the 16 most likely tokens.
+"""RLlib's own PPO on text: a small network chooses among the 4 most likely tokens.
 
-The score comes with the last token, so a network that starts from scratch needs more than 50
-iterations before it writes visibly better. Twenty show how it is done.
+The score comes with the last token. Twenty iterations are 82,000 steps; on seed 0 they take the
+mean score from +0.1 to +2.0 standard deviations of the untrained policy's score.
 
 RLlib requires one exact version of Gymnasium, so it gets a virtual environment of its own:
 ``make rllib-example`` makes it and runs this script.

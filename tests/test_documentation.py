@@ -202,6 +202,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/table.md#As published", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md#As published", "Iterations of ABC to the best score", 1),
         ("findings.md", "suites/table.md#As published", "| ABC minus | seeds |", 7),
+        ("findings.md", "suites/table.md#By β", "| β | authors, ratio |", 13),
         ("outside_rollouts.md", "mismatch/table.md", "| cause | KL |", 13),
         ("reliability.md", "bad_input/table.md", "| bad input | cases |", 14),
         ("reliability.md", "kills/table.md", "| agent | kills |", 6),

@@ -143,11 +143,7 @@ class CreditCommand:
 
 
 def _split_names(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of methods behind --credit, and the texts behind those.
-
-    >>> _split_names(("abc", "sparse", "A film", "Dull"))
-    (('abc', 'sparse'), ('A film', 'Dull'))
-    """
+    """The names of methods behind --credit, and the texts behind those."""
     names = tuple(itertools.takewhile(lambda word: len(word.split()) < 2, words))
     return names, words[len(names) :]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from textgym.benchmark import SUITES
+from textgym.benchmark.comparison import pairs_of_seeds
 from textgym.benchmark.measures import ENDS
 from textgym.benchmark.report import measure_all, write_report
 from textgym.benchmark.statistics import paired_difference, stratified_bootstrap
@@ -90,7 +90,9 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
     final = measured.set_index(["method", "seed"])["final"]
     lines = []
     for control in CONTROLS:
-        of_run, at_the_end = (_pairs(scores, control) for scores in (mean, final))
+        of_run, at_the_end = (
+            pairs_of_seeds(scores["ABC"], scores[control]) for scores in (mean, final)
+        )
         differences = (str(paired_difference(*pairs.T)) for pairs in (of_run, at_the_end))
         lines.append([control, str(len(of_run)), *differences])
     text += markdown_table(["ABC minus", "seeds", "mean over the run", "at the end"], lines)
@@ -158,11 +160,6 @@ def by_length(runs: pd.DataFrame) -> str:
 
 def _without_suffix(runs: pd.DataFrame, suffix: str) -> pd.DataFrame:
     return runs.assign(method=runs["method"].str.removesuffix(suffix)) if suffix else runs
-
-
-def _pairs(scores: pd.Series, control: str) -> np.ndarray:
-    """ABC's and a control's scores of the seeds that both have, a row per seed."""
-    return pd.concat([scores["ABC"], scores[control]], axis=1, join="inner").to_numpy()
 
 
 def _ratio(value: float, base: float) -> str:

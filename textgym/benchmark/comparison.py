@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from textgym.benchmark.statistics import (
@@ -13,7 +14,7 @@ from textgym.benchmark.statistics import (
 )
 from textgym.benchmark.tables import markdown_table
 
-__all__ = ["NOTE", "compare"]
+__all__ = ["NOTE", "compare", "pairs_of_seeds"]
 
 
 def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
@@ -26,7 +27,7 @@ def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
     rows = []
     for method, values in scores.items():
         cells = [method, str(len(values)), str(stratified_bootstrap(values))]
-        pairs = pd.concat([values, scores[baseline]], axis=1, join="inner").to_numpy()
+        pairs = pairs_of_seeds(values, scores[baseline])
         if method == baseline or not len(pairs):
             cells += ["–", "–"]
         else:
@@ -38,6 +39,16 @@ def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
         rows.append(cells)
     header = ["method", "seeds", "score", f"minus {baseline}, same seeds", f"P(above {baseline})"]
     return markdown_table(header, rows)
+
+
+def pairs_of_seeds(scores: pd.Series, others: pd.Series) -> np.ndarray:
+    """The scores of two methods under the seeds that both have, shape (num_seeds, 2).
+
+    Args:
+        scores: A score per seed, with the seeds as the index.
+        others: The same of the other method.
+    """
+    return pd.concat([scores, others], axis=1, join="inner").to_numpy()
 
 
 NOTE = (

@@ -267,30 +267,22 @@ def redistribute(
         Credit, float32, shape (batch, num_tokens), 0 outside the completion.
     """
     attributions = beta * attributions.float().masked_fill(~completion_mask, 0.0)
-    to_go = steps_to_go(completion_mask)
-    # Seen from the last token, a credit is worth its attribution: the discounts cancel. Computed,
-    # their product would be 0 times infinity for a token that is far from the last one.
-    missing = score[:, None] - attributions.sum(dim=1, keepdim=True)
-    is_last = completion_mask & (to_go == 0)
-    return attributions * gamma**to_go + is_last * missing
+    # Seen from the last token, a credit is worth its attribution: the discounts cancel. So the rest
+    # is found without them; with them, far from the last token, it would be 0 times infinity.
+    credit = close_residual(attributions, score, completion_mask)
+    return credit * gamma ** steps_to_go(completion_mask)
 
 
-def close_residual(
-    credit: Tensor, score: Tensor, completion_mask: Tensor, gamma: float = 1.0
-) -> Tensor:
-    """Give the last token what is missing for the (discounted) sum to equal the score.
+def close_residual(credit: Tensor, score: Tensor, completion_mask: Tensor) -> Tensor:
+    """Give the last token what is missing for the sum to equal the score.
 
     Args:
         credit: Shape (batch, num_tokens), 0 outside the completion.
-        score: R, shape (batch,).
+        score: Shape (batch,).
         completion_mask: Shape (batch, num_tokens), bool.
-        gamma: Discount factor. Counting steps from 1 to T, Σ_t γ^t credit_t becomes γ^T R.
 
     Returns:
         Credit, same shape.
     """
-    to_go = steps_to_go(completion_mask)
-    is_last = completion_mask & (to_go == 0)
-    # Seen from the last token, credit paid k steps earlier is worth γ^-k times as much.
-    paid = (credit * gamma ** (-to_go.to(credit.dtype))).sum(dim=1, keepdim=True)
-    return credit + is_last * (score[:, None] - paid)
+    is_last = completion_mask & (steps_to_go(completion_mask) == 0)
+    return credit + is_last * (score[:, None] - credit.sum(dim=1, keepdim=True))

@@ -75,6 +75,13 @@ def test_after_a_kill_only_what_is_not_stored_is_run_again(tmp_path):
     assert set(rows["threads"]) == {1}
 
 
+@pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
+@pytest.mark.parametrize("digits", ["814e319", "0123456"])
+def test_a_commit_that_looks_like_a_number_stays_text(digits, name, tmp_path):
+    write_rows(pd.DataFrame({"commit": [digits], "score": [0.5]}), tmp_path / name)
+    assert read_rows(tmp_path / name).to_dict("list") == {"commit": [digits], "score": [0.5]}
+
+
 def test_a_run_that_fails_leaves_the_others_stored_and_is_tried_again(tmp_path):
     (tmp_path / "fail b 1").touch()
     with pytest.raises(ExceptionGroup, match="1 of 4 runs failed") as failure:

@@ -19,7 +19,7 @@ Aliases = Mapping[str, Mapping[str, str]]
 def read_rows(
     path: Path, columns: Sequence[str] = (), aliases: Aliases | None = None
 ) -> pd.DataFrame:
-    """Read a table.
+    """Read a table. The column "commit" is text, even if its digits look like a number (814e319).
 
     Args:
         path: A .csv or .parquet file.
@@ -31,7 +31,7 @@ def read_rows(
     """
     if not path.exists():
         return pd.DataFrame(columns=list(columns))
-    rows = pd.read_csv(path) if _is_csv(path) else pd.read_parquet(path)
+    rows = pd.read_csv(path, dtype={"commit": str}) if _is_csv(path) else pd.read_parquet(path)
     return rows.replace(dict(aliases or {}))
 
 

@@ -33,7 +33,12 @@ from textgym.benchmark.frontier import (
 )
 from textgym.benchmark.gold import gold_scores, judge
 from textgym.benchmark.lengths import draw_lengths, mean_length
-from textgym.benchmark.measures import has_collapsed, measure_run, score_at_kl
+from textgym.benchmark.measures import (
+    has_collapsed,
+    measure_run,
+    score_at_kl,
+    score_at_kl_budget,
+)
 from textgym.benchmark.methods import FRONTIER_KL_COEFS
 from textgym.benchmark.page import make_page
 from textgym.benchmark.report import make_tables, measure_all, write_report
@@ -248,6 +253,12 @@ def test_a_run_is_measured_where_it_reaches_the_goal():
     assert measures["final"] == pytest.approx(14.5)
     assert measures["best"] == 17.0
     assert np.isnan(measure_run(run_of("ABC", 0, range(20)), 25.0, goal=18.0)["iterations"])
+
+
+@pytest.mark.parametrize(("score", "counted"), [(2.0, 1.0), (-2.0, -2.0)])
+def test_a_kl_above_the_budget_makes_no_score_better(score, counted):
+    run = run_of("ABC", 0, [score] * 20, kl=50.0)  # twice the budget
+    assert score_at_kl_budget(run, 25.0, window=5) == pytest.approx(counted)
 
 
 def test_a_run_that_loses_most_of_its_gain_has_collapsed():

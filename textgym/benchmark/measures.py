@@ -83,7 +83,8 @@ def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
 
     An iteration counts its mean score, times budget/KL where the KL, a trailing mean, is above the
     budget. So a fast rise counts, and so does holding what was gained; what was bought by leaving
-    the reference policy further than agreed does not.
+    the reference policy further than agreed does not. A score below 0 counts in full: a high KL
+    must not make it better.
 
     Args:
         run: A row per iteration, with ``score`` and ``kl``.
@@ -91,7 +92,8 @@ def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
         window: Iterations of the trailing mean.
     """
     kl = run["kl"].rolling(window, min_periods=1).mean()
-    return float((run["score"] * (budget / kl.clip(lower=budget))).mean())
+    score = run["score"]
+    return float(score.where(score < 0, score * (budget / kl.clip(lower=budget))).mean())
 
 
 def score_at_kl(run: pd.DataFrame, kl: float) -> float:

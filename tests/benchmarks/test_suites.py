@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from reports import tuning
 from reports.leaderboard import make_leaderboard
-from reports.suites import by_beta, by_length
+from reports.suites import by_beta, by_length, share_of_mean_curves, share_of_other_seeds
 
 from textgym.agents import PPO
 from textgym.benchmark import (
@@ -432,8 +432,26 @@ def test_each_beta_is_shown_as_a_ratio_to_sparse_reward():
     runs = pd.concat(run_of(name, seed, [scores[name]] * 9) for name in scores for seed in (0, 1))
     rows = {row[0]: row[1:] for row in rows_of(by_beta(runs))}
     assert list(rows) == ["0", *(f"0.{tenth}" for tenth in range(1, 10)), "1"]
-    assert rows["0.1"] == ["1.08", "2.00", "+2.00 (+2.00 to +2.00)"]  # 7.79 over 7.22; 2 over 1
-    assert rows["0.5"][:2] == ["–", "6.00"]
+    assert rows["0.1"] == ["0.98", "2.00", "+2.00 (+2.00 to +2.00)"]  # 7.79 over 7.94; 2 over 1
+    assert rows["0.5"][:2] == ["1.07", "6.00"]
+
+
+def test_the_authors_share_is_counted_on_the_curves_of_means():
+    # Each seed of sparse reward peaks at 2, but at another time: their mean peaks at 1.5.
+    sparse = [run_of("sparse", 0, [0, 2, 1, 0]), run_of("sparse", 1, [0, 0, 2, 2])]
+    abc = [run_of("ABC", seed, [0, 1.6, 1.6, 1.6]) for seed in (0, 1)]
+    runs = pd.concat([*sparse, *abc])
+    assert share_of_mean_curves(runs, "ABC", "sparse") == pytest.approx(2 / 3)
+    assert share_of_mean_curves(runs, "sparse", "ABC") is None  # 1.5 is below 1.6.
+
+
+def test_a_seed_of_sparse_reward_is_held_against_the_best_of_the_other():
+    low, high = np.minimum(np.arange(20.0), 9), np.minimum(np.arange(20.0), 12)
+    runs = pd.concat([run_of("sparse", 0, low), run_of("sparse", 1, high)])
+    # The mean of five is 9 in the 14th iteration, 12 in the 17th. The higher one is at 9 in the
+    # 12th, when it has 7 to 11; the lower one is never at 12, and counts with all 20.
+    assert share_of_other_seeds(runs, "sparse") == pytest.approx((12 / 14 + 20 / 17) / 2)
+    assert np.isnan(share_of_other_seeds(runs[runs["seed"] == 0], "sparse"))
 
 
 def test_each_length_is_compared_with_sparse_reward_at_that_length():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,42 @@ def test_a_folder_holds_runs_of_one_length_and_dtype(tmp_path):
         run_suite(SMALL, tmp_path, iterations=30)
     with pytest.raises(InvalidArgumentError, match="take another"):
         run_suite(SMALL, tmp_path, iterations=20, dtype="bfloat16")
+
+
+def stored_runs(folder, method="mine", credit="uniform", **hyperparameters):
+    """A folder as :func:`run_suite` leaves it after a run of the method, without running it."""
+    run_of(method, 0, [0.0]).to_parquet(folder / "runs.parquet")
+    settings = {"agent": "ppo", "credit": credit, "credit_kwargs": {}, "by_task": {}}
+    meta = {"methods": {method: {**settings, "hyperparameters": hyperparameters}}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture
+def mine():
+    register_method("mine", Method(credit="uniform", hyperparameters={"gamma": 0.9}))
+    yield replace(SMALL, methods=("sparse", "mine"))
+    METHODS.pop("mine")
+
+
+def test_a_folder_holds_runs_of_one_setting_of_a_method(tmp_path, mine):
+    stored_runs(tmp_path, gamma=0.8)
+    with pytest.raises(InvalidArgumentError, match="runs of mine with other settings"):
+        run_suite(mine, tmp_path, seeds=1, iterations=1, only=("mine",))
+
+
+def test_runs_of_the_same_setting_are_continued(tmp_path, mine):
+    stored_runs(tmp_path, gamma=0.9)
+    rows = run_suite(mine, tmp_path, seeds=1, iterations=1, only=("mine",))
+    assert rows["score"].tolist() == [0.0]  # Nothing is missing, so nothing has run.
+
+
+def test_the_settings_of_stored_runs_are_kept_when_their_method_leaves_the_suite(tmp_path):
+    stored_runs(tmp_path, gamma=0.9)
+    kept = json.loads((tmp_path / "meta.json").read_text())["methods"]["mine"]
+    run_suite(SMALL, tmp_path, seeds=1, iterations=1, only=("sparse",), num_fresh=0)
+    methods = json.loads((tmp_path / "meta.json").read_text())["methods"]
+    assert list(methods) == ["sparse", "ABC", "mine"]
+    assert methods["mine"] == kept
 
 
 # --- Measures and report

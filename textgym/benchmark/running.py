@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from .training import KEYS, train
 
 __all__ = ["plan_runs", "run_suite"]
 
+_SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task")
+"""What a method's runs depend on."""
 _PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "pandas", "scikit-learn")
 
 
@@ -90,19 +93,23 @@ def run_suite(
 
     Raises:
         InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have, or the
-            folder has runs of another length or dtype, which no table should mix.
+            folder has runs of another length or dtype, or of a method with other settings, which
+            no table should mix.
     """
     own = load_methods(methods_file)
     suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
     runs = plan_runs(suite, seeds, iterations, dtype, only, tasks)
     _check_folder(folder / "runs.parquet", runs)
+    stored = _settings_of_stored_runs(folder)
+    settings = {method: _plain(METHODS[method]) for method in suite.methods}
+    _check_settings(folder, stored, settings)
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
         "episodes_per_iteration": EPISODES,
         "dtype": dtype,
         "fresh_completions": num_fresh,
         "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
-        "methods": {method: _plain(METHODS[method]) for method in suite.methods},
+        "methods": settings | {name: stored[name] for name in stored if name not in settings},
     }
     return run_missing(
         partial(train, methods_file, num_fresh),
@@ -136,6 +143,27 @@ def _check_folder(path: Path, runs: list[tuple]) -> None:
                 str(path.parent),
                 f"has runs of {iterations} iterations in {dtype} on {task}; "
                 "a folder holds runs of one length and dtype, so take another",
+            )
+
+
+def _settings_of_stored_runs(folder: Path) -> dict[str, Any]:
+    """By method, the settings of the runs that a folder has, as its ``meta.json`` tells them."""
+    path = folder / "meta.json"
+    told = json.loads(path.read_text(encoding="utf-8"))["methods"] if path.exists() else {}
+    methods = set(read_rows(folder / "runs.parquet", KEYS)["method"])
+    return {method: settings for method, settings in told.items() if method in methods}
+
+
+def _check_settings(folder: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse a folder with runs of a method whose settings have changed since."""
+    for method in settings.keys() & stored.keys():
+        now = json.loads(json.dumps(settings[method]))
+        if any(stored[method].get(name) != now[name] for name in _SETTINGS):
+            raise InvalidArgumentError(
+                "output",
+                str(folder),
+                f"has runs of {method} with other settings; give the method another name, or take "
+                "another folder",
             )
 
 

@@ -385,6 +385,17 @@ def test_a_run_that_never_gets_there_counts_with_its_whole_length():
     assert np.isnan(measured.loc["ABC", "iterations"])
 
 
+@pytest.mark.parametrize(("fast", "shown"), [(2, "9"), (1, "–")])
+def test_runs_that_do_not_get_there_count_in_the_medians_of_the_speed(fast, shown):
+    sparse = [run_of("sparse", seed, np.arange(30)) for seed in range(3)]
+    # The mean of five is 27, the best of sparse reward, in the 9th iteration or never.
+    abc = [run_of("ABC", s, [0.0] * 4 + [27.0 if s < fast else 0.0] * 26) for s in range(3)]
+    runs = pd.concat([*sparse, *abc])
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    (line,) = [row for row in rows_of(text[text.index("# To the best") :]) if row[0] == "ABC"][:1]
+    assert line[2:4] == [f"{fast} of 3", shown]
+
+
 def test_tables_compare_with_the_baseline():
     runs = runs_of_two_methods()
     text = make_tables(runs, measure_all(runs, "sparse"), SMALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -146,7 +147,8 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
         "At equal KL: means over the runs that reach it; in brackets their number, if not all do. "
         "P: probability that a run of the method scores higher than one of the baseline. "
         f"collapsed: runs that end with less than half of their highest gain. to the best score: "
-        f"of the baseline under the same seed, mean over {WINDOW} iterations.",
+        f"of the baseline under the same seed, mean over {WINDOW} iterations. Medians over all "
+        "runs (–: half of them do not get there); that of the KL over those that do.",
     ]
     return "\n".join(text) + "\n"
 
@@ -219,8 +221,10 @@ def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:
         if len(share):
             estimate = stratified_bootstrap(share)
             cells[1] = f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
-        medians = there[["iterations", "tokens", "seconds", "kl_there"]].median()
-        cells += ["–" if pd.isna(median) else f"{median:,.0f}" for median in medians]
+        # A run that does not get there takes longer than all that do.
+        medians = rows[["iterations", "tokens", "seconds"]].fillna(math.inf).median()
+        cells += ["–" if math.isinf(median) else f"{median:,.0f}" for median in medians]
+        cells.append("–" if there.empty else f"{there['kl_there'].median():,.0f}")
         lines.append(cells)
     header = ["method", "share of its iterations", "get there", "iterations", "tokens"]
     return markdown_table([*header, "seconds", "KL there"], lines)

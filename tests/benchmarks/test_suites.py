@@ -385,6 +385,15 @@ def test_a_run_that_never_gets_there_counts_with_its_whole_length():
     assert np.isnan(measured.loc["ABC", "iterations"])
 
 
+def test_the_table_of_stability_counts_the_runs_with_an_alarm():
+    once, never = (run_of("sparse", seed, range(30)).assign(alarm=0.0) for seed in (0, 1))
+    once.loc[7, "alarm"] = 1.0
+    runs = pd.concat([once, never, run_of("ABC", 0, range(30))])  # ABC logs no alarms.
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    rows = {row[0]: row[1:] for row in rows_of(text.partition("## Stability")[2])[:2]}
+    assert [rows[method][-1] for method in ("sparse", "ABC")] == ["1 of 2", "–"]
+
+
 @pytest.mark.parametrize(("fast", "shown"), [(2, "9"), (1, "–")])
 def test_runs_that_do_not_get_there_count_in_the_medians_of_the_speed(fast, shown):
     sparse = [run_of("sparse", seed, np.arange(30)) for seed in range(3)]

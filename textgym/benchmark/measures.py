@@ -37,7 +37,8 @@ def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, f
 
     Returns:
         ``area``, the score at the KL budget; ``final`` and ``kl``, means over the last iterations;
-        ``best``; ``collapsed``, 0 or 1; and, when the trailing mean reaches the goal,
+        ``best``; ``collapsed`` and ``alarmed``, 0 or 1, the latter NaN where no alarm is logged
+        (:mod:`textgym.agents.alarm`); and, when the trailing mean reaches the goal,
         ``iterations``, ``tokens``, ``seconds`` and ``kl_there``, NaN if it does not.
     """
     last = run.tail(ENDS)
@@ -52,6 +53,7 @@ def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, f
         "kl": float(last["kl"].mean()),
         "best": best_score(run),
         "collapsed": float(has_collapsed(run)),
+        "alarmed": float(run["alarm"].max()) if "alarm" in run else math.nan,
         **there,
     }
 

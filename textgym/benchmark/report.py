@@ -146,7 +146,8 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
         "which come out too narrow with few seeds. minus: of the differences under equal seeds. "
         "At equal KL: means over the runs that reach it; in brackets their number, if not all do. "
         "P: probability that a run of the method scores higher than one of the baseline. "
-        f"collapsed: runs that end with less than half of their highest gain. to the best score: "
+        "collapsed: runs that end with less than half of their highest gain. alarm: runs in which "
+        "KL or entropy ran away for at least an iteration. to the best score: "
         f"of the baseline under the same seed, mean over {WINDOW} iterations. Medians over all "
         "runs (–: half of them do not get there); that of the KL over those that do.",
     ]
@@ -206,10 +207,13 @@ def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
     lines = []
     for method, rows in by_method.items():
         spread = rows["final"].std() if len(rows) > 1 else float("nan")
-        collapsed = f"{rows['collapsed'].sum():.0f} of {len(rows)}"
-        lines.append([method, f"{rows['kl'].mean():.1f}", f"{spread:.2f}", collapsed])
+        cells = [method, f"{rows['kl'].mean():.1f}", f"{spread:.2f}"]
+        cells.append(f"{rows['collapsed'].sum():.0f} of {len(rows)}")
+        logged = rows["alarmed"].dropna()
+        cells.append(f"{logged.sum():.0f} of {len(logged)}" if len(logged) else "–")
+        lines.append(cells)
     header = ["method", "KL at the end", "standard deviation of the final score", "collapsed"]
-    return markdown_table(header, lines)
+    return markdown_table([*header, "alarm"], lines)
 
 
 def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:

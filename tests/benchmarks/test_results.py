@@ -31,6 +31,7 @@ from reports import (
     tuning,
     zoo,
 )
+from scipy.stats import ttest_rel
 
 from textgym.benchmark.comparison import compare
 from textgym.benchmark.curves import first_reached
@@ -135,8 +136,22 @@ def test_methods_are_compared_under_the_seeds_that_both_have():
     table = [line.split(" | ") for line in compare(scores, "sparse")[2:]]
     assert table[0][3] == "–"
     assert table[1][3] == "+0.50 (+0.50 to +0.50)"
-    assert table[1][4].startswith("0.89")  # 8 of 9 pairs
+    assert table[1][5].startswith("0.89")  # 8 of 9 pairs
     assert table[2][3] == "–"
+
+
+def test_the_p_values_of_a_table_are_those_of_all_its_rows_together():
+    seeds = np.arange(6)
+    noise = np.random.default_rng(0).normal(size=(3, 6))
+    scores = {
+        "sparse": pd.Series(noise[0], seeds),
+        "better": pd.Series(noise[1] + 3.0, seeds),
+        "alike": pd.Series(noise[2], seeds),
+    }
+    table = [line.split(" | ") for line in compare(scores, "sparse")[2:]]
+    alone = [ttest_rel(scores[name], scores["sparse"]).pvalue for name in ("better", "alike")]
+    assert table[1][4] == f"{2 * alone[0]:.3f}"
+    assert table[2][4] == f"{alone[1]:.3f}"
 
 
 def test_a_table_needs_no_more_than_what_was_measured(tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, ttest_1samp
+from scipy.stats import mannwhitneyu, ttest_1samp, ttest_rel
 
 from textgym.benchmark.statistics import (
     bootstrap_mean,
+    holm,
     interquartile_mean,
     paired_difference,
     probability_of_improvement,
@@ -46,33 +47,66 @@ def test_the_interval_of_one_task_is_that_of_resampled_runs():
     assert estimate[1:] == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=0.03)
 
 
+def test_a_paired_difference_is_students_paired_test():
+    first, second = RNG.normal(size=(2, 6))
+    expected = ttest_rel(first, second)
+    difference = paired_difference(first, second)
+    assert difference[:3] == pytest.approx(
+        ((first - second).mean(), *expected.confidence_interval(0.95))
+    )
+    assert difference.p == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize("num_runs", [3, 5, 10])
+def test_95_in_100_intervals_of_a_difference_hold_the_truth(num_runs):
+    samples = np.random.default_rng(1).normal(0.3, 1.0, size=(4_000, num_runs))
+    found = [paired_difference(one, np.zeros(num_runs)) for one in samples]
+    assert np.mean([one.low < 0.3 < one.high for one in found]) == pytest.approx(0.95, abs=0.012)
+
+
+def test_the_bootstrap_of_three_runs_is_too_narrow():
+    samples = np.random.default_rng(1).normal(0.3, 1.0, size=(400, 3))
+    found = [stratified_bootstrap(one, num_samples=500) for one in samples]
+    assert 0.65 < np.mean([one.low < 0.3 < one.high for one in found]) < 0.83
+
+
 def test_equal_seeds_cancel_in_a_paired_difference():
-    seeds = 100 * RNG.normal(size=(5, 2))
-    difference = paired_difference(seeds + 0.5, seeds)
-    assert difference == pytest.approx((0.5, 0.5, 0.5))
+    seeds = np.linspace(-100, 100, 10).reshape(5, 2)
+    assert paired_difference(seeds + 0.5, seeds) == (0.5, 0.5, 0.5, 0.0)
+    assert paired_difference(seeds, seeds) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_the_sign_of_a_paired_difference():
-    first, second = RNG.normal(size=(2, 12))
-    one, other = paired_difference(first, second), paired_difference(second, first)
-    assert one.value == pytest.approx(-other.value)
-    assert one.low < one.value < one.high
+def test_a_single_pair_has_neither_interval_nor_p():
+    difference = paired_difference([2.0], [1.5])
+    assert difference.value == 0.5
+    assert np.isnan(difference[1:]).all()
+
+
+def test_a_difference_over_tasks_is_that_of_each_runs_mean():
+    first, second = RNG.normal(size=(2, 7, 3))
+    expected = paired_difference(first.mean(1), second.mean(1))
+    assert paired_difference(first, second) == pytest.approx(expected)
+
+
+def test_holms_p_values():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    assert holm([np.nan, 0.02, 0.04]) == pytest.approx([np.nan, 0.04, 0.04], nan_ok=True)
+    assert holm([]).size == 0
 
 
 def test_the_probability_of_improvement_is_mann_whitneys_u():
     first, second = RNG.integers(0, 6, 12), RNG.integers(1, 7, 9)  # with ties
     u = mannwhitneyu(first, second).statistic
-    estimate = probability_of_improvement(first, second)
-    assert estimate.value == pytest.approx(u / (12 * 9))
-    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
+    assert probability_of_improvement(first, second) == pytest.approx(u / (12 * 9))
 
 
 def test_the_probability_of_improvement_is_a_mean_over_tasks():
     better, worse = np.array([[2.0, 0.0], [3.0, 1.0]]), np.array([[0.0, 2.0], [1.0, 3.0]])
-    assert probability_of_improvement(better[:, :1], worse[:, :1]) == (1.0, 1.0, 1.0)
-    assert probability_of_improvement(better[:, 1:], worse[:, 1:]) == (0.0, 0.0, 0.0)
-    assert probability_of_improvement(better, worse) == (0.5, 0.5, 0.5)
-    assert probability_of_improvement(better, better).value == 0.5
+    assert probability_of_improvement(better[:, :1], worse[:, :1]) == 1.0
+    assert probability_of_improvement(better[:, 1:], worse[:, 1:]) == 0.0
+    assert probability_of_improvement(better, worse) == 0.5
+    assert probability_of_improvement(better, better) == 0.5
 
 
 def test_the_bootstrap_of_many_values_is_the_normal_interval():
@@ -97,7 +131,6 @@ def test_a_single_run_has_no_interval():
     value, low, high = stratified_bootstrap([2.0])
     assert value == 2.0
     assert np.isnan([low, high]).all()
-    assert np.isnan(probability_of_improvement([2.0], [1.0, 3.0]).low)
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, np.nan], np.zeros((2, 2, 2))])

@@ -35,6 +35,7 @@ from textgym.benchmark.frontier import (
 from textgym.benchmark.gold import gold_scores, judge
 from textgym.benchmark.lengths import draw_lengths, mean_length
 from textgym.benchmark.measures import (
+    gain_kept,
     has_collapsed,
     measure_run,
     score_at_kl,
@@ -305,6 +306,13 @@ def test_a_run_that_loses_most_of_its_gain_has_collapsed():
     assert not has_collapsed(run_of("ABC", 0, [*up, *[3.0] * 10]))
 
 
+def test_the_share_of_the_gain_that_is_kept():
+    # The first score, a mean over five, is 1, the best is 11, and the end is 4.
+    run = run_of("ABC", 0, [1.0] * 10 + [11.0] * 10 + [4.0] * 10)
+    assert gain_kept(run) == pytest.approx(0.3)
+    assert np.isnan(gain_kept(run_of("ABC", 0, [1.0] * 20)))
+
+
 def test_the_score_at_a_kl_lies_between_the_iterations_on_either_side():
     run = run_of("ABC", 0, 2 * np.arange(20.0), kl=np.arange(20.0))
     assert score_at_kl(run, 5.25) == pytest.approx(10.5)  # The score is twice the KL.
@@ -410,7 +418,7 @@ def test_tables_compare_with_the_baseline():
     text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
     mean = np.minimum(np.linspace(0, 4, 40), 2).mean()  # of linspace(0, 2, 40): 1
     same = [f"{value:+.2f} ({value:+.2f} to {value:+.2f})" for value in (mean, mean - 1)]
-    assert f"| ABC | 2 | {same[0]} | {same[1]} | 1.00" in text
+    assert f"| ABC | 2 | {same[0]} | {same[1]} | <0.001 | 1.00" in text
     assert text.index("| sparse |") < text.index("| ABC |")
 
 
@@ -521,6 +529,15 @@ def test_each_length_is_compared_with_sparse_reward_at_that_length():
     rows = {tuple(row[:2]): row[2:] for row in rows_of(by_length(runs))}
     assert rows[("8-16", "ABC")][:3] == ["1", "–", "3.00"]
     assert rows[("140-160", "ABC")][1:3] == ["1.80", "0.50"]  # 11.26 over 6.27; 1 over 2
-    assert rows[("140-160", "sparse")][4] == "100%"
+    assert rows[("140-160", "sparse")][4:6] == ["–", "–"]  # one seed: no other to compare with
     assert float(rows[("8-16", "ABC")][4].rstrip("%")) < 50
-    assert rows[("140-160", "ABC")][4] == "100%"  # it does not get there, with all its iterations
+    assert float(rows[("8-16", "ABC")][5].rstrip("%")) < 50
+    # It does not get there; seed by seed it counts with all its iterations.
+    assert rows[("140-160", "ABC")][4:6] == ["–", "100%"]
+
+
+def test_a_method_that_is_as_fast_as_sparse_reward_shows_what_sparse_reward_shows():
+    low, high = np.minimum(np.arange(20.0), 9), np.minimum(np.arange(20.0), 12)
+    runs = pd.concat(run_of("sparse", seed, one) for seed, one in enumerate((low, high)))
+    (row,) = rows_of(by_length(runs))
+    assert row[6:8] == ["–", f"{share_of_other_seeds(runs, 'sparse'):.0%}"]

@@ -14,6 +14,7 @@ __all__ = [
     "ENDS",
     "WINDOW",
     "best_score",
+    "gain_kept",
     "has_collapsed",
     "measure_run",
     "reached_at",
@@ -37,9 +38,10 @@ def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, f
 
     Returns:
         ``area``, the score at the KL budget; ``final`` and ``kl``, means over the last iterations;
-        ``best``; ``collapsed`` and ``alarmed``, 0 or 1, the latter NaN where no alarm is logged
-        (:mod:`textgym.agents.alarm`); and, when the trailing mean reaches the goal,
-        ``iterations``, ``tokens``, ``seconds`` and ``kl_there``, NaN if it does not.
+        ``best``; ``kept``, see :func:`gain_kept`; ``collapsed`` and ``alarmed``, 0 or 1, the
+        latter NaN where no alarm is logged (:mod:`textgym.agents.alarm`); and, when the trailing
+        mean reaches the goal, ``iterations``, ``tokens``, ``seconds`` and ``kl_there``, NaN if it
+        does not.
     """
     last = run.tail(ENDS)
     iterations, kl_there = reached_at(run, goal)
@@ -52,6 +54,7 @@ def measure_run(run: pd.DataFrame, kl_budget: float, goal: float) -> dict[str, f
         "final": float(last["score"].mean()),
         "kl": float(last["kl"].mean()),
         "best": best_score(run),
+        "kept": gain_kept(run),
         "collapsed": float(has_collapsed(run)),
         "alarmed": float(run["alarm"].max()) if "alarm" in run else math.nan,
         **there,
@@ -74,10 +77,16 @@ def best_score(run: pd.DataFrame) -> float:
     return float(trailing_mean(run["score"].to_numpy(), WINDOW).max())
 
 
+def gain_kept(run: pd.DataFrame) -> float:
+    """The gain over the first score at the end of a run, over its highest; NaN if it had none."""
+    start = float(run["score"].head(WINDOW).mean())
+    gain = best_score(run) - start
+    return (float(run["score"].tail(ENDS).mean()) - start) / gain if gain > 0 else math.nan
+
+
 def has_collapsed(run: pd.DataFrame) -> bool:
     """Whether a run has lost more than half of what it had gained over its first score."""
-    start = float(run["score"].head(WINDOW).mean())
-    return float(run["score"].tail(ENDS).mean()) - start < 0.5 * (best_score(run) - start)
+    return gain_kept(run) < 0.5
 
 
 def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:

@@ -142,11 +142,13 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
             text += ["None were measured."]
     text += [
         "",
-        "Interquartile means over seeds; in brackets, 95% intervals by the stratified bootstrap, "
-        "which come out too narrow with few seeds. minus: of the differences under equal seeds. "
+        "score: interquartile mean over seeds; in brackets, its 95% interval by the stratified "
+        "bootstrap, which is too narrow with few seeds. minus: mean difference under equal seeds, "
+        "with the 95% interval of a paired t-test, and its p after Holm's correction for all rows. "
         "At equal KL: means over the runs that reach it; in brackets their number, if not all do. "
-        "P: probability that a run of the method scores higher than one of the baseline. "
-        "collapsed: runs that end with less than half of their highest gain. alarm: runs in which "
+        "P: share of pairs of runs in which the method scores higher than the baseline. "
+        "gain kept: at the end, of the highest gain over the first score, median. collapsed: "
+        "runs that keep less than half of it. alarm: runs in which "
         "KL or entropy ran away for at least an iteration. to the best score: "
         f"of the baseline under the same seed, mean over {WINDOW} iterations. Medians over all "
         "runs (–: half of them do not get there); that of the KL over those that do.",
@@ -207,13 +209,18 @@ def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
     lines = []
     for method, rows in by_method.items():
         spread = rows["final"].std() if len(rows) > 1 else float("nan")
-        cells = [method, f"{rows['kl'].mean():.1f}", f"{spread:.2f}"]
+        cells = [
+            method,
+            f"{rows['kl'].mean():.1f}",
+            f"{spread:.2f}",
+            f"{rows['kept'].median():.0%}",
+        ]
         cells.append(f"{rows['collapsed'].sum():.0f} of {len(rows)}")
         logged = rows["alarmed"].dropna()
         cells.append(f"{logged.sum():.0f} of {len(logged)}" if len(logged) else "–")
         lines.append(cells)
-    header = ["method", "KL at the end", "standard deviation of the final score", "collapsed"]
-    return markdown_table([*header, "alarm"], lines)
+    header = ["method", "KL at the end", "standard deviation of the final score", "gain kept"]
+    return markdown_table([*header, "collapsed", "alarm"], lines)
 
 
 def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:

@@ -77,7 +77,7 @@ class PPOConfig(AgentConfig):
     clip_coef_high: float | None = None
     """Clips to 1 + this from above instead (arXiv 2503.14476); None for clip_coef."""
     max_approx_kl: float | None = None
-    """An update ends early where approx_kl is above this (SB3's and CleanRL's target_kl)."""
+    """After its first step, an update ends where approx_kl is above this (SB3's target_kl)."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
     vf_clip_coef: float | None = 0.2
@@ -330,9 +330,10 @@ class PPO(Agent):
         is_warming_up = len(self.history) < config.critic_warmup
         clip_coefs = config.clip_coef, config.clip_coef_high
         means = ScalarMeans()
-        for mb in batch.minibatches(
+        minibatches = batch.minibatches(
             config.num_epochs, self._own_minibatch_size, self._generators["minibatches"]
-        ):
+        )
+        for step, mb in enumerate(minibatches):
             new = (
                 self.policy.evaluate(*mb.texts)
                 if mb.ref_logits is None
@@ -342,7 +343,8 @@ class PPO(Agent):
             share = processes.token_share(mb_mask)  # 1 for a single process
             log_ratio = (new.logprobs - mb.logprobs).detach()
             approx_kl = processes.mean(share * masked_mean(kl_estimate(log_ratio), mb_mask))
-            if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
+            is_too_far = config.max_approx_kl is not None and approx_kl > config.max_approx_kl
+            if is_too_far and step > 0:  # Before the first step, approx_kl is rounding.
                 break
             pg_loss = policy_loss(new.logprobs, mb.logprobs, mb.advantages, mb_mask, *clip_coefs)
             new_values = mb.known_values + self.critic.learned(mb.texts, new)

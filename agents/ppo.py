@@ -400,12 +400,25 @@ class PPO(Agent):
         self.critic.set_up(self)
         if checkpoint is not None:
             self.critic.load_state_dict(checkpoint["critic"])
-        learning_rate = self.config.critic_learning_rate
+        self._check_critic()
         if self.critic.network is not None:
-            self._train_too("critic", self.critic.network, learning_rate)
-        elif learning_rate is not None:
-            remedy = "must be None: this critic has no network of its own."
-            raise InvalidArgumentError("critic_learning_rate", learning_rate, remedy)
+            self._train_too("critic", self.critic.network, self.config.critic_learning_rate)
+
+    def _check_critic(self) -> None:
+        """Refuse settings that would have no effect with this critic."""
+        config, kind = self.config, type(self.critic).__name__
+        if self.critic.network is None and config.critic_learning_rate is not None:
+            remedy = f"must be None: {kind} has no network of its own."
+            raise InvalidArgumentError("critic_learning_rate", config.critic_learning_rate, remedy)
+        if self.critic.parameters():
+            return
+        for name, without in (("critic_warmup", 0), ("critic_lambda", None)):
+            if getattr(config, name) != without:
+                remedy = f"must be {without}: {kind} learns nothing."
+                raise InvalidArgumentError(name, getattr(config, name), remedy)
+        if not any(parameter.requires_grad for parameter in self.policy.model.parameters()):
+            remedy = "learns nothing, and all parameters of the policy are frozen: nothing is left."
+            raise InvalidArgumentError("critic", kind, remedy)
 
     def _state_of_parts(self) -> dict[str, Any]:
         state = super()._state_of_parts()

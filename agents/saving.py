@@ -92,7 +92,8 @@ class Saving(ABC):
             path: The folder; an earlier checkpoint there is replaced.
 
         Raises:
-            InvalidArgumentError: If there is something else.
+            InvalidArgumentError: If there is something else, or if ``undo`` is False and an
+                iteration was interrupted.
             OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
         """
         check_folder("path", path)

@@ -69,6 +69,27 @@ def test_an_interrupted_training_says_where_its_checkpoint_is(interrupted):
     assert f"checkpoint  {output / 'checkpoints'}" in out
 
 
+def test_without_undo_an_interrupted_training_names_its_last_checkpoint(
+    models, tmp_path, monkeypatch, capsys
+):
+    iterate = PPO._iterate
+
+    def interrupt_the_second(self, env):
+        if len(self.history) == 1:
+            raise KeyboardInterrupt
+        return iterate(self, env)
+
+    monkeypatch.setattr(PPO, "_iterate", interrupt_the_second)
+    more = ["--no-undo", "--save-every", "1", "--output", str(tmp_path)]
+    assert main(["train", *SMALL, *flags(models), *more]) == 130
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert f"go on from the last checkpoint  textgym train --resume {tmp_path}" in printed.out
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path)]) == 0
+    assert PPO.load(tmp_path).num_timesteps >= 17
+
+
 def test_the_printed_command_evaluates_the_checkpoint(interrupted, capsys):
     _, out = interrupted(1)
     line = next(line for line in out.splitlines() if "textgym evaluate" in line)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainCommand"]
 
-_MAY_CHANGE = ("log_dir", "device", "shard", "save_every", "save_minutes", "save_total_limit")
+_MAY_CHANGE = (
+    "log_dir", "device", "shard", "undo", "save_every", "save_minutes", "save_total_limit"
+)  # fmt: skip
 """Hyperparameters that a run may go on with other values of: they do not change what it learns."""
 
 
@@ -151,14 +153,16 @@ class TrainCommand:
             raise
         except KeyboardInterrupt as interruption:
             console.print(str(interruption) or "interrupted")
-            if agent.config.shard:  # Saving needs all processes, and some may be gone.
+            # Saving sharded weights needs all processes, and some may be gone.
+            if agent.config.shard or not agent.can_be_saved:
                 console.print(f"go on from the last checkpoint  {go_on}", soft_wrap=True)
                 raise
             self._save(agent)
             console.print(f"go on  {go_on}", soft_wrap=True)
             raise
         except BaseException:  # Whatever it was, keep what was learned.
-            self._save(agent)
+            if agent.can_be_saved:
+                self._save(agent)
             raise
         self._save(agent)
 

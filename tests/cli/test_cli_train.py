@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -15,8 +16,9 @@ import torch
 
 from tests.cli.commands import ONE_LINE, SMALL, flags
 from textgym.agents import PPO
-from textgym.cli import main
+from textgym.cli import _COMMANDS, main
 from textgym.cli.run_folder import locked
+from textgym.cli.usage import parse
 
 
 def test_train_writes_its_folder(trained):
@@ -145,6 +147,18 @@ def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypa
     assert program == "textgym"
     assert main(command) == 0
     assert PPO.load(output).num_timesteps >= 17  # as many as the interrupted command asked for
+
+
+def test_the_command_that_goes_on_has_the_flags_that_a_run_does_not_keep(tmp_path):
+    words = [
+        *("train", "--device", "cuda:1", "--shard", "--no-undo", "--wandb", "films"),
+        *("--save-every", "None", "--save-minutes", "5.5", "--save-total-limit", "7"),
+    ]
+    command = parse(_COMMANDS, words)
+    program, *going_on = shlex.split(command.going_on(tmp_path / "a run"))
+    assert program == "textgym"
+    expected = dataclasses.replace(command, resume=str(tmp_path / "a run"))
+    assert parse(_COMMANDS, going_on) == expected
 
 
 def test_auto_starts_and_goes_on_with_one_command(models, tmp_path, capsys):

@@ -117,11 +117,25 @@ class TrainCommand:
                 self._settings().write(agent.log_dir)
             self._train(agent, total)
 
+    def going_on(self, folder: Path) -> str:
+        """The command that goes on with the run of this one, with the flags that no run keeps."""
+        words = ["textgym", "train", "--resume", str(folder)]
+        default = dataclasses.asdict(_ppo_flags()())
+        for name, value in dataclasses.asdict(self.ppo).items():
+            if name in _MAY_CHANGE and name != "log_dir" and value != default[name]:
+                flag = name.replace("_", "-")
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                else:
+                    words += [f"--{flag}", str(value)]
+        words += [] if self.wandb is None else ["--wandb", self.wandb]
+        return shlex.join(words)
+
     def _train(self, agent: PPO, total_timesteps: int) -> None:
         """Train to the end, or to an interruption; save, and say what to do next."""
         console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
-        go_on = shlex.join(["textgym", "train", "--resume", str(agent.log_dir)])
+        go_on = self.going_on(agent.log_dir)
         remaining = total_timesteps - agent.num_timesteps
         if remaining <= 0:
             console.print("the run has all of its tokens; --total-timesteps asks for more")

@@ -194,6 +194,7 @@ class Agent(Saving):
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
         self._newest_numbered: Path | None = None
+        self._last_saved: tuple[int, float] | None = None
         self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)
         self._is_iterating = False
         self._set_up_parts(own_parts, checkpoint)
@@ -289,7 +290,8 @@ class Agent(Saving):
         is_main = self.processes.is_main
         self._check_log_dir()
         settings = dataclasses.asdict(self.config)
-        self._last_saved = len(self.history), time.monotonic()
+        if self._last_saved is None:
+            self._last_saved = len(self.history), time.monotonic()
         with (
             MetricsLog(self.log_dir, settings, self.history) if is_main else nullcontext() as log,
             TrainingProgress(total_timesteps, progress_bar and is_main, self.name) as progress,

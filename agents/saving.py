@@ -65,7 +65,7 @@ class Saving(ABC):
     _seconds: float
     _generators: dict[str, torch.Generator]
     _newest_numbered: Path | None
-    _last_saved: tuple[int, float]
+    _last_saved: tuple[int, float] | None
 
     @abstractmethod
     def _set_up(
@@ -121,6 +121,7 @@ class Saving(ABC):
 
     def _save_if_due(self) -> None:
         """Write a numbered checkpoint of the run, and delete old ones, as the settings say."""
+        assert self._last_saved is not None
         config, (iteration, moment) = self.config, self._last_saved
         due = config.save_every is not None and len(self.history) - iteration >= config.save_every
         if config.save_minutes is not None:

@@ -229,6 +229,15 @@ def test_checkpoints_by_the_clock(make_agent, tmp_path, monkeypatch) -> None:
     assert names(tmp_path / "run" / "checkpoints") == ["0000004", "0000007"]
 
 
+def test_checkpoints_come_as_often_when_training_is_called_again_and_again(
+    make_agent, tmp_path
+) -> None:
+    agent = make_agent(save_every=2)
+    for _ in range(5):
+        agent.learn(1)
+    assert names(tmp_path / "run" / "checkpoints") == ["0000002", "0000004"]
+
+
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(make_agent, tmp_path) -> None:
     train(make_agent(save_every=1), 3)
     flip(tmp_path / "run" / "checkpoints" / "0000003" / "training.safetensors")

@@ -215,7 +215,7 @@ class Saving(ABC):
         return {
             **self._weights(),
             "base_model": self.base_model,
-            "hyperparameters": dataclasses.asdict(self.config),
+            "hyperparameters": dataclasses.asdict(self.config) | {"log_dir": str(self.log_dir)},
             "rules": dataclasses.asdict(self.policy.rules),
             "model": describe_model(self.policy.model),
             "trained": list(self.trained_parameters),

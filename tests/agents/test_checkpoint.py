@@ -200,6 +200,17 @@ def test_a_run_keeps_its_last_checkpoints(make_agent, tmp_path) -> None:
     assert len(load_agent(tmp_path / "run").history) == 6
 
 
+def test_a_run_in_a_folder_of_its_own_name_goes_on_there(
+    make_agent, make_vector_env, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(make_agent(log_dir=None, save_every=1), 1).log_dir
+    resumed = train(PPO.load(run, make_vector_env(4)), 1)
+    assert resumed.log_dir == run
+    assert names(run / "checkpoints") == ["0000001", "0000002"]
+    assert names(tmp_path / "runs") == [run.name]
+
+
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_behind(
     make_agent, make_vector_env, tmp_path
 ) -> None:

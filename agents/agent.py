@@ -193,6 +193,7 @@ class Agent(Saving):
         self.num_timesteps = 0
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
+        self._is_new = checkpoint is None
         self._newest_numbered: Path | None = None
         self._last_saved: tuple[int, float] | None = None
         self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)

@@ -64,6 +64,7 @@ class Saving(ABC):
     num_timesteps: int
     _seconds: float
     _generators: dict[str, torch.Generator]
+    _is_new: bool
     _newest_numbered: Path | None
     _last_saved: tuple[int, float] | None
 
@@ -111,7 +112,8 @@ class Saving(ABC):
     def _check_log_dir(self) -> None:
         """Make sure that numbered checkpoints of two runs do not mix."""
         saves = self.config.save_every is not None or self.config.save_minutes is not None
-        if saves and not self.history and CheckpointFolder(self.log_dir).all():
+        has_begun = bool(self.history) or self._newest_numbered is not None
+        if saves and self._is_new and not has_begun and CheckpointFolder(self.log_dir).all():
             raise InvalidArgumentError(
                 "log_dir",
                 str(self.log_dir),

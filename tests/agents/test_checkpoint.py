@@ -273,6 +273,17 @@ def test_checkpoints_of_two_runs_do_not_mix(make_agent) -> None:
         train(make_agent(save_every=1), 1)
 
 
+def test_a_checkpoint_from_before_the_first_iteration_is_gone_on_from(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    agent = make_agent(save_every=1)
+    agent.save_numbered()
+    loaded = PPO.load(tmp_path / "run", make_vector_env(4))
+    train(loaded, 1)
+    assert names(tmp_path / "run" / "checkpoints") == ["0000000", "0000001"]
+    train(agent, 1)  # Its checkpoints are its own, too.
+
+
 def test_only_whole_numbered_checkpoints_are_seen(tmp_path) -> None:
     folder = CheckpointFolder(tmp_path)
     (tmp_path / "checkpoints" / ".0000001.old").mkdir(parents=True)

@@ -139,8 +139,9 @@ def test_resuming_gives_the_unbroken_run(models, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch):
-    output, out = interrupted(1)
+@pytest.mark.parametrize("iterations", [0, 1])
+def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch, iterations):
+    output, out = interrupted(iterations)
     monkeypatch.undo()
     line = next(line for line in out.splitlines() if line.startswith("go on"))
     program, *command = shlex.split(line.removeprefix("go on"))

@@ -305,7 +305,8 @@ class PPO(Agent):
             config.kl_penalty, old.logprobs, old.ref_logprobs, old.kl, mask, config.gamma
         )
         rewards = rollout.credit - kl_coef * penalty
-        if rollout.truncated.any():
+        # In any process: all of them must make the same passes over sharded weights.
+        if processes.any(bool(rollout.truncated.any())):
             rewards = rewards + config.gamma * self.critic.after_truncation(rollout)
         self.critic.generator = processes.own_generator(self._generators["critic"])
         with torch.no_grad():

@@ -132,6 +132,12 @@ class Saving(ABC):
         if due:
             self.save_numbered()
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether this agent has written a numbered checkpoint after its last iteration."""
+        path = CheckpointFolder(self.log_dir).path(len(self.history))
+        return path == self._newest_numbered
+
     def save_numbered(self) -> Path:
         """Write the next checkpoint of the run, ``log_dir/checkpoints/ITERATION``.
 

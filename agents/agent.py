@@ -289,7 +289,8 @@ class Agent(Saving):
         self._undo_unfinished_iteration()
         start = self.num_timesteps
         is_main = self.processes.is_main
-        self._check_log_dir()
+        if self.config.save_every is not None or self.config.save_minutes is not None:
+            self._check_log_dir()
         settings = dataclasses.asdict(self.config)
         if self._last_saved is None:
             self._last_saved = len(self.history), time.monotonic()

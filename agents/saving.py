@@ -111,9 +111,9 @@ class Saving(ABC):
 
     def _check_log_dir(self) -> None:
         """Make sure that numbered checkpoints of two runs do not mix."""
-        saves = self.config.save_every is not None or self.config.save_minutes is not None
-        has_begun = bool(self.history) or self._newest_numbered is not None
-        if saves and self._is_new and not has_begun and CheckpointFolder(self.log_dir).all():
+        if not self._is_new or self._newest_numbered is not None:
+            return
+        if self.processes.of_main(bool(CheckpointFolder(self.log_dir).all())):
             raise InvalidArgumentError(
                 "log_dir",
                 str(self.log_dir),
@@ -146,8 +146,14 @@ class Saving(ABC):
 
         Returns:
             The checkpoint's folder.
+
+        Raises:
+            InvalidArgumentError: If ``log_dir`` has the checkpoints of another run, or if ``undo``
+                is False and an iteration was interrupted.
+            OSError: If it cannot be written, as when the disk is full.
         """
         checkpoints = CheckpointFolder(self.log_dir, self.config.save_total_limit)
+        self._check_log_dir()
         self._undo_unfinished_iteration()
         path = checkpoints.path(len(self.history))
         if path != self._newest_numbered:

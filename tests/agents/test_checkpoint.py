@@ -273,6 +273,15 @@ def test_checkpoints_of_two_runs_do_not_mix(make_agent) -> None:
         train(make_agent(save_every=1), 1)
 
 
+def test_a_new_agent_does_not_delete_the_checkpoints_of_another(make_agent, tmp_path) -> None:
+    train(make_agent(save_every=1), 3)
+    before = names(tmp_path / "run" / "checkpoints")
+    agent = train(make_agent(log_dir=tmp_path / "run"), 1)
+    with pytest.raises(InvalidArgumentError, match=r"^log_dir=.*earlier run"):
+        agent.save_numbered()
+    assert names(tmp_path / "run" / "checkpoints") == before
+
+
 def test_a_checkpoint_from_before_the_first_iteration_is_gone_on_from(
     make_agent, make_vector_env, tmp_path
 ) -> None:

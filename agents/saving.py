@@ -111,9 +111,8 @@ class Saving(ABC):
 
     def _check_log_dir(self) -> None:
         """Make sure that numbered checkpoints of two runs do not mix."""
-        if not self._is_new or self._newest_numbered is not None:
-            return
-        if self.processes.of_main(bool(CheckpointFolder(self.log_dir).all())):
+        is_first = self._is_new and self._newest_numbered is None
+        if is_first and CheckpointFolder(self.log_dir).all():
             raise InvalidArgumentError(
                 "log_dir",
                 str(self.log_dir),
@@ -153,7 +152,8 @@ class Saving(ABC):
             OSError: If it cannot be written, as when the disk is full.
         """
         checkpoints = CheckpointFolder(self.log_dir, self.config.save_total_limit)
-        self._check_log_dir()
+        if self.processes.is_main:  # The others would see what it has just written.
+            self._check_log_dir()
         self._undo_unfinished_iteration()
         path = checkpoints.path(len(self.history))
         if path != self._newest_numbered:

@@ -71,7 +71,8 @@ class Agent(Saving):
     sample different tokens.
 
     An iteration that is interrupted, by Ctrl-C or by any error, is undone: the agent is back in the
-    state after the last finished iteration, and can be saved or trained on from there.
+    state after the last finished iteration, and can be saved or trained on from there. With
+    ``undo=False`` it cannot: what it learned since its last checkpoint is lost.
 
     Several processes that ``accelerate launch`` has started train one agent together; see
     :mod:`textgym.agents.processes`. The main one logs and saves.
@@ -192,7 +193,9 @@ class Agent(Saving):
         self.num_timesteps = 0
         self.history: list[dict[str, float]] = []
         self._seconds = 0.0
+        self._is_new = checkpoint is None
         self._newest_numbered: Path | None = None
+        self._last_saved: tuple[int, float] | None = None
         self._snapshot = Snapshot(self.trained_parameters, self.optimizer, self._generators)
         self._is_iterating = False
         self._set_up_parts(own_parts, checkpoint)
@@ -234,6 +237,14 @@ class Agent(Saving):
 
     # --- Training
 
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether the state after the last finished iteration is there.
+
+        Always, unless ``undo`` is False and an iteration was interrupted.
+        """
+        return self.config.undo or not self._is_iterating
+
     @abstractmethod
     def _iterate(self, env: VectorEnv) -> dict[str, float]:
         """Run one iteration: roll out, update the policy, adapt the KL penalty.
@@ -265,7 +276,8 @@ class Agent(Saving):
 
         Raises:
             InvalidArgumentError: If the agent has no environment, an argument cannot be used, or
-                ``log_dir`` has the checkpoints of another run.
+                ``log_dir`` has the checkpoints of another run; or if ``undo`` is False, and an
+                iteration was interrupted.
             NumericalError: If a score, a reward, a probability or a gradient is NaN or infinite.
                 The iteration is undone.
         """
@@ -277,9 +289,11 @@ class Agent(Saving):
         self._undo_unfinished_iteration()
         start = self.num_timesteps
         is_main = self.processes.is_main
-        self._check_log_dir()
+        if self.config.save_every is not None or self.config.save_minutes is not None:
+            self._check_log_dir()
         settings = dataclasses.asdict(self.config)
-        self._last_saved = len(self.history), time.monotonic()
+        if self._last_saved is None:
+            self._last_saved = len(self.history), time.monotonic()
         with (
             MetricsLog(self.log_dir, settings, self.history) if is_main else nullcontext() as log,
             TrainingProgress(total_timesteps, progress_bar and is_main, self.name) as progress,
@@ -297,12 +311,13 @@ class Agent(Saving):
 
     def _iterate_or_undo(self, env: VectorEnv) -> dict[str, float]:
         """Run one iteration and add its row to the history, or change nothing if it fails."""
-        self._snapshot.take(
-            num_iterations=len(self.history),
-            num_timesteps=self.num_timesteps,
-            seconds=self._seconds,
-            parts=self._state_of_parts(),
-        )
+        if self.config.undo:
+            self._snapshot.take(
+                num_iterations=len(self.history),
+                num_timesteps=self.num_timesteps,
+                seconds=self._seconds,
+                parts=self._state_of_parts(),
+            )
         self._is_iterating = True
         try:
             started = time.perf_counter()
@@ -321,7 +336,8 @@ class Agent(Saving):
             self.history.append(row)
             self._is_iterating = False
         except BaseException:
-            self._undo_unfinished_iteration()
+            if self.config.undo:
+                self._undo_unfinished_iteration()
             raise
         return row
 
@@ -372,13 +388,20 @@ class Agent(Saving):
 
     def _undo_unfinished_iteration(self) -> None:
         # Training and saving call this once more: a second Ctrl-C may have stopped the first call.
-        if self._is_iterating:
-            before = self._snapshot.restore()
-            del self.history[before["num_iterations"] :]
-            self.num_timesteps = before["num_timesteps"]
-            self._seconds = before["seconds"]
-            self._restore_parts(before["parts"])
-            self._is_iterating = False
+        if not self._is_iterating:
+            return
+        if not self.config.undo:
+            remedy = (
+                "an iteration was interrupted, and may have changed part of the weights: go on "
+                f"from a checkpoint, with {self.name}.load."
+            )
+            raise InvalidArgumentError("undo", False, remedy)
+        before = self._snapshot.restore()
+        del self.history[before["num_iterations"] :]
+        self.num_timesteps = before["num_timesteps"]
+        self._seconds = before["seconds"]
+        self._restore_parts(before["parts"])
+        self._is_iterating = False
 
     def _state_of_parts(self) -> dict[str, Any]:
         """What an iteration changes in the agent's parts, beside weights."""

@@ -77,6 +77,9 @@ class AgentConfig:
     gradient_checkpointing: bool = False
     """Keep only the inputs of the policy's layers in an update and compute the rest again: saves
     memory at the cost of one more forward pass (docs/scale.md)."""
+    undo: bool = True
+    """Undo an iteration that is interrupted or fails, by a copy of the trained weights and the
+    optimizer's moments. False saves that memory, and such an agent can only be loaded anew."""
     device: str = "cpu"
     """Device of the models, by its torch name."""
     dtype: str | None = None
@@ -115,6 +118,7 @@ class AgentConfig:
         self._check_choice("sampler", ("policy", CUSTOM))
         self._check_optional("importance_cap", Real, "a finite number of at least 1", minimum=1)
         self._check_flag("gradient_checkpointing")
+        self._check_flag("undo")
         if (self.minibatch_size or 1) > self.episodes_per_iteration:
             raise InvalidArgumentError(
                 "minibatch_size",

@@ -132,7 +132,10 @@ class Critic:
         )
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained while the critic warms up: its network, or else the value head."""
+        """What the critic trains: its network, or else the value head; empty if it learns nothing.
+
+        Only this is trained while the critic warms up.
+        """
         return list((self.network or self.policy.value_head).parameters())
 
     def state_dict(self) -> dict[str, Any]:
@@ -284,7 +287,7 @@ class NoCritic(Critic):
     uses_lambda = False
 
     def set_up(self, agent: Agent) -> None:
-        """Check that there is something to compare, and something to train."""
+        """Check that there is something to compare."""
         super().set_up(agent)
         config = self.config
         self._group_size = config.group_size if config.group_size > 1 else None
@@ -297,15 +300,6 @@ class NoCritic(Critic):
         if agent.processes.size > 1 and self._group_size is None:
             remedy = "must be above 1 without a critic: processes do not see each other's episodes."
             raise InvalidArgumentError("group_size", config.group_size, remedy)
-        if config.critic_warmup:
-            remedy = "must be 0: there is no critic to train."
-            raise InvalidArgumentError("critic_warmup", config.critic_warmup, remedy)
-        if not any(parameter.requires_grad for parameter in self.policy.model.parameters()):
-            raise InvalidArgumentError(
-                "critic",
-                "none",
-                "all parameters of the policy are frozen: without a critic nothing can be trained.",
-            )
 
     def parameters(self) -> list[nn.Parameter]:
         """None; see :class:`Critic`."""

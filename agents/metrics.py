@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from collections import defaultdict
 from contextlib import AbstractContextManager
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -50,8 +50,12 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
 
 
 def fresh_log_dir(prefix: str, root: str | Path = "runs") -> Path:
-    """A path in ``root`` that does not exist yet, named after the prefix and the time."""
-    name = prefix + time.strftime("-%Y%m%d-%H%M%S")
+    """A path in ``root`` that does not exist yet, named after the prefix and the time.
+
+    The folder is made later, by whoever writes to it. To the microsecond, the time tells apart
+    agents that are made in the same second.
+    """
+    name = prefix + datetime.now().strftime("-%Y%m%d-%H%M%S-%f")
     path, number = Path(root) / name, 1
     while path.exists():
         number += 1

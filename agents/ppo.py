@@ -77,7 +77,7 @@ class PPOConfig(AgentConfig):
     clip_coef_high: float | None = None
     """Clips to 1 + this from above instead (arXiv 2503.14476); None for clip_coef."""
     max_approx_kl: float | None = None
-    """An update ends early where approx_kl is above this (SB3's and CleanRL's target_kl)."""
+    """After its first step, an update ends where approx_kl is above this (SB3's target_kl)."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
     vf_clip_coef: float | None = 0.2
@@ -305,7 +305,8 @@ class PPO(Agent):
             config.kl_penalty, old.logprobs, old.ref_logprobs, old.kl, mask, config.gamma
         )
         rewards = rollout.credit - kl_coef * penalty
-        if rollout.truncated.any():
+        # In any process: all of them must make the same passes over sharded weights.
+        if processes.any(bool(rollout.truncated.any())):
             rewards = rewards + config.gamma * self.critic.after_truncation(rollout)
         self.critic.generator = processes.own_generator(self._generators["critic"])
         with torch.no_grad():
@@ -330,9 +331,10 @@ class PPO(Agent):
         is_warming_up = len(self.history) < config.critic_warmup
         clip_coefs = config.clip_coef, config.clip_coef_high
         means = ScalarMeans()
-        for mb in batch.minibatches(
+        minibatches = batch.minibatches(
             config.num_epochs, self._own_minibatch_size, self._generators["minibatches"]
-        ):
+        )
+        for step, mb in enumerate(minibatches):
             new = (
                 self.policy.evaluate(*mb.texts)
                 if mb.ref_logits is None
@@ -342,7 +344,8 @@ class PPO(Agent):
             share = processes.token_share(mb_mask)  # 1 for a single process
             log_ratio = (new.logprobs - mb.logprobs).detach()
             approx_kl = processes.mean(share * masked_mean(kl_estimate(log_ratio), mb_mask))
-            if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
+            is_too_far = config.max_approx_kl is not None and approx_kl > config.max_approx_kl
+            if is_too_far and step > 0:  # Before the first step, approx_kl is rounding.
                 break
             pg_loss = policy_loss(new.logprobs, mb.logprobs, mb.advantages, mb_mask, *clip_coefs)
             new_values = mb.known_values + self.critic.learned(mb.texts, new)
@@ -398,12 +401,25 @@ class PPO(Agent):
         self.critic.set_up(self)
         if checkpoint is not None:
             self.critic.load_state_dict(checkpoint["critic"])
-        learning_rate = self.config.critic_learning_rate
+        self._check_critic()
         if self.critic.network is not None:
-            self._train_too("critic", self.critic.network, learning_rate)
-        elif learning_rate is not None:
-            remedy = "must be None: this critic has no network of its own."
-            raise InvalidArgumentError("critic_learning_rate", learning_rate, remedy)
+            self._train_too("critic", self.critic.network, self.config.critic_learning_rate)
+
+    def _check_critic(self) -> None:
+        """Refuse settings that would have no effect with this critic."""
+        config, kind = self.config, type(self.critic).__name__
+        if self.critic.network is None and config.critic_learning_rate is not None:
+            remedy = f"must be None: {kind} has no network of its own."
+            raise InvalidArgumentError("critic_learning_rate", config.critic_learning_rate, remedy)
+        if self.critic.parameters():
+            return
+        for name, without in (("critic_warmup", 0), ("critic_lambda", None)):
+            if getattr(config, name) != without:
+                remedy = f"must be {without}: {kind} learns nothing."
+                raise InvalidArgumentError(name, getattr(config, name), remedy)
+        if not any(parameter.requires_grad for parameter in self.policy.model.parameters()):
+            remedy = "learns nothing, and all parameters of the policy are frozen: nothing is left."
+            raise InvalidArgumentError("critic", kind, remedy)
 
     def _state_of_parts(self) -> dict[str, Any]:
         state = super()._state_of_parts()

@@ -64,8 +64,9 @@ class Saving(ABC):
     num_timesteps: int
     _seconds: float
     _generators: dict[str, torch.Generator]
+    _is_new: bool
     _newest_numbered: Path | None
-    _last_saved: tuple[int, float]
+    _last_saved: tuple[int, float] | None
 
     @abstractmethod
     def _set_up(
@@ -92,7 +93,8 @@ class Saving(ABC):
             path: The folder; an earlier checkpoint there is replaced.
 
         Raises:
-            InvalidArgumentError: If there is something else.
+            InvalidArgumentError: If there is something else, or if ``undo`` is False and an
+                iteration was interrupted.
             OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
         """
         check_folder("path", path)
@@ -109,8 +111,8 @@ class Saving(ABC):
 
     def _check_log_dir(self) -> None:
         """Make sure that numbered checkpoints of two runs do not mix."""
-        saves = self.config.save_every is not None or self.config.save_minutes is not None
-        if saves and not self.history and CheckpointFolder(self.log_dir).all():
+        is_first = self._is_new and self._newest_numbered is None
+        if is_first and CheckpointFolder(self.log_dir).all():
             raise InvalidArgumentError(
                 "log_dir",
                 str(self.log_dir),
@@ -120,6 +122,7 @@ class Saving(ABC):
 
     def _save_if_due(self) -> None:
         """Write a numbered checkpoint of the run, and delete old ones, as the settings say."""
+        assert self._last_saved is not None
         config, (iteration, moment) = self.config, self._last_saved
         due = config.save_every is not None and len(self.history) - iteration >= config.save_every
         if config.save_minutes is not None:
@@ -127,6 +130,12 @@ class Saving(ABC):
             due = due or self.processes.of_main(minutes >= config.save_minutes)
         if due:
             self.save_numbered()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether this agent has written a numbered checkpoint after its last iteration."""
+        path = CheckpointFolder(self.log_dir).path(len(self.history))
+        return path == self._newest_numbered
 
     def save_numbered(self) -> Path:
         """Write the next checkpoint of the run, ``log_dir/checkpoints/ITERATION``.
@@ -136,8 +145,15 @@ class Saving(ABC):
 
         Returns:
             The checkpoint's folder.
+
+        Raises:
+            InvalidArgumentError: If ``log_dir`` has the checkpoints of another run, or if ``undo``
+                is False and an iteration was interrupted.
+            OSError: If it cannot be written, as when the disk is full.
         """
         checkpoints = CheckpointFolder(self.log_dir, self.config.save_total_limit)
+        if self.processes.is_main:  # The others would see what it has just written.
+            self._check_log_dir()
         self._undo_unfinished_iteration()
         path = checkpoints.path(len(self.history))
         if path != self._newest_numbered:
@@ -213,7 +229,7 @@ class Saving(ABC):
         return {
             **self._weights(),
             "base_model": self.base_model,
-            "hyperparameters": dataclasses.asdict(self.config),
+            "hyperparameters": dataclasses.asdict(self.config) | {"log_dir": str(self.log_dir)},
             "rules": dataclasses.asdict(self.policy.rules),
             "model": describe_model(self.policy.model),
             "trained": list(self.trained_parameters),

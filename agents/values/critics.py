@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgym.agents.critics import Critic, HeadCritic, at_cut, paid_before
 from textgym.agents.values.monte_carlo import monte_carlo_values, score_function
@@ -126,6 +126,10 @@ class PrefixTreeCritic(Critic):
             )
         if self.config.gamma == 0:
             raise InvalidArgumentError("gamma", 0, "must be above 0 for the PrefixTreeCritic.")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """None; see :class:`Critic`."""
+        return []
 
     def known(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """The others' return, less what was paid before; see :class:`Critic`."""

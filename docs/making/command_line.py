@@ -36,7 +36,8 @@ _OPENING = """\
 # Command line
 
 All commands and flags. `textgym COMMAND --help` shows the same. A wrong command line gives one line
-on stderr and exit code 2, and nothing is written before that.
+on stderr and exit code 2, and nothing is written before that. If a flag is there twice, the last
+value counts; a flag that takes several values must have them all behind it, and may be there once.
 """
 
 

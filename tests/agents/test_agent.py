@@ -67,6 +67,11 @@ def test_without_a_critic_a_frozen_model_is_refused(make_model, make_agent, name
         make_agent(make_model().requires_grad_(False), AGENTS[name])
 
 
+def test_agents_made_in_the_same_second_have_folders_of_their_own(make_model, make_agent) -> None:
+    folders = {make_agent(make_model(), log_dir=None).log_dir for _ in range(3)}
+    assert len(folders) == 3
+
+
 def test_the_reference_is_frozen_and_a_model_by_name_is_not(make_agent, make_model) -> None:
     agent = make_agent(make_model())
     assert not any(p.requires_grad for p in agent.ref_policy.parameters())

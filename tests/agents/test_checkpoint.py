@@ -200,6 +200,17 @@ def test_a_run_keeps_its_last_checkpoints(make_agent, tmp_path) -> None:
     assert len(load_agent(tmp_path / "run").history) == 6
 
 
+def test_a_run_in_a_folder_of_its_own_name_goes_on_there(
+    make_agent, make_vector_env, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train(make_agent(log_dir=None, save_every=1), 1).log_dir
+    resumed = train(PPO.load(run, make_vector_env(4)), 1)
+    assert resumed.log_dir == run
+    assert names(run / "checkpoints") == ["0000001", "0000002"]
+    assert names(tmp_path / "runs") == [run.name]
+
+
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_behind(
     make_agent, make_vector_env, tmp_path
 ) -> None:
@@ -229,6 +240,15 @@ def test_checkpoints_by_the_clock(make_agent, tmp_path, monkeypatch) -> None:
     assert names(tmp_path / "run" / "checkpoints") == ["0000004", "0000007"]
 
 
+def test_checkpoints_come_as_often_when_training_is_called_again_and_again(
+    make_agent, tmp_path
+) -> None:
+    agent = make_agent(save_every=2)
+    for _ in range(5):
+        agent.learn(1)
+    assert names(tmp_path / "run" / "checkpoints") == ["0000002", "0000004"]
+
+
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(make_agent, tmp_path) -> None:
     train(make_agent(save_every=1), 3)
     flip(tmp_path / "run" / "checkpoints" / "0000003" / "training.safetensors")
@@ -251,6 +271,26 @@ def test_checkpoints_of_two_runs_do_not_mix(make_agent) -> None:
     train(make_agent(save_every=1), 1)
     with pytest.raises(InvalidArgumentError, match=r"^log_dir=.*earlier run"):
         train(make_agent(save_every=1), 1)
+
+
+def test_a_new_agent_does_not_delete_the_checkpoints_of_another(make_agent, tmp_path) -> None:
+    train(make_agent(save_every=1), 3)
+    before = names(tmp_path / "run" / "checkpoints")
+    agent = train(make_agent(log_dir=tmp_path / "run"), 1)
+    with pytest.raises(InvalidArgumentError, match=r"^log_dir=.*earlier run"):
+        agent.save_numbered()
+    assert names(tmp_path / "run" / "checkpoints") == before
+
+
+def test_a_checkpoint_from_before_the_first_iteration_is_gone_on_from(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    agent = make_agent(save_every=1)
+    agent.save_numbered()
+    loaded = PPO.load(tmp_path / "run", make_vector_env(4))
+    train(loaded, 1)
+    assert names(tmp_path / "run" / "checkpoints") == ["0000000", "0000001"]
+    train(agent, 1)  # Its checkpoints are its own, too.
 
 
 def test_only_whole_numbered_checkpoints_are_seen(tmp_path) -> None:

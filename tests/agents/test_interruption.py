@@ -10,6 +10,7 @@ from gymnasium.vector import VectorWrapper
 
 from textgym.agents import GRPO, PPO, RLOO
 from textgym.agents.snapshot import Snapshot
+from textgym.errors import InvalidArgumentError
 
 MANY = 10**9
 
@@ -31,7 +32,7 @@ class Interrupting(VectorWrapper):
 
 @pytest.fixture(params=[PPO, RLOO, GRPO], ids=["ppo", "rloo", "grpo"])
 def make_agent(request, make_model, make_vector_env, tmp_path):
-    def make():
+    def make(**hyperparameters):
         env = Interrupting(make_vector_env(4))
         return request.param(
             make_model(),
@@ -41,6 +42,7 @@ def make_agent(request, make_model, make_vector_env, tmp_path):
             num_epochs=2,
             minibatch_size=3,  # three gradient steps in each of two epochs
             log_dir=tmp_path / "run",
+            **hyperparameters,
         )
 
     return make
@@ -206,6 +208,31 @@ def test_an_iteration_that_fails_is_undone(make_agent) -> None:
     with pytest.raises(ZeroDivisionError):
         train(agent, 3)
     assert_equal_states(agent, unbroken)
+
+
+def test_without_undo_an_interrupted_agent_goes_on_from_its_checkpoint(
+    make_agent, whole, make_vector_env, tmp_path
+) -> None:
+    broken = train(make_agent(undo=False), 1)
+    assert not broken._snapshot._tensors
+    assert broken.can_be_saved
+    broken.save(tmp_path / "first")
+    in_gradient_step(2, after=True)(broken)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, 3)
+    disarm(broken)
+    assert not broken.can_be_saved
+    for call in (
+        lambda: train(broken, 3),
+        lambda: broken.save(tmp_path / "second"),
+        lambda: broken.save_numbered(),
+        lambda: broken.save_pretrained(tmp_path / "third"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=rf"^undo=False.*{broken.name}\.load"):
+            call()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "run"]
+    loaded = type(broken).load(tmp_path / "first", make_vector_env(4))
+    assert_equal_states(train(loaded, 3), whole)
 
 
 def test_a_callback_that_raises_leaves_a_finished_iteration(make_agent) -> None:

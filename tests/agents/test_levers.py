@@ -11,6 +11,7 @@ import torch
 
 from textgym.agents import AGENTS, GRPO, PPO, RLOO, ppo
 from textgym.agents.agent import Agent
+from textgym.agents.kl import kl_estimate
 from textgym.agents.kl_control import AdaptiveKLController, LogPIKLController
 from textgym.agents.ppo import PPOConfig
 from textgym.errors import InvalidArgumentError
@@ -94,6 +95,15 @@ def test_an_update_ends_early_when_the_policy_has_moved_too_far(make_agent, reco
     assert 1 <= num_steps(stopped) < 20
     # Only steps from policies within the limit are taken.
     assert stopped.history[0]["train/approx_kl"] <= limit
+
+
+def test_a_limit_below_rounding_leaves_the_first_step(make_agent, monkeypatch) -> None:
+    """Before it the policy is the old one, and what differs is rounding."""
+    free = train(make_agent(), 1)
+    monkeypatch.setattr(ppo, "kl_estimate", lambda log_ratio: kl_estimate(log_ratio) + 1e-8)
+    limited = train(make_agent(max_approx_kl=1e-9), 2)
+    assert num_steps(limited) == 2
+    assert [list(row) for row in limited.history] == 2 * [list(free.history[0])]
 
 
 def test_a_limit_that_is_never_reached_changes_nothing(make_agent) -> None:

@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import VectorWrapper
 
 from textgym import checks
-from textgym.agents import PPO, GRPOConfig, PPOConfig, ppo
+from textgym.agents import PPO, GRPOConfig, PPOConfig, Processes, ppo
 from textgym.envs.arguments import TextGenerationArguments
 from textgym.errors import InvalidArgumentError
 
@@ -139,6 +139,27 @@ def test_a_truncated_episode_is_bootstrapped(make_agent, make_env, recorded) -> 
     expected = torch.zeros_like(rewards)
     expected[:, -1] = 0.9 * values[:, -1]
     torch.testing.assert_close(rewards, expected)
+
+
+def test_a_truncated_episode_of_another_process_is_valued_together(make_agent, monkeypatch) -> None:
+    """All processes must make the same passes over sharded weights, or they wait for each other."""
+
+    class WithOneThatCutsOff(Processes):
+        def any(self, flag: bool) -> bool:
+            return True
+
+    agent = make_agent()
+    agent.processes, valued = WithOneThatCutsOff(), []
+    after_truncation = agent.critic.after_truncation
+
+    def record(rollout):
+        valued.append(after_truncation(rollout))
+        return valued[-1]
+
+    monkeypatch.setattr(agent.critic, "after_truncation", record)
+    train(agent, 1)
+    (values,) = valued
+    assert not values.any()
 
 
 def test_rows_of_wrapped_environments_play(make_agent, make_vector_env) -> None:

@@ -17,10 +17,11 @@ from textgym.cli.run_data import differences, grouped, read_run
 
 @pytest.fixture(scope="module")
 def runs(trained, models, tmp_path_factory):
-    """The trained run with seed 3, another seed, and another credit."""
+    """The trained run with seed 3, another seed without undo, and another credit."""
     folder = tmp_path_factory.mktemp("several")
     command = ["train", *flags(models), *SMALL]
-    assert main([*command, "--seed", "4", "--output", str(folder / "other_seed")]) == 0
+    other_seed = ["--seed", "4", "--no-undo", "--output", str(folder / "other_seed")]
+    assert main([*command, *other_seed]) == 0
     assert main([*command, "--credit", "random", "--output", str(folder / "other_credit")]) == 0
     return [trained, folder / "other_seed", folder / "other_credit"]
 

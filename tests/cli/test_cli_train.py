@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -15,8 +16,9 @@ import torch
 
 from tests.cli.commands import ONE_LINE, SMALL, flags
 from textgym.agents import PPO
-from textgym.cli import main
+from textgym.cli import _COMMANDS, main
 from textgym.cli.run_folder import locked
+from textgym.cli.usage import parse
 
 
 def test_train_writes_its_folder(trained):
@@ -69,6 +71,27 @@ def test_an_interrupted_training_says_where_its_checkpoint_is(interrupted):
     assert f"checkpoint  {output / 'checkpoints'}" in out
 
 
+def test_without_undo_an_interrupted_training_names_its_last_checkpoint(
+    models, tmp_path, monkeypatch, capsys
+):
+    iterate = PPO._iterate
+
+    def interrupt_the_second(self, env):
+        if len(self.history) == 1:
+            raise KeyboardInterrupt
+        return iterate(self, env)
+
+    monkeypatch.setattr(PPO, "_iterate", interrupt_the_second)
+    more = ["--no-undo", "--save-every", "1", "--output", str(tmp_path)]
+    assert main(["train", *SMALL, *flags(models), *more]) == 130
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert f"go on from the last checkpoint  textgym train --resume {tmp_path}" in printed.out
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path)]) == 0
+    assert PPO.load(tmp_path).num_timesteps >= 17
+
+
 def test_the_printed_command_evaluates_the_checkpoint(interrupted, capsys):
     _, out = interrupted(1)
     line = next(line for line in out.splitlines() if "textgym evaluate" in line)
@@ -116,14 +139,27 @@ def test_resuming_gives_the_unbroken_run(models, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch):
-    output, out = interrupted(1)
+@pytest.mark.parametrize("iterations", [0, 1])
+def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch, iterations):
+    output, out = interrupted(iterations)
     monkeypatch.undo()
     line = next(line for line in out.splitlines() if line.startswith("go on"))
     program, *command = shlex.split(line.removeprefix("go on"))
     assert program == "textgym"
     assert main(command) == 0
     assert PPO.load(output).num_timesteps >= 17  # as many as the interrupted command asked for
+
+
+def test_the_command_that_goes_on_has_the_flags_that_a_run_does_not_keep(tmp_path):
+    words = [
+        *("train", "--device", "cuda:1", "--shard", "--no-undo", "--wandb", "films"),
+        *("--save-every", "None", "--save-minutes", "5.5", "--save-total-limit", "7"),
+    ]
+    command = parse(_COMMANDS, words)
+    program, *going_on = shlex.split(command.going_on(tmp_path / "a run"))
+    assert program == "textgym"
+    expected = dataclasses.replace(command, resume=str(tmp_path / "a run"))
+    assert parse(_COMMANDS, going_on) == expected
 
 
 def test_auto_starts_and_goes_on_with_one_command(models, tmp_path, capsys):

@@ -15,7 +15,7 @@ from tests.cli.commands import ONE_LINE, SMALL, flags
 from textgym.agents import PPOConfig
 from textgym.cli import _COMMANDS, main
 from textgym.cli.credit import CreditCommand
-from textgym.cli.usage import one_line, parse
+from textgym.cli.usage import UsageError, one_line, parse
 
 
 def test_help_names_every_hyperparameter(capsys):
@@ -109,6 +109,30 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, part, capsys, monkeypa
     assert ONE_LINE.fullmatch(captured.err)
     assert part in captured.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["credit", "A film", "--credit", "abc", "--credit", "sparse"],
+        ["credit", "A film", "--credit=abc", "--beta", "1", "--credit=sparse"],
+        ["benchmark", "run", "--only", "a", "--only", "b"],
+        ["benchmark", "run", "--tasks", "a", "--tasks", "b"],
+    ],
+)
+def test_no_value_is_lost_of_a_flag_that_is_there_twice(words):
+    flag = words[2].split("=")[0]
+    with pytest.raises(UsageError, match=f"^{flag} is there twice.*textgym {words[0]} --help"):
+        parse(_COMMANDS, words)
+
+
+def test_of_two_single_values_the_last_counts():
+    assert parse(_COMMANDS, ["demo", "--seed", "1", "--seed", "2"]).seed == 2
+
+
+def test_a_text_may_look_like_a_flag_that_is_there():
+    words = ["credit", "--credit", "abc", "--", "--credit"]
+    assert parse(_COMMANDS, words).text == ("--credit",)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,16 @@ def test_a_run_that_goes_on_has_the_samples_of_an_unbroken_one(whole, models, tm
     assert_same_run(whole, tmp_path)
 
 
+def test_each_checkpoint_has_samples_wherever_the_run_was_interrupted(models, tmp_path):
+    command = ["train", *SMALL, *flags(models), "--output", str(tmp_path)]
+    assert main([*command, "--total-timesteps", "1"]) == 0  # one iteration
+    more = ["--total-timesteps", "60", "--save-every", "2", "--save-total-limit", "99"]
+    assert main(["train", "--resume", str(tmp_path), *more]) == 0
+    checkpoints = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
+    assert {1, 3, 5} <= checkpoints
+    assert {row["iteration"] for row in rows(tmp_path)} == {0} | checkpoints
+
+
 def test_a_line_that_is_still_being_written_is_left_out(whole, tmp_path):
     (tmp_path / SAMPLES).write_text((whole / SAMPLES).read_text() + '{"iteration": 9, "pro')
     assert read_samples(tmp_path, "runs") == read_samples(whole, "runs")

@@ -37,6 +37,7 @@ from textgym.models import (
 )
 from textgym.models.bridge import (
     IncrementalTextReader,
+    RewardFunction,
     TextRewardModel,
     TextTemplate,
     texts_of_tokens,
@@ -337,6 +338,40 @@ def test_rows_that_are_not_requested_are_left_alone(tokenizer):
     expected = reward_model.read(batch).score
     torch.testing.assert_close(only.score, expected[1:], rtol=0, atol=2e-4)
     torch.testing.assert_close(reader.read(batch).score, expected, rtol=0, atol=2e-4)
+
+
+def test_of_many_prompts_only_the_latest_keep_their_score(tokenizer, monkeypatch):
+    monkeypatch.setattr("textgym.models.bridge.incremental._MOST_PROMPTS", 3)
+    scored = []
+
+    def count(prompts, completions):
+        scored.extend(prompt for prompt, end in zip(prompts, completions, strict=True) if not end)
+        return [len(prompt + end) for prompt, end in zip(prompts, completions, strict=True)]
+
+    reader = IncrementalTextReader(RewardFunction(count, tokenizer))
+    for prompt in ["A", "B", "C", "A", "D", "A", "B"]:
+        completions = encode(tokenizer, prompt, " is", " was")
+        values = reader.read(completions)[PrefixScores()]
+        columns = (~completions.completion_mask & completions.attention_mask).sum(1) - 1
+        assert values.gather(1, columns[:, None]).tolist() == [[len(prompt)]] * 2
+        assert len(reader._prompt_scores) <= 3
+    # When D came, B was the one read the longest time ago.
+    assert scored == ["A", "B", "C", "D", "B"]
+
+
+def test_all_prompts_of_a_large_batch_keep_their_score(tokenizer, monkeypatch):
+    monkeypatch.setattr("textgym.models.bridge.incremental._MOST_PROMPTS", 1)
+    calls = []
+
+    def count(prompts, completions):
+        calls.append(completions)
+        return [0.0] * len(prompts)
+
+    reader = IncrementalTextReader(RewardFunction(count, tokenizer))
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("This", "The film")]
+    for end in ([], ids[0]):
+        reader.read(Completions.from_lists(ids, [end, end]))
+    assert len(calls) == 3  # two for the texts, one for the prompts
 
 
 # --- Templates

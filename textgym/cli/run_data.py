@@ -21,6 +21,7 @@ _NOT_COMPARED = (
     "seed",
     "log_dir",
     "total_timesteps",
+    "undo",
     "save_every",
     "save_minutes",
     "save_total_limit",

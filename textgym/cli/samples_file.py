@@ -72,8 +72,7 @@ class SampleKeeper:
 
     def keep_if_due(self) -> None:
         """Keep samples if the agent has just written a checkpoint."""
-        every = self._agent.config.save_every
-        if every is not None and len(self._agent.history) % every == 0:
+        if self._agent.has_checkpoint:
             self.keep()
 
     def keep(self) -> None:

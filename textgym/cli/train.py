@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainCommand"]
 
-_MAY_CHANGE = ("log_dir", "device", "shard", "save_every", "save_minutes", "save_total_limit")
+_MAY_CHANGE = (
+    "log_dir", "device", "shard", "undo", "save_every", "save_minutes", "save_total_limit"
+)  # fmt: skip
 """Hyperparameters that a run may go on with other values of: they do not change what it learns."""
 
 
@@ -115,11 +117,25 @@ class TrainCommand:
                 self._settings().write(agent.log_dir)
             self._train(agent, total)
 
+    def going_on(self, folder: Path) -> str:
+        """The command that goes on with the run of this one, with the flags that no run keeps."""
+        words = ["textgym", "train", "--resume", str(folder)]
+        default = dataclasses.asdict(_ppo_flags()())
+        for name, value in dataclasses.asdict(self.ppo).items():
+            if name in _MAY_CHANGE and name != "log_dir" and value != default[name]:
+                flag = name.replace("_", "-")
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                else:
+                    words += [f"--{flag}", str(value)]
+        words += [] if self.wandb is None else ["--wandb", self.wandb]
+        return shlex.join(words)
+
     def _train(self, agent: PPO, total_timesteps: int) -> None:
         """Train to the end, or to an interruption; save, and say what to do next."""
         console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
-        go_on = shlex.join(["textgym", "train", "--resume", str(agent.log_dir)])
+        go_on = self.going_on(agent.log_dir)
         remaining = total_timesteps - agent.num_timesteps
         if remaining <= 0:
             console.print("the run has all of its tokens; --total-timesteps asks for more")
@@ -151,14 +167,16 @@ class TrainCommand:
             raise
         except KeyboardInterrupt as interruption:
             console.print(str(interruption) or "interrupted")
-            if agent.config.shard:  # Saving needs all processes, and some may be gone.
+            # Saving sharded weights needs all processes, and some may be gone.
+            if agent.config.shard or not agent.can_be_saved:
                 console.print(f"go on from the last checkpoint  {go_on}", soft_wrap=True)
                 raise
             self._save(agent)
             console.print(f"go on  {go_on}", soft_wrap=True)
             raise
         except BaseException:  # Whatever it was, keep what was learned.
-            self._save(agent)
+            if agent.can_be_saved:
+                self._save(agent)
             raise
         self._save(agent)
 

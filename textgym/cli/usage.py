@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -49,7 +49,7 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
         The command that was named.
 
     Raises:
-        UsageError: If the arguments do not parse.
+        UsageError: If the arguments do not parse, or a flag with several values is there twice.
         SystemExit: After the help was printed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -59,7 +59,7 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return app.cli(
+            command = app.cli(
                 prog="textgym",
                 description="Text generation as a reinforcement-learning environment, one token "
                 "per step, with dense rewards from the reward model's own attention.",
@@ -73,6 +73,20 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
         hint = _hint(message, word, commands)
         see = f"textgym {word}" if word else "textgym"
         raise UsageError(f"{message}{hint} (see {see} --help)") from None
+    _check_lists(type(command), arguments)
+    return command
+
+
+def _check_lists(command: type, arguments: Sequence[str]) -> None:
+    """Refuse a flag with several values that is there twice: the parser forgets the first ones."""
+    words = itertools.takewhile(lambda word: word != "--", arguments)
+    names = [word.split("=")[0].replace("_", "-") for word in words]
+    for flag, hint in flags_of(command).items():
+        if get_origin(hint) is tuple and names.count(_option(flag)) > 1:
+            raise UsageError(
+                f"{_option(flag)} is there twice: write it once, with all of its values behind it "
+                f"(see textgym {arguments[0]} --help)"
+            )
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -126,6 +127,22 @@ def test_the_prefix_tree_needs_groups_and_a_discount_above_zero(
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=name):
         set_up(PrefixTreeCritic(), SimpleNamespace(gamma=gamma, group_size=group_size))
+
+
+@pytest.mark.parametrize(("name", "value"), [("critic_warmup", 3), ("critic_lambda", 1.0)])
+def test_the_prefix_tree_takes_no_settings_of_what_it_does_not_learn(
+    envs, tmp_path, name, value
+) -> None:
+    settings = {"critic": PrefixTreeCritic(), "group_size": 4, "log_dir": tmp_path}
+    with pytest.raises(InvalidArgumentError, match=f"^{name}={value}: .*learns nothing"):
+        PPO("planted", envs, episodes_per_iteration=8, **settings, **{name: value})
+
+
+def test_the_prefix_tree_needs_a_policy_that_can_be_trained(envs, tmp_path) -> None:
+    model = copy.deepcopy(load_language_model("planted")).requires_grad_(False)
+    settings = {"critic": PrefixTreeCritic(), "group_size": 4, "log_dir": tmp_path}
+    with pytest.raises(InvalidArgumentError, match=r"^critic='PrefixTreeCritic'.*frozen"):
+        PPO(model, envs, episodes_per_iteration=8, **settings)
 
 
 def test_a_critic_that_samples_needs_a_continuation() -> None:

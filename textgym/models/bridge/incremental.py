@@ -22,6 +22,9 @@ _MAX_CHANGED = 8
 """A token of the policy changes few tokens of the reward model. Where it changes more, or where an
 episode begins, one pass over the whole text is quicker than a pass for each token."""
 
+_MOST_PROMPTS = 4096
+"""How many prompts keep their score, or as many as there are rows, if that is more."""
+
 
 class IncrementalTextReader:
     """Scores texts that grow by the policy's tokens, with a reward that reads text.
@@ -86,11 +89,7 @@ class IncrementalTextReader:
             prompt_texts=self.reward_model.prompt_texts,
         )
         newest = self._score(texts, requested.tolist(), len(completions))
-        unknown = {text.prompt for text in texts}.difference(self._prompt_scores)
-        if unknown:
-            prompts = sorted(unknown)
-            scores = self.reward_model.score_texts(prompts, [""] * len(prompts))
-            self._prompt_scores |= dict(zip(prompts, scores.tolist(), strict=True))
+        self._score_prompts([text.prompt for text in texts], len(completions))
         prefix_scores = torch.zeros_like(chosen.input_ids, dtype=torch.float32)
         for number, text in enumerate(texts):
             if text.num_prompt_tokens:
@@ -98,6 +97,17 @@ class IncrementalTextReader:
                 prefix_scores[number, column] = self._prompt_scores[text.prompt]
             prefix_scores[number, int(text.columns[-1])] = newest[number]
         return chosen.with_score(newest, {PrefixScores(): prefix_scores})
+
+    def _score_prompts(self, prompts: Sequence[str], batch: int) -> None:
+        """Score prompts that are new, and forget those that were read the longest time ago."""
+        unknown = sorted(set(prompts).difference(self._prompt_scores))
+        if unknown:
+            scores = self.reward_model.score_texts(unknown, [""] * len(unknown))
+            self._prompt_scores |= dict(zip(unknown, scores.tolist(), strict=True))
+        for prompt in prompts:  # A dict is in order of insertion.
+            self._prompt_scores[prompt] = self._prompt_scores.pop(prompt)
+        for _ in range(len(self._prompt_scores) - max(_MOST_PROMPTS, batch)):
+            del self._prompt_scores[next(iter(self._prompt_scores))]
 
     def _score(self, texts: Sequence[TextRow], requested: Sequence[int], batch: int) -> Tensor:
         prompts = [text.prompt for text in texts]

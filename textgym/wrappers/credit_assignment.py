@@ -188,18 +188,6 @@ class VectorCreditAssignment(TextVectorWrapper):
         self._paid[rows] = 0.0
         self._num_steps[rows] = 0
 
-    def reset(
-        self,
-        *,
-        seed: Any = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start new episodes."""
-        rows = self._rows_to_reset(options)
-        result = self.env.reset(seed=seed, options=options)
-        self._clear(rows)
-        return result
-
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and add the credit of the episodes that ended to the infos."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)

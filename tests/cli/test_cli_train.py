@@ -116,6 +116,15 @@ def test_resuming_gives_the_unbroken_run(models, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_run_goes_on_with_its_own_settings(models, tmp_path):
+    small = [*SMALL, *flags(models), "--save-every", "3", "--save-total-limit", "4"]
+    assert main(["train", *small, "--output", str(tmp_path)]) == 0
+    go_on = ["train", "--resume", str(tmp_path), "--total-timesteps", "40"]
+    assert main([*go_on, "--save-total-limit", "5"]) == 0
+    config = PPO.load(tmp_path).config
+    assert (config.save_every, config.save_total_limit) == (3, 5)
+
+
 def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch):
     output, out = interrupted(1)
     monkeypatch.undo()

@@ -261,7 +261,10 @@ class TrainCommand:
         for name, given, was in self._differences(settings, trained):
             remedy = f"the run was started with {was}: leave the flag out, or start another run"
             raise InvalidArgumentError(name, given, remedy)
-        changes = {name: getattr(self.ppo, name) for name in _MAY_CHANGE} | {"log_dir": folder}
+        default = _ppo_flags()()
+        changes = {n: x for n in _MAY_CHANGE if (x := getattr(self.ppo, n)) != getattr(default, n)}
+        # Sharding is a matter of how many processes there are now.
+        changes |= {"shard": self.ppo.shard, "log_dir": folder}
         config = dataclasses.replace(trained, **changes)
         if config.device == "cpu":
             keep_freed_memory()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.envs.arguments import TextGenerationArguments
 from textgym.envs.task import TextGenerationTask
+from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
 from textgym.rendering import (
     FRAME_GROUND,
@@ -56,13 +58,22 @@ class TextEnvironment:
     task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
     task: TextGenerationTask
     rendered_credit: CreditAssigner
+    metadata: dict[str, Any]
     render_mode: str | None
+    action_mask_in_info: bool
     _readouts: frozenset[Readout]
 
-    def _set_task(self, task: TextGenerationTask, renders: bool) -> None:
-        self.task = task
+    def _set_up(self, arguments: TextGenerationArguments) -> None:
+        """Check the render mode, make the task, and set what both kinds of environment have."""
+        mode, modes = arguments.render_mode, self.metadata["render_modes"]
+        if mode not in (None, *modes):
+            quoted = '", "'.join(modes)
+            raise InvalidArgumentError("render_mode", mode, f'choose "{quoted}" or None')
+        self.task = self.task_class(arguments)
+        self.render_mode = mode
+        self.action_mask_in_info = arguments.action_mask_in_info
         self.rendered_credit = AttentionCredit()
-        self._readouts = self.rendered_credit.readouts if renders else frozenset()
+        self._readouts = frozenset() if mode is None else self.rendered_credit.readouts
 
     @property
     @abstractmethod

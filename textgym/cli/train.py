@@ -93,10 +93,7 @@ class TrainCommand:
         """Run the command."""
         from textgym.agents import Processes
 
-        if self.total_timesteps < 1:
-            raise InvalidArgumentError(
-                "total_timesteps", self.total_timesteps, "must be at least 1"
-            )
+        check_whole_number("total_timesteps", self.total_timesteps, 1)
         check_output(self.ppo.log_dir)
         check_whole_number("samples", self.samples, 0)
         if self.wandb is not None:

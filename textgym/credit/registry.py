@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from textgym.checks import check_text, did_you_mean, first_line
+from textgym.checks import check_text, did_you_mean, first_line, similar_names
 from textgym.credit.base import CreditAssigner
 from textgym.credit.function import AttributionFunction, FunctionCredit
 from textgym.credit.start import Start
@@ -138,7 +137,7 @@ def find_credit_assigner(name: str) -> type[CreditAssigner]:
             ) from error
     bare = _ALIASES.get(bare, bare)
     if bare not in CREDIT_ASSIGNERS:
-        close = difflib.get_close_matches(bare.lower(), [*CREDIT_ASSIGNERS, *_ALIASES], 1)
+        close = similar_names(bare.lower(), [*CREDIT_ASSIGNERS, *_ALIASES])
         hint = f"did you mean {_ALIASES.get(close[0], close[0])!r}? " if close else ""
         raise InvalidArgumentError(
             "credit", name, f"{hint}choose one of {', '.join(CREDIT_ASSIGNERS)}"

@@ -33,12 +33,14 @@ from textgym.models import (
     LayerAttentionMaps,
     Pooling,
     PrefixScores,
+    RewardFunction,
     RewardModel,
 )
 from textgym.models.bridge import (
     IncrementalTextReader,
     TextRewardModel,
     TextTemplate,
+    reading_tokens_of,
     texts_of_tokens,
 )
 from textgym.models.bridge.spans import text_rows
@@ -337,6 +339,20 @@ def test_rows_that_are_not_requested_are_left_alone(tokenizer):
     expected = reward_model.read(batch).score
     torch.testing.assert_close(only.score, expected[1:], rtol=0, atol=2e-4)
     torch.testing.assert_close(reader.read(batch).score, expected, rtol=0, atol=2e-4)
+
+
+def test_prompts_that_never_come_again_do_not_pile_up(tokenizer, monkeypatch):
+    monkeypatch.setattr("textgym.models.bridge.incremental._MOST_PROMPTS", 3)
+    reader = IncrementalTextReader(RewardFunction(lambda prompts, completions: [2.0], tokenizer))
+    for number in range(8):
+        scored = reader.read(encode(tokenizer, f"film {number}", " is"))
+        assert (scored[PrefixScores()] == 2.0).sum() == 2
+        assert len(reader._prompt_scores) <= 4
+
+
+def test_a_reward_model_without_a_tokenizer_is_refused(tokenizer, classifier):
+    with pytest.raises(InvalidArgumentError, match="has no tokenizer"):
+        reading_tokens_of(tokenizer, RewardModel(classifier, None))
 
 
 # --- Templates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 
 import torch
@@ -21,6 +22,8 @@ __all__ = ["IncrementalTextReader"]
 _MAX_CHANGED = 8
 """A token of the policy changes few tokens of the reward model. Where it changes more, or where an
 episode begins, one pass over the whole text is quicker than a pass for each token."""
+
+_MOST_PROMPTS = 4096  # whose score is kept; a prompt source may never draw the same prompt twice
 
 
 class IncrementalTextReader:
@@ -45,10 +48,9 @@ class IncrementalTextReader:
         if isinstance(reward_model, TextRewardModel):
             inner = reward_model.reward_model
             if IncrementalRewardModel.can_read(inner, [PrefixScores()]):
-                try:
+                # What is not a plain decoder reads the whole text.
+                with contextlib.suppress(InvalidArgumentError):
                     self._reader = IncrementalRewardModel(inner, [PrefixScores()], _MAX_CHANGED)
-                except InvalidArgumentError:  # Not a plain decoder: it reads the whole text.
-                    self._reader = None
         self._prompt_scores: dict[str, float] = {}
 
     @staticmethod
@@ -86,6 +88,8 @@ class IncrementalTextReader:
             prompt_texts=self.reward_model.prompt_texts,
         )
         newest = self._score(texts, requested.tolist(), len(completions))
+        if len(self._prompt_scores) > _MOST_PROMPTS:
+            self._prompt_scores.clear()
         unknown = {text.prompt for text in texts}.difference(self._prompt_scores)
         if unknown:
             prompts = sorted(unknown)

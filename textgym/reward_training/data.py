@@ -70,6 +70,7 @@ def load_examples(source: Any) -> list[Pair] | list[Labelled]:
 
     Raises:
         InvalidArgumentError: If the columns or their values cannot be used.
+        MissingDependencyError: If ``"imdb"`` needs the extra ``textgym[imdb]``.
     """
     if isinstance(source, str) and source == "imdb":
         from textgym.reviews import load_reviews

@@ -60,7 +60,7 @@ def redistributed_rewards(
     return rewards.astype(np.float32)
 
 
-def prepare(env: TextEnvironment, assigner: CreditAssigner) -> None:
+def _prepare(env: TextEnvironment, assigner: CreditAssigner) -> None:
     """Have an environment compute what an assigner reads, and show its credit.
 
     Raises:
@@ -120,7 +120,7 @@ class CreditAssignment(
             env, TextGenerationEnv, self.assigner.needs_causal_reward_model
         )
         super().__init__(env)
-        prepare(self._text_env, self.assigner)
+        _prepare(self._text_env, self.assigner)
         self._paid: list[float] = []
 
     def reset(
@@ -180,7 +180,7 @@ class VectorCreditAssignment(TextVectorWrapper):
     ) -> None:
         self.assigner = get_credit_assigner(credit)
         super().__init__(env, self.assigner.needs_causal_reward_model)
-        prepare(self._text_env, self.assigner)
+        _prepare(self._text_env, self.assigner)
         self._paid = np.zeros((self.num_envs, self._text_env.max_new_tokens))
         self._num_steps = np.zeros(self.num_envs, dtype=np.int64)
 

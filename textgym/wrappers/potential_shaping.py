@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import gymnasium as gym
@@ -63,10 +64,9 @@ class ShapingReader:
         if IncrementalTextReader.can_read(reward_model, readouts):
             self._reader = IncrementalTextReader(reward_model)
         elif IncrementalRewardModel.can_read(reward_model, readouts):
-            try:
+            # With what is not a plain decoder, every step reads the whole text.
+            with contextlib.suppress(InvalidArgumentError):
                 self._reader = IncrementalRewardModel(reward_model, readouts)
-            except InvalidArgumentError:  # Not a plain decoder: every step reads the whole text.
-                self._reader = None
 
     @property
     def is_incremental(self) -> bool:

@@ -165,9 +165,9 @@ class TrainCommand:
         if self.wandb is None or not agent.processes.is_main:
             yield lambda row: None
             return
-        agent.log_dir.mkdir(parents=True, exist_ok=True)
-        settings = dataclasses.asdict(self._settings()) | vars(agent.config)
-        log = WandbLog(self.wandb, agent.log_dir, settings)
+        settings = RunSettings.read(agent.log_dir, "output")  # The flags may be those of a resume.
+        config = dataclasses.asdict(settings) | vars(agent.config)
+        log = WandbLog(self.wandb, agent.log_dir, config)
         try:
             yield log.write
         finally:

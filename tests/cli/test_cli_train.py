@@ -123,6 +123,8 @@ def test_a_run_goes_on_with_its_own_settings(models, tmp_path):
     assert main([*go_on, "--save-total-limit", "5"]) == 0
     config = PPO.load(tmp_path).config
     assert (config.save_every, config.save_total_limit) == (3, 5)
+    # So the next --resume has as far to go as this one, and a report tells how far.
+    assert json.loads((tmp_path / "environment.json").read_text())["total_timesteps"] == 40
 
 
 def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch):

@@ -101,28 +101,28 @@ class TrainCommand:
         processes = Processes.current(self._config().device)
         folder = processes.of_main(self._folder_to_resume())
         if folder is None:
-            agent, total = self._new_agent(processes), self.total_timesteps
+            agent, settings = self._new_agent(processes), self._settings()
         else:
-            agent, total = self._resumed_agent(folder)
+            agent, settings = self._resumed_agent(folder)
         with (
             locked(agent.log_dir) if processes.is_main else nullcontext(),
             signals_raised(),
         ):
-            if folder is None and processes.is_main:
-                self._settings().write(agent.log_dir)
-            self._train(agent, total)
+            self._train(agent, settings)
 
-    def _train(self, agent: PPO, total_timesteps: int) -> None:
+    def _train(self, agent: PPO, settings: RunSettings) -> None:
         """Train to the end, or to an interruption; save, and say what to do next."""
         console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
         go_on = shlex.join(["textgym", "train", "--resume", str(agent.log_dir)])
-        remaining = total_timesteps - agent.num_timesteps
+        remaining = settings.total_timesteps - agent.num_timesteps
         if remaining <= 0:
             console.print("the run has all of its tokens; --total-timesteps asks for more")
             return
+        if agent.processes.is_main:
+            settings.write(agent.log_dir)
         keeper = SampleKeeper(agent, self.samples)
-        with self._tracked(agent) as track:
+        with self._tracked(agent, settings) as track:
             self._learn(agent, remaining, keeper, track, go_on)
 
     def _learn(
@@ -160,12 +160,13 @@ class TrainCommand:
         self._save(agent)
 
     @contextmanager
-    def _tracked(self, agent: PPO) -> Iterator[Callable[[dict[str, float]], None]]:
+    def _tracked(
+        self, agent: PPO, settings: RunSettings
+    ) -> Iterator[Callable[[dict[str, float]], None]]:
         """Give what logs a row to Weights & Biases, if it is asked for."""
         if self.wandb is None or not agent.processes.is_main:
             yield lambda row: None
             return
-        settings = RunSettings.read(agent.log_dir, "output")  # The flags may be those of a resume.
         config = dataclasses.asdict(settings) | vars(agent.config)
         log = WandbLog(self.wandb, agent.log_dir, config)
         try:
@@ -240,8 +241,8 @@ class TrainCommand:
         folder = Path(self.ppo.log_dir).expanduser()
         return folder if (folder / "checkpoints").exists() else None
 
-    def _resumed_agent(self, folder: Path) -> tuple[PPO, int]:
-        """The agent as it was, and how many tokens it is to be trained on in total."""
+    def _resumed_agent(self, folder: Path) -> tuple[PPO, RunSettings]:
+        """The agent as it was, and the settings of its run, with the total that is asked for."""
         from textgym.agents import PPO, PPOConfig, Processes
         from textgym.agents.checkpoint import find_checkpoint, hyperparameters_of
 
@@ -266,9 +267,9 @@ class TrainCommand:
         if config.device == "cpu":
             keep_freed_memory()
         envs = self._make_envs(settings, config, Processes.current(config.device))
-        is_given = self.total_timesteps != type(self).total_timesteps
-        total = self.total_timesteps if is_given else settings.total_timesteps
-        return PPO.load(checkpoint, envs, **changes), total
+        if self.total_timesteps != type(self).total_timesteps:
+            settings = dataclasses.replace(settings, total_timesteps=self.total_timesteps)
+        return PPO.load(checkpoint, envs, **changes), settings
 
     def _differences(self, settings: RunSettings, trained: Any) -> Iterator[tuple[str, Any, Any]]:
         """Flags that were given, and are not those of the run: name, value, the run's value."""

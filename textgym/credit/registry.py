@@ -10,6 +10,7 @@ from typing import Any
 
 from textgym.checks import check_text, did_you_mean, first_line, similar_names
 from textgym.credit.base import CreditAssigner
+from textgym.credit.checks import check_id
 from textgym.credit.function import AttributionFunction, FunctionCredit
 from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
@@ -101,15 +102,9 @@ def _class_of(
 
 
 def _register(assigner: type[CreditAssigner]) -> None:
-    name = getattr(assigner, "name", "")
-    if not name or ":" in name:
-        raise InvalidArgumentError("name", name, "give the assigner a name, without a colon")
+    name = check_id(assigner, CREDIT_ASSIGNERS)
     if name in _ALIASES:
         raise InvalidArgumentError("name", name, f"is an alias of {_ALIASES[name]!r}")
-    known = CREDIT_ASSIGNERS.get(name)
-    # A module that runs twice, as under `python -m`, defines its classes twice: that is allowed.
-    if known is not None and known.__name__ != assigner.__name__:
-        raise InvalidArgumentError("name", name, f"is taken by {known.__name__}")
     CREDIT_ASSIGNERS[name] = assigner
 
 

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.credit import AttentionCredit, CreditAssigner, SparseCredit
 from textgym.envs.arguments import TextGenerationArguments
 from textgym.envs.task import TextGenerationTask
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
+from textgym.models.checks import check_supports
 from textgym.rendering import (
     FRAME_GROUND,
     caption_text,
@@ -52,7 +53,8 @@ class TextEnvironment:
     Attributes:
         task_class: The class of the task. A subclass with other rules sets its own here.
         task: The rules: tokenizer, reward model, legal actions.
-        rendered_credit: The credit that ``render`` shows. Credit wrappers set their own assigner.
+        rendered_credit: The credit that ``render`` shows: ABC, or the score on the last token where
+            the reward model has no attention. Credit wrappers set their own assigner.
     """
 
     task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
@@ -73,7 +75,12 @@ class TextEnvironment:
         self.render_mode = mode
         self.action_mask_in_info = arguments.action_mask_in_info
         self.rendered_credit = AttentionCredit()
-        self._readouts = frozenset() if mode is None else self.rendered_credit.readouts
+        self._readouts = frozenset()
+        if mode is not None:
+            try:
+                self.request_readouts(self.rendered_credit.readouts)
+            except InvalidArgumentError:  # There is no attention, or none that can be trusted.
+                self.rendered_credit = SparseCredit()
 
     @property
     @abstractmethod
@@ -147,5 +154,5 @@ class TextEnvironment:
         Raises:
             InvalidArgumentError: If the reward model cannot give one of them.
         """
-        self.reward_model.check_readouts(readouts)
+        check_supports(self.reward_model, readouts)
         self._readouts |= frozenset(readouts)

@@ -67,6 +67,8 @@ def test_columns_decide_what_the_examples_are(tmp_path):
         [{"text": "good", "label": "Positive"}, {"text": "bad", "label": "negative"}],
     )
     assert load_examples(labels) == [Labelled("good", 1), Labelled("bad", 0)]
+    (tmp_path / "labels.csv").write_text("text,label\ngood,1\nbad,0\n")
+    assert load_examples(tmp_path / "labels.csv") == load_examples(labels)
     dataset = datasets.Dataset.from_dict({"chosen": ["a"], "rejected": ["b"], "margin": [0.5]})
     assert load_examples(dataset) == [Pair("a", "b", 0.5)]
 
@@ -77,6 +79,8 @@ def test_columns_decide_what_the_examples_are(tmp_path):
         ([{"words": "a"}], "needs chosen and rejected, or text and label"),
         ([{"text": "a", "label": 3}], "row 0, label 3"),
         ([{"chosen": [{"role": "user", "content": "a"}], "rejected": "b"}], "apply_chat_template"),
+        ([{"chosen": "a", "rejected": "b", "margin": "much"}], "row 0, margin much"),
+        ([{"chosen": "a", "rejected": "b", "margin": float("nan")}], "row 0, margin nan"),
     ],
 )
 def test_other_data_are_refused(rows, message):

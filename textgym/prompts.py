@@ -190,6 +190,7 @@ def load_prompts(
 
     Raises:
         InvalidArgumentError: If the prompts cannot be read, if there are none, or if one is empty.
+        MissingDependencyError: If ``"imdb"`` needs the extra ``textgym[imdb]``.
     """
     if hasattr(prompts, "columns"):  # Iterating over it would give their names.
         remedy = "a data frame is not a list of prompts; pass one of its columns"

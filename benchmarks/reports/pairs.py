@@ -30,7 +30,7 @@ def write(output: Path) -> str:
                 _millions(first["trained_parameters"]),
                 _millions(first["reward_model_parameters"]),
                 f"{first['policy_vocabulary']:,} / {first['reward_model_vocabulary']:,}",
-                f"{run['score'].head(ENDS).mean():+.2f} → {run['score'].tail(ENDS).mean():+.2f}",
+                describe(run),
                 f"{run['kl'].tail(ENDS).mean():.1f}",
                 f"{run['seconds'].max() / len(run):.1f}",
                 f"{first['peak_mib'] / 1024:.1f}",

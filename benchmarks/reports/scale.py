@@ -256,11 +256,8 @@ def _this_machine(rows: pd.DataFrame) -> Machine | None:
 
 def _named(shape: Shape) -> str:
     billions = shape.parameters / 1e9
-    return (
-        f"{shape.name} ({billions:.1f} B)"
-        if billions >= 1
-        else (f"{shape.name} ({1e3 * billions:.1f} M)")
-    )
+    size = f"{billions:.1f} B" if billions >= 1 else f"{1e3 * billions:.1f} M"
+    return f"{shape.name} ({size})"
 
 
 def _gigabytes(num_bytes: float) -> str:

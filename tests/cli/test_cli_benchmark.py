@@ -37,8 +37,8 @@ def test_a_suite_runs_once_and_is_reported(tmp_path, capsys):
     ("flags", "message"),
     [
         (["run", "mian"], "suite='mian': must be one of main, published"),
-        (["run", "--seeds", "0"], "seeds=0: must be at least 1"),
-        (["run", "--jobs", "0"], "jobs=0: must be at least 1"),
+        (["run", "--seeds", "0"], "seeds=0: must be a whole number of at least 1"),
+        (["run", "--jobs", "0"], "jobs=0: must be a whole number of at least 1"),
         (["run", "--fresh", "100"], "fresh=100: must be a multiple of 64"),
         (["run", "--only", "GRPO"], "only='GRPO': the suite has sparse"),
         (["run", "--tasks", "planted"], "tasks='planted': the suite has 8-16"),

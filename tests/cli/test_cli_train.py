@@ -139,6 +139,17 @@ def test_resuming_gives_the_unbroken_run(models, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_a_run_goes_on_with_its_own_settings(models, tmp_path):
+    small = [*SMALL, *flags(models), "--save-every", "3", "--save-total-limit", "4"]
+    assert main(["train", *small, "--output", str(tmp_path)]) == 0
+    go_on = ["train", "--resume", str(tmp_path), "--total-timesteps", "40"]
+    assert main([*go_on, "--save-total-limit", "5"]) == 0
+    config = PPO.load(tmp_path).config
+    assert (config.save_every, config.save_total_limit) == (3, 5)
+    # So the next --resume has as far to go as this one, and a report tells how far.
+    assert json.loads((tmp_path / "environment.json").read_text())["total_timesteps"] == 40
+
+
 @pytest.mark.parametrize("iterations", [0, 1])
 def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch, iterations):
     output, out = interrupted(iterations)
@@ -151,11 +162,8 @@ def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypa
 
 
 def test_the_command_that_goes_on_has_the_flags_that_a_run_does_not_keep(tmp_path):
-    words = [
-        *("train", "--device", "cuda:1", "--shard", "--no-undo", "--wandb", "films"),
-        *("--save-every", "None", "--save-minutes", "5.5", "--save-total-limit", "7"),
-    ]
-    command = parse(_COMMANDS, words)
+    words = ["--device", "cuda:1", "--shard", "--wandb", "films", "--samples", "9"]
+    command = parse(_COMMANDS, ["train", *words])
     program, *going_on = shlex.split(command.going_on(tmp_path / "a run"))
     assert program == "textgym"
     expected = dataclasses.replace(command, resume=str(tmp_path / "a run"))

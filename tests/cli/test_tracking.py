@@ -65,6 +65,7 @@ def test_a_run_that_goes_on_goes_on_there(models, tmp_path, recorded):
     assert first.settings["id"] == second.settings["id"]
     assert second.settings["resume"] == "allow"
     assert second.rows[0][0] > first.rows[-1][0]
+    assert second.settings["config"] == first.settings["config"] | {"total_timesteps": 40}
 
 
 def test_nothing_is_imported_unless_asked(models, tmp_path, monkeypatch):

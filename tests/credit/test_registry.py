@@ -173,6 +173,19 @@ def test_names_cannot_be_taken_twice(clean):
         register_credit_assigner(lambda scored: scored.score)
 
 
+def test_a_potential_needs_a_name_of_its_own(clean):
+    class Mine(Potential):
+        name = "prefix-score"
+
+    class Nameless(Potential):
+        pass
+
+    with pytest.raises(InvalidArgumentError, match="taken by PrefixScore"):
+        register_potential(Mine)
+    with pytest.raises(InvalidArgumentError, match="name"):
+        register_potential(Nameless)
+
+
 def test_a_potential_is_found_by_name_by_function_and_by_default(clean):
     @register_potential
     class Length(Potential):

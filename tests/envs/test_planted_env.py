@@ -223,6 +223,7 @@ def test_shipped_tokenizers_are_the_programs_vocabulary():
         ({"prompts": ["This film"]}, "cannot encode"),
         ({"max_new_tokens": 60}, "reward model takes 64"),
         ({"min_new_tokens": 9}, "min_new_tokens"),
+        ({"reward_model": "embedded"}, "reward_model.*tokens"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(changes, message):

@@ -183,6 +183,19 @@ def test_prompts_that_do_not_fit_are_refused_at_reset(tiny, options, tokenizer):
         env.reset(options=options)
 
 
+def test_without_attention_the_score_is_shown_on_the_last_token(tiny):
+    def two(prompts, completions):
+        return [2.0] * len(completions)
+
+    env = make(tiny, reward_model=two, render_mode="ansi")
+    env.reset(seed=0, options={"max_new_tokens": 3})
+    for token in (40, 50, 60):
+        env.step(token)
+    text, caption = env.render().rsplit("\n", 1)
+    assert text.count("48;2;") == 1
+    assert "score +2.00" in caption
+
+
 def test_ansi_rendering_shows_text_then_credit(tiny):
     env = make(tiny, render_mode="ansi")
     options = {"prompt": "This film", "max_new_tokens": 3}

@@ -33,13 +33,14 @@ from textgym.models import (
     LayerAttentionMaps,
     Pooling,
     PrefixScores,
+    RewardFunction,
     RewardModel,
 )
 from textgym.models.bridge import (
     IncrementalTextReader,
-    RewardFunction,
     TextRewardModel,
     TextTemplate,
+    reading_tokens_of,
     texts_of_tokens,
 )
 from textgym.models.bridge.spans import text_rows
@@ -372,6 +373,11 @@ def test_all_prompts_of_a_large_batch_keep_their_score(tokenizer, monkeypatch):
     for end in ([], ids[0]):
         reader.read(Completions.from_lists(ids, [end, end]))
     assert len(calls) == 3  # two for the texts, one for the prompts
+
+
+def test_a_reward_model_without_a_tokenizer_is_refused(tokenizer, classifier):
+    with pytest.raises(InvalidArgumentError, match="has no tokenizer"):
+        reading_tokens_of(tokenizer, RewardModel(classifier, None))
 
 
 # --- Templates

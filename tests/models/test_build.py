@@ -325,7 +325,7 @@ def test_training_continues_exactly_after_a_stop(kind, tokenizer, tmp_path, monk
         config.vocab_size = len(tokenizer)
         return train_reward_model(Qwen3ForCausalLM(config), reviews, tokenizer, recipe, folder)
 
-    monkeypatch.setattr(f"textgym.models.build.{kind}._SAVE_STEPS", 4)
+    monkeypatch.setattr("textgym.models.build.training._SAVE_STEPS", 4)
     uninterrupted = train(tmp_path / "uninterrupted")
 
     steps = []

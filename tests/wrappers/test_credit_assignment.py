@@ -54,6 +54,20 @@ def test_credit_measured_from_the_prompt_sums_to_what_was_paid_minus_the_prompts
     assert abs(alone) > 1e-3
 
 
+class Length:
+    """A reward model with the one method that it needs."""
+
+    def read(self, completions, readouts=()):
+        return completions.with_score(completions.completion_mask.sum(1))
+
+
+def test_a_reward_model_of_your_own_needs_only_read(tiny):
+    own = {**tiny, "reward_model": Length()}
+    env = CreditAssignment(PotentialShaping(make_env(own), lambda *ids: 0.0), "uniform")
+    rewards, infos = run_episode(env, seed=0)
+    assert infos[-1]["credit"].sum() == pytest.approx(len(rewards))
+
+
 def test_what_the_reward_model_cannot_give_is_refused_at_construction(tiny):
     env = make_env(tiny)
     envs = make_envs(tiny)

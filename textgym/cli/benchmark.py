@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from textgym.checks import check_whole_number
 from textgym.cli.console import make_console
 from textgym.cli.flags import check_output
 from textgym.errors import InvalidArgumentError, TextgymError
@@ -91,9 +92,8 @@ class BenchmarkCommand:
 
     def _check(self) -> None:
         for name in ("seeds", "iterations", "jobs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidArgumentError(name, value, "must be at least 1")
+            if (value := getattr(self, name)) is not None:
+                check_whole_number(name, value, 1)
         if self.fresh < 0 or self.fresh % 64:
             raise InvalidArgumentError("fresh", self.fresh, "must be a multiple of 64, or 0")
 

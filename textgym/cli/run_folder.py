@@ -39,7 +39,9 @@ class RunSettings:
         """Write them into a folder, as one flat JSON object."""
         settings = dataclasses.asdict(self)
         settings = settings.pop("environment") | settings
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        unfinished = folder / f"{SETTINGS}.unfinished"  # A kill must not damage what is there.
+        unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(folder / SETTINGS)
 
     @classmethod
     def read(cls, folder: Path, argument: str) -> RunSettings:

@@ -95,10 +95,7 @@ class TrainCommand:
         """Run the command."""
         from textgym.agents import Processes
 
-        if self.total_timesteps < 1:
-            raise InvalidArgumentError(
-                "total_timesteps", self.total_timesteps, "must be at least 1"
-            )
+        check_whole_number("total_timesteps", self.total_timesteps, 1)
         check_output(self.ppo.log_dir)
         check_whole_number("samples", self.samples, 0)
         if self.wandb is not None:
@@ -106,42 +103,39 @@ class TrainCommand:
         processes = Processes.current(self._config().device)
         folder = processes.of_main(self._folder_to_resume())
         if folder is None:
-            agent, total = self._new_agent(processes), self.total_timesteps
+            agent, settings = self._new_agent(processes), self._settings()
         else:
-            agent, total = self._resumed_agent(folder)
+            agent, settings = self._resumed_agent(folder)
         with (
             locked(agent.log_dir) if processes.is_main else nullcontext(),
             signals_raised(),
         ):
-            if folder is None and processes.is_main:
-                self._settings().write(agent.log_dir)
-            self._train(agent, total)
+            self._train(agent, settings)
 
     def going_on(self, folder: Path) -> str:
         """The command that goes on with the run of this one, with the flags that no run keeps."""
         words = ["textgym", "train", "--resume", str(folder)]
-        default = dataclasses.asdict(_ppo_flags()())
-        for name, value in dataclasses.asdict(self.ppo).items():
-            if name in _MAY_CHANGE and name != "log_dir" and value != default[name]:
-                flag = name.replace("_", "-")
-                if isinstance(value, bool):
-                    words.append(f"--{flag}" if value else f"--no-{flag}")
-                else:
-                    words += [f"--{flag}", str(value)]
+        if self.ppo.device != _ppo_flags()().device:
+            words += ["--device", str(self.ppo.device)]
+        words += ["--shard"] if self.ppo.shard else []
         words += [] if self.wandb is None else ["--wandb", self.wandb]
+        words += [] if self.samples == type(self).samples else ["--samples", str(self.samples)]
         return shlex.join(words)
 
-    def _train(self, agent: PPO, total_timesteps: int) -> None:
+    def _train(self, agent: PPO, settings: RunSettings) -> None:
         """Train to the end, or to an interruption; save, and say what to do next."""
         console = make_console(quiet=not agent.processes.is_main)
         console.print(f"output  {agent.log_dir}", soft_wrap=True)
+        console.print(f"device  {agent.config.device}")
         go_on = self.going_on(agent.log_dir)
-        remaining = total_timesteps - agent.num_timesteps
+        remaining = settings.total_timesteps - agent.num_timesteps
         if remaining <= 0:
             console.print("the run has all of its tokens; --total-timesteps asks for more")
             return
+        if agent.processes.is_main:
+            settings.write(agent.log_dir)
         keeper = SampleKeeper(agent, self.samples)
-        with self._tracked(agent) as track:
+        with self._tracked(agent, settings) as track:
             self._learn(agent, remaining, keeper, track, go_on)
 
     def _learn(
@@ -181,14 +175,15 @@ class TrainCommand:
         self._save(agent)
 
     @contextmanager
-    def _tracked(self, agent: PPO) -> Iterator[Callable[[dict[str, float]], None]]:
+    def _tracked(
+        self, agent: PPO, settings: RunSettings
+    ) -> Iterator[Callable[[dict[str, float]], None]]:
         """Give what logs a row to Weights & Biases, if it is asked for."""
         if self.wandb is None or not agent.processes.is_main:
             yield lambda row: None
             return
-        agent.log_dir.mkdir(parents=True, exist_ok=True)
-        settings = dataclasses.asdict(self._settings()) | vars(agent.config)
-        log = WandbLog(self.wandb, agent.log_dir, settings)
+        config = dataclasses.asdict(settings) | vars(agent.config)
+        log = WandbLog(self.wandb, agent.log_dir, config)
         try:
             yield log.write
         finally:
@@ -261,8 +256,8 @@ class TrainCommand:
         folder = Path(self.ppo.log_dir).expanduser()
         return folder if (folder / "checkpoints").exists() else None
 
-    def _resumed_agent(self, folder: Path) -> tuple[PPO, int]:
-        """The agent as it was, and how many tokens it is to be trained on in total."""
+    def _resumed_agent(self, folder: Path) -> tuple[PPO, RunSettings]:
+        """The agent as it was, and the settings of its run, with the total that is asked for."""
         from textgym.agents import PPO, PPOConfig, Processes
         from textgym.agents.checkpoint import find_checkpoint, hyperparameters_of
 
@@ -279,14 +274,18 @@ class TrainCommand:
         for name, given, was in self._differences(settings, trained):
             remedy = f"the run was started with {was}: leave the flag out, or start another run"
             raise InvalidArgumentError(name, given, remedy)
-        changes = {name: getattr(self.ppo, name) for name in _MAY_CHANGE} | {"log_dir": folder}
+        default = _ppo_flags()()
+        changes = {n: x for n in _MAY_CHANGE if (x := getattr(self.ppo, n)) != getattr(default, n)}
+        # Where it runs is a matter of the launch: another machine may go on.
+        launch = {"device": self.ppo.device, "shard": self.ppo.shard}
+        changes |= launch | {"log_dir": folder}
         config = dataclasses.replace(trained, **changes)
         if config.device == "cpu":
             keep_freed_memory()
         envs = self._make_envs(settings, config, Processes.current(config.device))
-        is_given = self.total_timesteps != type(self).total_timesteps
-        total = self.total_timesteps if is_given else settings.total_timesteps
-        return PPO.load(checkpoint, envs, **changes), total
+        if self.total_timesteps != type(self).total_timesteps:
+            settings = dataclasses.replace(settings, total_timesteps=self.total_timesteps)
+        return PPO.load(checkpoint, envs, **changes), settings
 
     def _differences(self, settings: RunSettings, trained: Any) -> Iterator[tuple[str, Any, Any]]:
         """Flags that were given, and are not those of the run: name, value, the run's value."""

@@ -7,7 +7,6 @@ import functools
 import io
 import itertools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
@@ -38,12 +37,12 @@ Documentation:  https://github.com/textgym/textgym/tree/main/docs"""
 """What `textgym` without a command prints."""
 
 
-def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
+def parse(commands: Mapping[str, type], arguments: Sequence[str]) -> Any:
     """Turn the words on the command line into a command.
 
     Args:
         commands: Dataclasses by the names of the commands.
-        arguments: The words after ``textgym``; None for those of this process.
+        arguments: The words after ``textgym``.
 
     Returns:
         The command that was named.
@@ -52,7 +51,6 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str] | None) -> Any:
         UsageError: If the arguments do not parse, or a flag with several values is there twice.
         SystemExit: After the help was printed.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     app = tyro.extras.SubcommandApp()
     for name, command in commands.items():
         app.command(name=name)(command)

@@ -19,6 +19,7 @@ from textgym.credit.start import (
 )
 from textgym.errors import InvalidArgumentError
 from textgym.models import Readout, RewardModel, ScoredCompletions
+from textgym.models.checks import check_supports
 
 __all__ = [
     "CreditAssigner",
@@ -106,7 +107,7 @@ class CreditAssigner(ABC):
         Raises:
             InvalidArgumentError: If it does not.
         """
-        reward_model.check_readouts(self.readouts)
+        check_supports(reward_model, self.readouts)
 
     def forward_passes(self, num_tokens: int) -> int:
         """Extra forward passes for a completion of ``num_tokens`` tokens."""

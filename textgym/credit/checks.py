@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
 
-__all__ = ["check_beta", "check_factor", "check_finite_credit", "check_gamma"]
+__all__ = ["check_beta", "check_factor", "check_finite_credit", "check_gamma", "check_id"]
 
 
 def check_beta(beta: float) -> float:
@@ -39,6 +41,22 @@ def check_gamma(gamma: float) -> float:
     """
     remedy = "must be a number greater than 0 and at most 1"
     return check_number("gamma", gamma, above=0.0, most=1.0, remedy=remedy)
+
+
+def check_id(new: type, registered: Mapping[str, type]) -> str:
+    """Return the ``name`` of a class that is to be registered.
+
+    Raises:
+        InvalidArgumentError: If the class has no name, or one with a colon, or one that is taken.
+    """
+    name = getattr(new, "name", "")
+    if not isinstance(name, str) or not name or ":" in name:
+        raise InvalidArgumentError("name", name, f"give {new.__name__} a name, without a colon")
+    known = registered.get(name)
+    # A module that runs twice, as under `python -m`, defines its classes twice: that is allowed.
+    if known is not None and known.__name__ != new.__name__:
+        raise InvalidArgumentError("name", name, f"is taken by {known.__name__}")
+    return name
 
 
 def check_finite_credit(credit: Tensor, scored: ScoredCompletions, source: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from textgym.checks import check_takes
+from textgym.credit.checks import check_id
 from textgym.credit.start import prompt_scores
 from textgym.errors import InvalidArgumentError
 from textgym.models import AttentionMap, PrefixScores, Readout, ScoredCompletions
@@ -120,12 +121,9 @@ def register_potential(potential: type[Potential]) -> type[Potential]:
         The class, unchanged.
 
     Raises:
-        InvalidArgumentError: If the name is taken.
+        InvalidArgumentError: If the name is taken, or there is none.
     """
-    known = POTENTIALS.get(potential.name)
-    if known is not None and known.__name__ != potential.__name__:
-        raise InvalidArgumentError("name", potential.name, f"is taken by {known.__name__}")
-    POTENTIALS[potential.name] = potential
+    POTENTIALS[check_id(potential, POTENTIALS)] = potential
     return potential
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from textgym.checks import check_text, did_you_mean, first_line
+from textgym.checks import check_text, did_you_mean, first_line, similar_names
 from textgym.credit.base import CreditAssigner
+from textgym.credit.checks import check_id
 from textgym.credit.function import AttributionFunction, FunctionCredit
 from textgym.credit.start import Start
 from textgym.errors import InvalidArgumentError
@@ -102,15 +102,9 @@ def _class_of(
 
 
 def _register(assigner: type[CreditAssigner]) -> None:
-    name = getattr(assigner, "name", "")
-    if not name or ":" in name:
-        raise InvalidArgumentError("name", name, "give the assigner a name, without a colon")
+    name = check_id(assigner, CREDIT_ASSIGNERS)
     if name in _ALIASES:
         raise InvalidArgumentError("name", name, f"is an alias of {_ALIASES[name]!r}")
-    known = CREDIT_ASSIGNERS.get(name)
-    # A module that runs twice, as under `python -m`, defines its classes twice: that is allowed.
-    if known is not None and known.__name__ != assigner.__name__:
-        raise InvalidArgumentError("name", name, f"is taken by {known.__name__}")
     CREDIT_ASSIGNERS[name] = assigner
 
 
@@ -138,7 +132,7 @@ def find_credit_assigner(name: str) -> type[CreditAssigner]:
             ) from error
     bare = _ALIASES.get(bare, bare)
     if bare not in CREDIT_ASSIGNERS:
-        close = difflib.get_close_matches(bare.lower(), [*CREDIT_ASSIGNERS, *_ALIASES], 1)
+        close = similar_names(bare.lower(), [*CREDIT_ASSIGNERS, *_ALIASES])
         hint = f"did you mean {_ALIASES.get(close[0], close[0])!r}? " if close else ""
         raise InvalidArgumentError(
             "credit", name, f"{hint}choose one of {', '.join(CREDIT_ASSIGNERS)}"

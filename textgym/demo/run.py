@@ -19,6 +19,7 @@ from rich.console import Console
 
 import textgym
 from textgym.agents import PPO, PPOConfig, collect_episodes
+from textgym.checks import check_whole_number
 from textgym.credit import get_credit_assigner
 from textgym.demo.output import MethodProgress, Run, print_samples, write_samples
 from textgym.demo.protocol import METHODS, NUM_ENVS, NUM_SAMPLES, SMOOTHING, Method
@@ -79,8 +80,7 @@ def run_demo(
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise InvalidArgumentError("iterations", iterations, "must be a whole number of at least 1")
+    iterations = check_whole_number("iterations", iterations, 1)
     for name in ("episodes_per_iteration", "log_dir"):
         if name in hyperparameters:
             raise InvalidArgumentError(

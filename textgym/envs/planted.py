@@ -22,7 +22,14 @@ from textgym.envs.task import TextGenerationTask, token_lists
 from textgym.envs.text_generation import TextGenerationEnv
 from textgym.envs.text_generation_vector import TextGenerationVectorEnv
 from textgym.errors import InvalidArgumentError
-from textgym.models import Completions, Readout, RewardFunction, RewardModel, ScoredCompletions
+from textgym.models import (
+    Completions,
+    Readout,
+    RewardFunction,
+    RewardModel,
+    ScoredCompletions,
+    TextRewardModel,
+)
 from textgym.planted import PROMPTS, TOKEN_IDS, contributions, optimal_score, score
 from textgym.prompts import PromptSource
 
@@ -84,8 +91,8 @@ class PlantedTask(TextGenerationTask):
         arguments: The arguments of the environment.
 
     Raises:
-        InvalidArgumentError: If an argument cannot be used, or the tokenizer has another vocabulary
-            than the program.
+        InvalidArgumentError: If an argument cannot be used, or the tokenizer of the policy or of
+            the reward model has another vocabulary than the program.
     """
 
     def __init__(self, arguments: TextGenerationArguments) -> None:
@@ -101,6 +108,13 @@ class PlantedTask(TextGenerationTask):
                 "tokenizer",
                 getattr(self.tokenizer, "name_or_path", arguments.tokenizer),
                 'the program knows only its own tokens; pass "planted"',
+            )
+        if isinstance(self.reward_model, TextRewardModel):
+            raise InvalidArgumentError(
+                "reward_model",
+                arguments.reward_model,
+                "it has another tokenizer or a template, and must read the program's tokens as "
+                'they are; pass "planted"',
             )
 
     def score(self, completions: Completions, readouts: frozenset[Readout]) -> ScoredByProgram:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from textgym.credit import AttentionCredit, CreditAssigner
+from textgym.credit import AttentionCredit, CreditAssigner, SparseCredit
+from textgym.envs.arguments import TextGenerationArguments
 from textgym.envs.task import TextGenerationTask
+from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, Readout, RewardModel, ScoredCompletions
+from textgym.models.checks import check_supports
 from textgym.rendering import (
     FRAME_GROUND,
     caption_text,
@@ -50,19 +53,34 @@ class TextEnvironment:
     Attributes:
         task_class: The class of the task. A subclass with other rules sets its own here.
         task: The rules: tokenizer, reward model, legal actions.
-        rendered_credit: The credit that ``render`` shows. Credit wrappers set their own assigner.
+        rendered_credit: The credit that ``render`` shows: ABC, or the score on the last token where
+            the reward model has no attention. Credit wrappers set their own assigner.
     """
 
     task_class: ClassVar[type[TextGenerationTask]] = TextGenerationTask
     task: TextGenerationTask
     rendered_credit: CreditAssigner
+    metadata: dict[str, Any]
     render_mode: str | None
+    action_mask_in_info: bool
     _readouts: frozenset[Readout]
 
-    def _set_task(self, task: TextGenerationTask, renders: bool) -> None:
-        self.task = task
+    def _set_up(self, arguments: TextGenerationArguments) -> None:
+        """Check the render mode, make the task, and set what both kinds of environment have."""
+        mode, modes = arguments.render_mode, self.metadata["render_modes"]
+        if mode not in (None, *modes):
+            quoted = '", "'.join(modes)
+            raise InvalidArgumentError("render_mode", mode, f'choose "{quoted}" or None')
+        self.task = self.task_class(arguments)
+        self.render_mode = mode
+        self.action_mask_in_info = arguments.action_mask_in_info
         self.rendered_credit = AttentionCredit()
-        self._readouts = self.rendered_credit.readouts if renders else frozenset()
+        self._readouts = frozenset()
+        if mode is not None:
+            try:
+                self.request_readouts(self.rendered_credit.readouts)
+            except InvalidArgumentError:  # There is no attention, or none that can be trusted.
+                self.rendered_credit = SparseCredit()
 
     @property
     @abstractmethod
@@ -136,5 +154,5 @@ class TextEnvironment:
         Raises:
             InvalidArgumentError: If the reward model cannot give one of them.
         """
-        self.reward_model.check_readouts(readouts)
+        check_supports(self.reward_model, readouts)
         self._readouts |= frozenset(readouts)

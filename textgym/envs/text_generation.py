@@ -110,18 +110,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
 
     @init_takes(TextGenerationArguments)
     def __init__(self, arguments: TextGenerationArguments) -> None:
-        render_mode = arguments.render_mode
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise InvalidArgumentError(
-                "render_mode",
-                render_mode,
-                'choose "ansi", "html", "human", "rgb_array" or None',
-            )
-        self._set_task(self.task_class(arguments), renders=render_mode is not None)
+        self._set_up(arguments)
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
         self.action_space = self.task.action_space
-        self.action_mask_in_info = arguments.action_mask_in_info
-        self.render_mode = render_mode
         self._prompt_ids: list[int] = []
         self._completion_ids: list[int] = []
         self._input_ids, self._attention_mask = self.task.padded([])

@@ -60,12 +60,7 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
 
     @init_takes(VectorArguments)
     def __init__(self, arguments: VectorArguments) -> None:
-        num_envs, render_mode = arguments.num_envs, arguments.render_mode
-        num_envs = check_whole_number("num_envs", num_envs, 1, 2**31 - 1)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise InvalidArgumentError(
-                "render_mode", render_mode, 'choose "ansi", "html", "rgb_array" or None'
-            )
+        num_envs = check_whole_number("num_envs", arguments.num_envs, 1, 2**31 - 1)
         try:
             self.autoreset_mode = AutoresetMode(arguments.autoreset_mode)
         except ValueError:
@@ -75,15 +70,13 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
                 'choose "NextStep", "SameStep" or "Disabled", or the AutoresetMode of that name '
                 "(gymnasium.vector)",
             ) from None
-        self._set_task(self.task_class(arguments), renders=render_mode is not None)
+        self._set_up(arguments)
         self.num_envs = num_envs
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.action_mask_in_info = arguments.action_mask_in_info
-        self.render_mode = render_mode
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         # The observations are the only copy of the texts; a step writes one column of each row.
         shape = (num_envs, self.task.max_length)
@@ -293,9 +286,10 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
             put(inner, name, values, finished)
         self._put_action_masks(inner, finished)
         infos["final_info"], infos["_final_info"] = inner, finished.copy()
+        last = self._observation()
         observations = np.empty(int(finished.sum()), dtype=np.object_)
         for i, row in enumerate(np.flatnonzero(finished).tolist()):
-            observations[i] = self._row_observation(row)
+            observations[i] = {name: values[row] for name, values in last.items()}
         put(infos, "final_obs", observations, finished)
 
     def _keep_finished(self, finished: np.ndarray, scored: ScoredCompletions) -> None:
@@ -313,12 +307,6 @@ class TextGenerationVectorEnv(TextEnvironment, VectorEnv):
         return {
             "input_ids": self._input_ids.copy(),
             "attention_mask": self._attention_mask.copy(),
-        }
-
-    def _row_observation(self, row: int) -> dict[str, np.ndarray]:
-        return {
-            "input_ids": self._input_ids[row].copy(),
-            "attention_mask": self._attention_mask[row].copy(),
         }
 
     def _put_action_masks(self, infos: dict[str, Any], rows: np.ndarray) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from textgym.errors import InvalidArgumentError
+from textgym.models.readouts import Readout
 
-__all__ = ["check_model", "check_prompt_texts", "check_tokenizer", "check_weights"]
+__all__ = [
+    "check_model",
+    "check_prompt_texts",
+    "check_supports",
+    "check_tokenizer",
+    "check_weights",
+]
 
 _checked: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()
 """By model, the state in which its weights were finite."""
@@ -49,6 +56,18 @@ def check_prompt_texts(prompt_texts: Any) -> None:
         raise InvalidArgumentError(
             "prompt_texts", prompt_texts, "must map the tokens of prompts to texts"
         )
+
+
+def check_supports(reward_model: Any, readouts: Collection[Readout]) -> None:
+    """Have a reward model check that it supports some read-outs.
+
+    One without the method ``check_readouts`` can only tell when it reads.
+
+    Raises:
+        InvalidArgumentError: If it does not support one of them.
+    """
+    if hasattr(reward_model, "check_readouts"):
+        reward_model.check_readouts(readouts)
 
 
 def check_weights(argument: str, value: object, model: torch.nn.Module) -> None:

@@ -111,6 +111,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTraine
 
     Raises:
         InvalidArgumentError: If it cannot be loaded, or has no end token.
+        MissingDependencyError: If it needs the extra ``textgym[smollm2]``.
     """
     if isinstance(tokenizer, (str, Path)):
         loaded = _load_tokenizer(_resolve("tokenizer", tokenizer, "language_model"))
@@ -141,6 +142,7 @@ def load_language_model(
     Raises:
         InvalidArgumentError: If it cannot be loaded, has weights that are not finite, is spread
             over several devices, or is not a causal language model.
+        MissingDependencyError: If it needs the extra ``textgym[smollm2]``.
     """
     device, dtype = parse_device(device), parse_dtype(dtype)
     if isinstance(model, (str, Path)):

@@ -24,6 +24,7 @@ from textgym.models.readouts import (
     Pooling,
     PrefixScores,
     Readout,
+    checked_readouts,
     layer_indices,
 )
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
@@ -163,11 +164,7 @@ class RewardModel:
         """
         num_layers = self.model.config.num_hidden_layers
         num_heads = self.model.config.num_attention_heads
-        for readout in readouts:
-            if not isinstance(readout, Readout):
-                raise InvalidArgumentError(
-                    "readouts", readout, "pass instances of the classes in textgym.models.readouts"
-                )
+        for readout in checked_readouts(readouts):
             for layer in layer_indices(getattr(readout, "layers", -1)):
                 if not -num_layers <= layer < num_layers:
                     raise InvalidArgumentError(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from textgym.checks import first_line
 from textgym.errors import InvalidArgumentError
 from textgym.models.completions import Completions, ScoredCompletions
 from textgym.models.readouts import AttentionRow, Pooling, Readout
@@ -60,7 +61,7 @@ def fault_of_scores(reward_model: Reader) -> str | None:
     except (InvalidArgumentError, Warning):  # warnings that are to be errors
         raise
     except Exception as error:  # architectures fail in all kinds of ways
-        return f"it cannot score a text ({_first_line(error)})"
+        return f"it cannot score a text ({type(error).__name__}: {first_line(error)})"
     if not together.isfinite().all():
         return f"its scores are {together.tolist()}"
     if not _are_close(together, alone, reward_model):
@@ -84,7 +85,7 @@ def fault_of_attention(reward_model: Reader) -> str | None:
     except Warning:  # warnings that are to be errors
         raise
     except Exception as error:  # architectures fail in all kinds of ways
-        return f"its attention cannot be read ({_first_line(error)})"
+        return f"its attention cannot be read ({type(error).__name__}: {first_line(error)})"
     if not _are_close(plain, read.score, reward_model):
         return "asking for its attention changes its score"
     row = read[AttentionRow()].float()
@@ -142,7 +143,3 @@ def _are_close(first: Tensor, second: Tensor, reward_model: Reader) -> bool:
     largest = float(torch.cat([first, second]).abs().max())
     limit = 1e-6 + 1e-4 * largest if reward_model.dtype == torch.float32 else 0.05 * (1 + largest)
     return float((first - second).abs().max()) <= limit
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -111,9 +111,7 @@ def _drawable(text: str) -> str:
     return "".join(character for character in composed if character == "\n" or cell_len(character))
 
 
-def _draw_run(
-    canvas: ImageDraw.ImageDraw, x: int, y: int, text: str, style: Style = _NO_STYLE
-) -> int:
+def _draw_run(canvas: ImageDraw.ImageDraw, x: int, y: int, text: str, style: Style) -> int:
     """Draw characters of one style with the top left corner at x, y; returns the right edge."""
     right = x + cell_len(text) * _CELL_WIDTH
     if style.bgcolor is not None:

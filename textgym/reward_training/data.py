@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from textgym.prompts import read_dataset
 __all__ = ["Labelled", "Pair", "load_examples", "split_examples"]
 
 Example = TypeVar("Example")
+
+_LABELS = {"negative": 0, "positive": 1, "0": 0, "1": 1}
+"""Labels as text; a CSV file holds nothing else."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def load_examples(source: Any) -> list[Pair] | list[Labelled]:
 
     Raises:
         InvalidArgumentError: If the columns or their values cannot be used.
+        MissingDependencyError: If ``"imdb"`` needs the extra ``textgym[imdb]``.
     """
     if isinstance(source, str) and source == "imdb":
         from textgym.reviews import load_reviews
@@ -98,13 +103,25 @@ def _pair(row: dict[str, Any], number: int) -> Pair:
                 "must be text; put conversations into text first, with the tokenizer's "
                 "apply_chat_template",
             )
-    return Pair(prompt + chosen, prompt + rejected, float(row.get("margin") or 0.0))
+    return Pair(prompt + chosen, prompt + rejected, _margin(row.get("margin") or 0.0, number))
+
+
+def _margin(value: Any, number: int) -> float:
+    try:
+        margin = float(value)
+    except (TypeError, ValueError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise InvalidArgumentError(
+            "data", f"row {number}, margin {value}", "must be a finite number, or left out"
+        )
+    return margin
 
 
 def _labelled(row: dict[str, Any], number: int) -> Labelled:
     label: Any = row["label"]
     if isinstance(label, str):
-        label = {"negative": 0, "positive": 1}.get(label.lower(), label)
+        label = _LABELS.get(label.lower(), label)
     if label not in (0, 1) or not isinstance(row["text"], str):
         raise InvalidArgumentError(
             "data", f"row {number}, label {row['label']!r}", "needs a text, and a label of 0 or 1"

@@ -21,8 +21,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from textgym.checks import check_number, check_whole_number
+from textgym.checks import check_number, check_whole_number, first_line
 from textgym.errors import InvalidArgumentError, MissingDependencyError
+from textgym.models import load_tokenizer
 from textgym.models.loading import place_of_model
 from textgym.reward_training.data import Labelled, Pair
 
@@ -77,8 +78,6 @@ def load_base(base: str | Path, num_labels: int) -> tuple[PreTrainedModel, PreTr
     Raises:
         InvalidArgumentError: If it cannot be loaded.
     """
-    from textgym.models import load_tokenizer
-
     place = place_of_model("base", base)
     tokenizer = load_tokenizer(base)
     names = {0: "NEGATIVE", 1: "POSITIVE"} if num_labels == 2 else {0: "SCORE"}
@@ -93,8 +92,8 @@ def load_base(base: str | Path, num_labels: int) -> tuple[PreTrainedModel, PreTr
             trust_remote_code=False,
         )
     except Exception as error:  # Broken files fail in all kinds of ways.
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidArgumentError("base", str(base), f"cannot be loaded ({reason})") from error
+        remedy = f"cannot be loaded ({first_line(error)})"
+        raise InvalidArgumentError("base", str(base), remedy) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

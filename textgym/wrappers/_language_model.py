@@ -23,7 +23,7 @@ from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, load_language_model, load_tokenizer
 from textgym.models.incremental import IncrementalLanguageModel, NextToken
 
-__all__ = ["SharedLanguageModel", "Texts", "check_top_k", "shared_language_model"]
+__all__ = ["SharedLanguageModel", "Texts", "shared_language_model"]
 
 _shared: WeakKeyDictionary[Any, dict[int, SharedLanguageModel]] = WeakKeyDictionary()
 
@@ -154,17 +154,3 @@ def _check_tokenizer(base: TextEnvironment, model: str | Path) -> None:
             "its tokenizer differs from the environment's; pass a language model with the same "
             'tokenizer ("planted" for the planted task)',
         )
-
-
-def check_top_k(argument: str, k: Any, vocab_size: int) -> int:
-    """Check a number of candidates.
-
-    Raises:
-        InvalidArgumentError: If it is not a whole number, or a state may have fewer legal tokens.
-    """
-    is_whole = isinstance(k, int | np.integer) and not isinstance(k, bool | np.bool_)
-    if not is_whole or not 1 <= k < vocab_size:
-        raise InvalidArgumentError(
-            argument, k, f"must be a whole number from 1 to {vocab_size - 1}: EOS may be illegal"
-        )
-    return int(k)

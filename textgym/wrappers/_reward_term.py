@@ -84,21 +84,8 @@ class VectorRewardTerm(TextVectorWrapper):
         """
 
     def _clear(self, rows: np.ndarray) -> None:
-        """Forget the episodes of some rows, bool, shape (num_envs,)."""
         self._unshaped_return[rows] = 0.0
         self._shaped_return[rows] = 0.0
-
-    def reset(
-        self,
-        *,
-        seed: Any = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start new episodes."""
-        rows = self._rows_to_reset(options)
-        result = self.env.reset(seed=seed, options=options)
-        self._clear(rows)
-        return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and add the term to the rewards of the rows that acted."""

@@ -38,6 +38,18 @@ class TextVectorWrapper(VectorWrapper):
         mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         return np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
 
+    def _clear(self, rows: np.ndarray) -> None:
+        """Forget what is kept about the episodes of some rows, bool, shape (num_envs,)."""
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start new episodes."""
+        rows = self._rows_to_reset(options)
+        result = self.env.reset(seed=seed, options=options)
+        self._clear(rows)
+        return result
+
     @property
     def _restarts_at_once(self) -> bool:
         """Whether the step that ends an episode also starts the next one."""

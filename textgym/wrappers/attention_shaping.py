@@ -6,7 +6,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from textgym.credit.potentials import AttentionWeightedPrefixScore, Potential, StateFunction
+from textgym.credit.potentials import Potential, StateFunction, get_potential
 from textgym.credit.start import Start
 from textgym.wrappers.potential_shaping import PotentialShaping, VectorPotentialShaping
 
@@ -66,8 +66,7 @@ class AttentionShaping(PotentialShaping):
             gamma=gamma,
             start=start,
         )
-        potential = AttentionWeightedPrefixScore() if potential is None else potential
-        super().__init__(env, potential, beta=beta, gamma=gamma, start=start)
+        super().__init__(env, get_potential(potential), beta=beta, gamma=gamma, start=start)
 
 
 class VectorAttentionShaping(VectorPotentialShaping):
@@ -107,5 +106,4 @@ class VectorAttentionShaping(VectorPotentialShaping):
         *,
         start: Start = "zero",
     ) -> None:
-        potential = AttentionWeightedPrefixScore() if potential is None else potential
-        super().__init__(env, potential, beta=beta, gamma=gamma, start=start)
+        super().__init__(env, get_potential(potential), beta=beta, gamma=gamma, start=start)

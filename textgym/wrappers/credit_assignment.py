@@ -60,7 +60,7 @@ def redistributed_rewards(
     return rewards.astype(np.float32)
 
 
-def prepare(env: TextEnvironment, assigner: CreditAssigner) -> None:
+def _prepare(env: TextEnvironment, assigner: CreditAssigner) -> None:
     """Have an environment compute what an assigner reads, and show its credit.
 
     Raises:
@@ -120,7 +120,7 @@ class CreditAssignment(
             env, TextGenerationEnv, self.assigner.needs_causal_reward_model
         )
         super().__init__(env)
-        prepare(self._text_env, self.assigner)
+        _prepare(self._text_env, self.assigner)
         self._paid: list[float] = []
 
     def reset(
@@ -180,25 +180,13 @@ class VectorCreditAssignment(TextVectorWrapper):
     ) -> None:
         self.assigner = get_credit_assigner(credit)
         super().__init__(env, self.assigner.needs_causal_reward_model)
-        prepare(self._text_env, self.assigner)
+        _prepare(self._text_env, self.assigner)
         self._paid = np.zeros((self.num_envs, self._text_env.max_new_tokens))
         self._num_steps = np.zeros(self.num_envs, dtype=np.int64)
 
     def _clear(self, rows: np.ndarray) -> None:
         self._paid[rows] = 0.0
         self._num_steps[rows] = 0
-
-    def reset(
-        self,
-        *,
-        seed: Any = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start new episodes."""
-        rows = self._rows_to_reset(options)
-        result = self.env.reset(seed=seed, options=options)
-        self._clear(rows)
-        return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and add the credit of the episodes that ended to the infos."""

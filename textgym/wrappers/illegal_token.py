@@ -22,7 +22,7 @@ __all__ = ["IllegalToken", "VectorIllegalToken"]
 _ONE_KEY = "one wrapper of this class is enough"
 
 
-def illegal_tokens(env: TextEnvironment, completions: Completions) -> np.ndarray:
+def _illegal_tokens(env: TextEnvironment, completions: Completions) -> np.ndarray:
     """The illegal token in some states: EOS or, where all tokens are legal, -1.
 
     Args:
@@ -38,7 +38,7 @@ def illegal_tokens(env: TextEnvironment, completions: Completions) -> np.ndarray
     return np.where(may_end, -1, eos)[:, None]
 
 
-def with_illegal_token(env: Any, space: gym.Space, vocab_size: int) -> spaces.Dict:
+def _with_illegal_token(env: Any, space: gym.Space, vocab_size: int) -> spaces.Dict:
     """The observation space of one row, with the key added.
 
     Raises:
@@ -94,7 +94,7 @@ class IllegalToken(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._text_env = find_text_env(env, TextGenerationEnv)
         refuse_inside(env, IllegalToken, _ONE_KEY)
         super().__init__(env)
-        self.observation_space = with_illegal_token(
+        self.observation_space = _with_illegal_token(
             env, env.observation_space, self._text_env.task.vocab_size
         )
 
@@ -111,7 +111,7 @@ class IllegalToken(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._with_key(observation), reward, terminated, truncated, info
 
     def _with_key(self, observation: dict[str, Any]) -> dict[str, Any]:
-        token = illegal_tokens(self._text_env, self._text_env.completions)[0]
+        token = _illegal_tokens(self._text_env, self._text_env.completions)[0]
         return {**observation, "illegal_token": token}
 
 
@@ -140,7 +140,7 @@ class VectorIllegalToken(TextVectorWrapper):
     def __init__(self, env: VectorEnv) -> None:
         super().__init__(env)
         refuse_inside(env, VectorIllegalToken, _ONE_KEY)
-        self.single_observation_space = with_illegal_token(
+        self.single_observation_space = _with_illegal_token(
             env, env.single_observation_space, self._text_env.task.vocab_size
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -162,10 +162,10 @@ class VectorIllegalToken(TextVectorWrapper):
             last = self._text_env.last_step
             assert last.scored is not None
             rows = np.flatnonzero(last.finished)
-            for row, token in zip(rows, illegal_tokens(self._text_env, last.scored), strict=True):
+            for row, token in zip(rows, _illegal_tokens(self._text_env, last.scored), strict=True):
                 infos["final_obs"][row]["illegal_token"] = token
         return self._with_key(observations), rewards, terminated, truncated, infos
 
     def _with_key(self, observations: dict[str, Any]) -> dict[str, Any]:
-        tokens = illegal_tokens(self._text_env, self._text_env.completions)
+        tokens = _illegal_tokens(self._text_env, self._text_env.completions)
         return {**observations, "illegal_token": tokens}

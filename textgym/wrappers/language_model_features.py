@@ -13,14 +13,10 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
-from textgym.checks import check_flag
+from textgym.checks import check_flag, check_whole_number
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
-from textgym.wrappers._language_model import (
-    Texts,
-    check_top_k,
-    shared_language_model,
-)
+from textgym.wrappers._language_model import Texts, shared_language_model
 from textgym.wrappers._text_env import find_text_env, refuse_inside
 from textgym.wrappers._vector import TextVectorWrapper
 
@@ -56,7 +52,8 @@ class FeatureReader:
     ) -> None:
         self._task = base.task
         self.progress = check_flag("progress", progress)
-        self.top_k = None if top_k is None else check_top_k("top_k", top_k, base.task.vocab_size)
+        most = base.task.vocab_size - 1  # EOS may be illegal.
+        self.top_k = None if top_k is None else check_whole_number("top_k", top_k, 1, most)
         self._language_model = shared_language_model(base, model)
         size = self._language_model.hidden_size + self.progress
         if self.top_k is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
 from textgym.models.bridge import IncrementalTextReader
+from textgym.models.checks import check_supports
 from textgym.models.incremental import IncrementalRewardModel
 from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
 from textgym.wrappers._text_env import find_text_env, refuse_inside
@@ -56,17 +58,15 @@ class ShapingReader:
         self._reader: IncrementalRewardModel | IncrementalTextReader | None = None
         reward_model: Any = env.reward_model
         readouts = potential.readouts
-        if hasattr(reward_model, "check_readouts"):
-            reward_model.check_readouts(readouts)
+        check_supports(reward_model, readouts)
         if not potential.reads_reward_model:
             return
         if IncrementalTextReader.can_read(reward_model, readouts):
             self._reader = IncrementalTextReader(reward_model)
         elif IncrementalRewardModel.can_read(reward_model, readouts):
-            try:
+            # With what is not a plain decoder, every step reads the whole text.
+            with contextlib.suppress(InvalidArgumentError):
                 self._reader = IncrementalRewardModel(reward_model, readouts)
-            except InvalidArgumentError:  # Not a plain decoder: every step reads the whole text.
-                self._reader = None
 
     @property
     def is_incremental(self) -> bool:

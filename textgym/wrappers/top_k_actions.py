@@ -13,15 +13,12 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
+from textgym.checks import check_whole_number
 from textgym.envs import TextEnvironment, TextGenerationEnv
 from textgym.envs.infos import put
 from textgym.envs.task import check_actions
 from textgym.errors import InvalidArgumentError
-from textgym.wrappers._language_model import (
-    Texts,
-    check_top_k,
-    shared_language_model,
-)
+from textgym.wrappers._language_model import Texts, shared_language_model
 from textgym.wrappers._text_env import find_text_env, refuse_inside, wrappers_of
 from textgym.wrappers._vector import TextVectorWrapper
 
@@ -45,7 +42,7 @@ class CandidateReader:
 
     def __init__(self, base: TextEnvironment, model: str | Path | PreTrainedModel, k: int) -> None:
         self._task = base.task
-        self.k = check_top_k("k", k, base.task.vocab_size)
+        self.k = check_whole_number("k", k, 1, base.task.vocab_size - 1)  # EOS may be illegal.
         self._language_model = shared_language_model(base, model)
 
     def __call__(self, texts: Texts) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from textgym.errors import InvalidArgumentError
 from textgym.models.bridge.reward_function import RewardFunction
 from textgym.models.bridge.text_reward_model import TextRewardModel
 from textgym.models.reward_model import RewardModel
@@ -29,11 +30,21 @@ def reading_tokens_of(
     Returns:
         The reward model as it is if it has the same vocabulary and no template, or is of a class of
         the user's; otherwise a :class:`TextRewardModel`.
+
+    Raises:
+        InvalidArgumentError: If a :class:`RewardModel` has no tokenizer.
     """
     if isinstance(reward_model, RewardFunction):
         return RewardFunction(reward_model.function, tokenizer, prompt_texts)
     if not isinstance(reward_model, RewardModel):
         return reward_model
+    if reward_model.tokenizer is None:
+        raise InvalidArgumentError(
+            "reward_model",
+            reward_model,
+            "it has no tokenizer, so nothing tells whether it can read the policy's tokens; pass "
+            "RewardModel(model, tokenizer) with the tokenizer that the model was trained with",
+        )
     same = reward_model.tokenizer.get_vocab() == tokenizer.get_vocab()
     if same and reward_model.template is None:
         return reward_model

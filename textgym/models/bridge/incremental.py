@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 
 import torch
@@ -48,10 +49,9 @@ class IncrementalTextReader:
         if isinstance(reward_model, TextRewardModel):
             inner = reward_model.reward_model
             if IncrementalRewardModel.can_read(inner, [PrefixScores()]):
-                try:
+                # What is not a plain decoder reads the whole text.
+                with contextlib.suppress(InvalidArgumentError):
                     self._reader = IncrementalRewardModel(inner, [PrefixScores()], _MAX_CHANGED)
-                except InvalidArgumentError:  # Not a plain decoder: it reads the whole text.
-                    self._reader = None
         self._prompt_scores: dict[str, float] = {}
 
     @staticmethod

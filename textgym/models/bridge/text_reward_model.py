@@ -183,8 +183,8 @@ class TextRewardModel:
             The batch with scores and read-outs, on the reward model's device.
 
         Raises:
-            InvalidArgumentError: If the model does not support a read-out, or a text is too long
-                for it.
+            InvalidArgumentError: If the model does not support a read-out, or a text is empty, or
+                too long for it.
         """
         self.check_readouts(readouts)
         completions = completions.to(self.device)

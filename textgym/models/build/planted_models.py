@@ -6,11 +6,9 @@ The whole build takes a few minutes on one core.
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,13 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
-    Trainer,
-    TrainingArguments,
 )
 
-from textgym.models.build.card import planted_language_model_card, planted_reward_model_card
-from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.models.build.card import (
+    build_versions,
+    planted_language_model_card,
+    planted_reward_model_card,
+)
 from textgym.models.build.planted_texts import (
     draw_clauses,
     draw_phrases,
@@ -43,6 +42,8 @@ from textgym.models.build.planted_texts import (
 )
 from textgym.models.build.reference import attention_profile, sample_reference_completions
 from textgym.models.build.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN
+from textgym.models.build.training import train
+from textgym.models.loading import EMBEDDED_FOLDER
 from textgym.planted import (
     EOS_ID,
     PAD_ID,
@@ -66,9 +67,6 @@ __all__ = [
 
 CONTEXT = 64
 """Longest sequence of the models, in tokens."""
-
-_EMBEDDED = Path(__file__).parents[1] / "embedded" / "planted"
-
 
 # --- Tokenizer ------------------------------------------------------------------------------------
 
@@ -125,7 +123,7 @@ class PlantedRecipe:
 class PlantedBuildOptions:
     """Train the models of the planted task and write them as Hugging Face folders."""
 
-    output: Path = _EMBEDDED
+    output: Path = EMBEDDED_FOLDER / "planted"
     """Folder of the results: language_model and reward_model."""
     language_model: PlantedRecipe = field(
         default_factory=lambda: PlantedRecipe(64, 192, 2, 4, steps=400)
@@ -206,36 +204,20 @@ def _train(
         np.random.default_rng(recipe.seed), recipe.steps * recipe.batch_size, recipe.num_words
     )
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
+        train(
+            objective(model),
+            _Texts(texts),
+            Path(folder),
+            {"muon_lr": recipe.muon_lr, "muon_weight_decay": 0.0, "adamw_lr": recipe.adamw_lr},
             max_steps=recipe.steps,
             per_device_train_batch_size=recipe.batch_size,
-            train_sampling_strategy="sequential",
-            remove_unused_columns=False,
             lr_scheduler_type="cosine",
             warmup_steps=recipe.warmup_steps,
-            max_grad_norm=1.0,
             use_cpu=True,
             logging_steps=200,
             save_strategy="no",
             seed=recipe.seed,
-            report_to="none",
-            disable_tqdm=True,
         )
-        trainer = Trainer(
-            model=objective(model),
-            args=arguments,
-            train_dataset=_Texts(texts),
-            optimizer_cls_and_kwargs=(
-                MuonWithAdamWFactory,  # type: ignore[arg-type]
-                {
-                    "muon_lr": recipe.muon_lr,
-                    "muon_weight_decay": 0.0,
-                    "adamw_lr": recipe.adamw_lr,
-                },
-            ),
-        )
-        trainer.train()
 
 
 # --- Evaluation -----------------------------------------------------------------------------------
@@ -346,14 +328,10 @@ def _samples(reference: Sequence[tuple[list[int], list[int]]]) -> tuple[list[str
 
 
 def _build_facts(model: PreTrainedModel, recipe: PlantedRecipe) -> dict[str, Any]:
-    packages = ("torch", "transformers", "tokenizers")
     return {
         "parameters": model.num_parameters(),
         "recipe": asdict(recipe),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": build_versions(),
     }
 
 

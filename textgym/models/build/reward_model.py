@@ -12,16 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen3ForSequenceClassification,
-    Trainer,
-    TrainingArguments,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForSequenceClassification
 
-from textgym.models.build.optimizer import MuonWithAdamWFactory
+from textgym.models.build.training import train
 from textgym.models.build.windows import (
     PadRight,
     Window,
@@ -42,8 +35,6 @@ __all__ = [
 
 BANDS = ((8, 24), (24, 64), (120, 128))
 """Ranges of lengths in tokens, both ends included, to report the accuracy for."""
-
-_SAVE_STEPS = 150
 
 
 @dataclass(frozen=True)
@@ -154,41 +145,26 @@ def train_reward_model(
             recipe.end_share,
         )
         windows += batch_by_length(drawn, recipe.batch_size, rng)
-    arguments = TrainingArguments(
-        output_dir=str(work_folder),
+    train(
+        PrefixSupervision(model, recipe.min_tokens, recipe.prefix_weight),
+        WindowDataset(windows),
+        work_folder,
+        {
+            "muon_lr": recipe.muon_lr,
+            "muon_weight_decay": recipe.muon_weight_decay,
+            "adamw_lr": recipe.adamw_lr,
+        },
+        collate=PadRight(tokenizer.pad_token_id, recipe.pad_multiple),
         max_steps=len(windows) // recipe.batch_size,
         per_device_train_batch_size=recipe.batch_size,
-        train_sampling_strategy="sequential",  # batch_by_length has decided the order
-        remove_unused_columns=False,
         lr_scheduler_type="linear",
         warmup_steps=recipe.warmup_steps,
-        max_grad_norm=1.0,
         bf16=True,
         use_cpu=device == "cpu",
         torch_compile=compile_model,
         logging_steps=50,
-        save_steps=_SAVE_STEPS,
-        save_total_limit=1,
         seed=recipe.seed,
-        report_to="none",
-        disable_tqdm=True,
     )
-    trainer = Trainer(
-        model=PrefixSupervision(model, recipe.min_tokens, recipe.prefix_weight),
-        args=arguments,
-        train_dataset=WindowDataset(windows),
-        data_collator=PadRight(tokenizer.pad_token_id, recipe.pad_multiple),
-        optimizer_cls_and_kwargs=(
-            MuonWithAdamWFactory,  # type: ignore[arg-type]
-            {
-                "muon_lr": recipe.muon_lr,
-                "muon_weight_decay": recipe.muon_weight_decay,
-                "adamw_lr": recipe.adamw_lr,
-            },
-        ),
-    )
-    checkpoint = get_last_checkpoint(str(work_folder)) if work_folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
     return model
 
 

@@ -29,6 +29,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from textgym.checks import first_line
 from textgym.errors import InvalidArgumentError
 from textgym.models.incremental.cache import GrowingLayer, layers_of
 from textgym.models.incremental.lean import LeanDecoder
@@ -75,11 +76,6 @@ class Pass:
     lengths: Tensor
     number: int | None
     output: Output
-
-    @property
-    def is_restart(self) -> bool:
-        """Whether whole texts were read."""
-        return self.number is None
 
     def newest(self, values: Tensor) -> Tensor:
         """Pick the values of the last tokens: (output rows, tokens, ...) to (num_read, ...)."""
@@ -360,8 +356,7 @@ class IncrementalDecoder(ABC):
             if autocast is not None:
                 differences.append((self._difference(), autocast))
         except Exception as error:  # Models of all kinds fail in all kinds of ways.
-            reason = str(error).splitlines() or [type(error).__name__]
-            raise self._no_decoder(reason[0]) from error
+            raise self._no_decoder(first_line(error)) from error
         for difference, dtype in differences:
             self._judge(difference, dtype)
         self._forget(0)

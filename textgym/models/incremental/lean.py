@@ -24,10 +24,9 @@ from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from textgym.models.incremental.cache import GrowingLayer
+from textgym.models.incremental.output import Output
 from textgym.models.recorder import RecordedAttention
-
-from .cache import GrowingLayer
-from .output import Output
 
 __all__ = ["LeanDecoder"]
 

@@ -107,7 +107,7 @@ class IncrementalLanguageModel(IncrementalDecoder):
         hidden = done.newest(done.output.hidden).float()
         logits = done.output.logits
         assert logits is not None
-        if "logits_to_keep" in self._parameters and done.is_restart:  # only where a text ends
+        if "logits_to_keep" in self._parameters and done.number is None:  # only where a text ends
             column = torch.searchsorted(self._ends, done.lengths - 1)
             logits = logits[done.at, column].float()
         else:

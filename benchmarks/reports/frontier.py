@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.curves import new_figure, save
-from textgym.benchmark.frontier import scores_at_kl
+from textgym.benchmark.frontier import estimate_at_kl
 from textgym.benchmark.statistics import stratified_bootstrap
 from textgym.benchmark.tables import markdown_table
 from training.plan import METHODS, TASKS
@@ -27,7 +27,7 @@ def make_tables(runs: pd.DataFrame) -> str:
         means = rows[["fresh_kl", "fresh_outside", "fresh_distinct_2"]].mean()
         lines.append([method, f"{kl_coef:g}", str(score), *(f"{mean:.2f}" for mean in means)])
     equal = [
-        [method, *(_at_kl(rows, kl) for kl in _EQUAL_KL)]
+        [method, *(estimate_at_kl(rows, kl) for kl in _EQUAL_KL)]
         for method, rows in ends.groupby("method", sort=False)
     ]
     text = [
@@ -75,8 +75,3 @@ def _ends(runs: pd.DataFrame) -> pd.DataFrame:
     ends = ends.assign(kl_coef=[json.loads(setting)["kl_coef"] for setting in ends["setting"]])
     order = {method: number for number, method in enumerate(METHODS)}
     return ends.sort_values(["method", "kl_coef", "seed"], key=lambda c: c.map(order).fillna(c))
-
-
-def _at_kl(ends: pd.DataFrame, kl: float) -> str:
-    scores = scores_at_kl(ends, kl)
-    return "–" if scores is None else str(stratified_bootstrap(scores))

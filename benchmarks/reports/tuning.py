@@ -249,7 +249,7 @@ def _race_table(by_method: dict[str, pd.DataFrame]) -> list[str]:
             [
                 method,
                 ", ".join("–" if pd.isna(i) else f"{i:.0f}" for i in points["iteration"]),
-                f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})",
+                f"{estimate:.0%}",
                 f"{points['iteration'].notna().sum()} of {len(points)}",
                 f"{points['kl'].median():.0f}",
             ]

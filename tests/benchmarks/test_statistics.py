@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import mannwhitneyu, ttest_1samp, ttest_rel
 
 from textgym.benchmark.statistics import (
+    Estimate,
     bootstrap_mean,
     holm,
     interquartile_mean,
@@ -131,6 +132,14 @@ def test_a_single_run_has_no_interval():
     value, low, high = stratified_bootstrap([2.0])
     assert value == 2.0
     assert np.isnan([low, high]).all()
+
+
+def test_an_estimate_is_shown_with_its_interval_if_it_has_one():
+    assert (
+        str(Estimate(0.5, 0.25, 1.0)) == f"{Estimate(0.5, 0.25, 1.0)}" == "+0.50 (+0.25 to +1.00)"
+    )
+    assert f"{Estimate(0.5, 0.25, 1.0):.0%}" == "50% (25% to 100%)"
+    assert str(paired_difference([2.0], [1.5])) == "+0.50"
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, np.nan], np.zeros((2, 2, 2))])

@@ -29,6 +29,7 @@ from textgym.benchmark.fresh_completions import windows
 from textgym.benchmark.frontier import (
     draw_frontier,
     ends_of_families,
+    estimate_at_kl,
     frontier_tables,
     scores_at_kl,
 )
@@ -349,8 +350,11 @@ def test_the_score_at_equal_kl_is_interpolated_seed_by_seed(tmp_path):
     ends = ends_of_families(pd.concat([*runs, run_of("sparse", 0, [0.0] * 12)], ignore_index=True))
     assert set(ends["family"]) == {"ABC"}
     assert scores_at_kl(ends, 15.0).tolist() == [1.5, 2.5]
-    assert scores_at_kl(ends, 9.0) is None
-    assert scores_at_kl(ends, 41.0) is None
+    assert scores_at_kl(ends, 9.0).empty
+    assert scores_at_kl(ends, 41.0).empty
+    without_the_low = ends[(ends["seed"] == 1) | (ends["fresh_kl"] > 15.0)]
+    assert scores_at_kl(without_the_low, 15.0).index.tolist() == [1]
+    assert estimate_at_kl(without_the_low, 15.0) == "+2.50, 1 of 2 seeds"
     table = "\n".join(frontier_tables(ends, levels=(30.0, 50.0)))
     assert "| ABC | +3.50 (+3.00 to +4.00) | – |" in table
     draw_frontier(ends, tmp_path / "frontier.png")

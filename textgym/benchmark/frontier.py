@@ -13,7 +13,13 @@ from .methods import METHODS
 from .statistics import stratified_bootstrap
 from .tables import markdown_table
 
-__all__ = ["draw_frontier", "ends_of_families", "frontier_tables", "scores_at_kl"]
+__all__ = [
+    "draw_frontier",
+    "ends_of_families",
+    "estimate_at_kl",
+    "frontier_tables",
+    "scores_at_kl",
+]
 
 _MEASURES = {"fresh_score": "score", "fresh_gold": "gold"}
 
@@ -26,7 +32,7 @@ def ends_of_families(runs: pd.DataFrame) -> pd.DataFrame:
     return ends[is_end & ends["fresh_kl"].notna()] if "fresh_kl" in ends else ends[:0]
 
 
-def scores_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> pd.Series | None:
+def scores_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> pd.Series:
     """Each seed's score at a KL, interpolated between its runs on either side.
 
     Args:
@@ -35,15 +41,24 @@ def scores_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> 
         column: What is interpolated.
 
     Returns:
-        By seed; None if some seed has no run on one side.
+        By seed, those seeds that have a run on either side.
     """
     scores = {}
     for seed, rows in ends.groupby("seed"):
         rows = rows.sort_values("fresh_kl")
-        if not rows["fresh_kl"].min() <= kl <= rows["fresh_kl"].max():
-            return None
-        scores[seed] = float(np.interp(kl, rows["fresh_kl"], rows[column]))
-    return pd.Series(scores)
+        if rows["fresh_kl"].min() <= kl <= rows["fresh_kl"].max():
+            scores[seed] = float(np.interp(kl, rows["fresh_kl"], rows[column]))
+    return pd.Series(scores, dtype=float)
+
+
+def estimate_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> str:
+    """The interquartile mean of :func:`scores_at_kl`, with the number of seeds if it is not all."""
+    scores = scores_at_kl(ends, kl, column)
+    if scores.empty:
+        return "–"
+    number = ends["seed"].nunique()
+    some = "" if len(scores) == number else f", {len(scores)} of {number} seeds"
+    return f"{stratified_bootstrap(scores)}{some}"
 
 
 def frontier_tables(
@@ -54,11 +69,10 @@ def frontier_tables(
     for column, name in _MEASURES.items():
         if column not in ends or ends[column].isna().all():
             continue
-        lines = []
-        for family, rows in ends.groupby("family", sort=False):
-            found = [scores_at_kl(rows, kl, column) for kl in levels]
-            cells = ["–" if one is None else str(stratified_bootstrap(one)) for one in found]
-            lines.append([str(family), *cells])
+        lines = [
+            [str(family), *(estimate_at_kl(rows, kl, column) for kl in levels)]
+            for family, rows in ends.groupby("family", sort=False)
+        ]
         header = [f"{name} of 512 fresh completions at", *(f"KL {kl:.0f}" for kl in levels)]
         text += [*markdown_table(header, lines), ""]
     return text

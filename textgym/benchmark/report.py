@@ -231,7 +231,7 @@ def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:
         cells = [method, "–", f"{len(there)} of {len(rows)}"]
         if len(share):
             estimate = stratified_bootstrap(share)
-            cells[1] = f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+            cells[1] = f"{estimate:.0%}"
         # A run that does not get there takes longer than all that do.
         medians = rows[["iterations", "tokens", "seconds"]].fillna(math.inf).median()
         cells += ["–" if math.isinf(median) else f"{median:,.0f}" for median in medians]

@@ -47,7 +47,14 @@ class Estimate(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+        return format(self, "+.2f")
+
+    def __format__(self, form: str) -> str:
+        """Value and bounds, each in this form; the value alone if it has no bounds."""
+        form = form or "+.2f"
+        if math.isnan(self.low):
+            return format(self.value, form)
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
 class Difference(NamedTuple):

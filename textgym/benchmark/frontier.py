@@ -52,7 +52,11 @@ def scores_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> 
 
 
 def estimate_at_kl(ends: pd.DataFrame, kl: float, column: str = "fresh_score") -> str:
-    """The interquartile mean of :func:`scores_at_kl`, with the number of seeds if it is not all."""
+    """What a table shows of :func:`scores_at_kl`.
+
+    Their interquartile mean, its interval by the bootstrap, which is too narrow with few seeds, and
+    the number of seeds if it is not all.
+    """
     scores = scores_at_kl(ends, kl, column)
     if scores.empty:
         return "–"

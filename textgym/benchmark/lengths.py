@@ -25,6 +25,9 @@ def mean_length(task: str) -> float | None:
 def draw_lengths(measured: pd.DataFrame, baseline: str, path: Path) -> bool:
     """Draw the share of the baseline's iterations against the length of the completions.
 
+    Points are interquartile means over seeds, with a 95% interval by the bootstrap, which is too
+    narrow with few seeds.
+
     Args:
         measured: What :func:`textgym.benchmark.report.measure_all` returned.
         baseline: What the others are compared with.

@@ -39,14 +39,13 @@ def test_printed_credits_sum_to_the_score(credit, prompt, models, tokenizer, cap
 
 def test_credit_measured_from_the_prompt_sums_to_the_difference_of_two_scores(models, capsys):
     arguments = ["--reward-model", models["--reward-model"], "--prompt", "This film"]
-    arguments += ["--credit", "uniform"]
-    assert main(["credit", "is a quiet wonder.", *arguments, "--start", "prompt"]) == 0
+    arguments += ["--start", "prompt", "--credit"]
+    assert main(["credit", "is a quiet wonder.", *arguments, "uniform"]) == 0
     out = capsys.readouterr().out
     values, score, total = printed_credit(out)
     assert sum(values) == pytest.approx(total, abs=1e-4 * len(values))
     assert "(score - prompt score)" in out
-    prefix_score = ["--credit", "prefix-score", "--start"]
-    assert main(["credit", "is a quiet wonder.", *arguments, *prefix_score, "prompt"]) == 0
+    assert main(["credit", "is a quiet wonder.", *arguments, "prefix-score"]) == 0
     assert printed_credit(capsys.readouterr().out)[2] == pytest.approx(total, abs=2e-4)
     assert abs(score - total) > 1e-3
 

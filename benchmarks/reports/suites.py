@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from textgym.benchmark import SUITES
@@ -171,8 +172,12 @@ def by_beta(runs: pd.DataFrame) -> str:
     suite = SUITES["beta"]
     base = stratified_bootstrap(mean[suite.baseline]).value
     lines = []
-    for name in suite.methods:
-        beta = float(name.removeprefix("β = ").removesuffix(PUBLISHED))
+    betas = {name: float(name.split(" ")[2]) for name in suite.methods}
+    of_seeds = mean.unstack("seed").loc[list(betas)].dropna(axis=1)
+    slope = paired_difference(
+        np.polyfit(list(betas.values()), of_seeds, deg=1)[0], np.zeros(of_seeds.shape[1])
+    )
+    for name, beta in betas.items():
         ours = stratified_bootstrap(mean[name])
         theirs = _ratio(AUTHORS_BETA[beta], AUTHORS_BETA[0.0])
         lines.append([f"{beta:g}", theirs, _ratio(ours.value, base), str(ours)])
@@ -181,6 +186,8 @@ def by_beta(runs: pd.DataFrame) -> str:
         f"of 251 iterations, ours of {runs['iteration'].max()} ({runs['seed'].nunique()} seeds).",
         "",
         *markdown_table(["β", "authors, ratio", "ours, ratio", "ours"], lines),
+        "",
+        f"Slope of the score against β, a line through each seed: {slope}, p {format_p(slope.p)}.",
     ]
     return "\n".join(text) + "\n"
 

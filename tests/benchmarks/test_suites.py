@@ -499,7 +499,9 @@ def rows_of(text):
 def test_each_beta_is_shown_as_a_ratio_to_sparse_reward():
     scores = {name: 1.0 + number for number, name in enumerate(SUITES["beta"].methods)}
     runs = pd.concat(run_of(name, seed, [scores[name]] * 9) for name in scores for seed in (0, 1))
-    rows = {row[0]: row[1:] for row in rows_of(by_beta(runs))}
+    text = by_beta(runs)
+    assert "a line through each seed: +10.00 (+10.00 to +10.00)" in text
+    rows = {row[0]: row[1:] for row in rows_of(text)}
     assert list(rows) == ["0", *(f"0.{tenth}" for tenth in range(1, 10)), "1"]
     assert rows["0.1"] == ["0.98", "2.00", "+2.00 (+2.00 to +2.00)"]  # 7.79 over 7.94; 2 over 1
     assert rows["0.5"][:2] == ["1.07", "6.00"]

@@ -10,11 +10,11 @@ from typing import TypeVar
 import pandas as pd
 
 from harness.halving import best_settings
-from textgym.benchmark.comparison import NOTE, compare
+from textgym.benchmark.comparison import NOTE, compare, format_p, pairs_of_seeds
 from textgym.benchmark.curves import label_panels, new_figure, save
 from textgym.benchmark.measures import ENDS, WINDOW, best_score, reached_at, score_at_kl_budget
 from textgym.benchmark.report import fresh_table
-from textgym.benchmark.statistics import stratified_bootstrap
+from textgym.benchmark.statistics import holm, paired_difference, stratified_bootstrap
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
@@ -169,33 +169,46 @@ def make_test_tables(task: str, runs: pd.DataFrame) -> str:
 def make_ablation_table(task: str, runs: pd.DataFrame) -> str:
     """What one changed choice does to the best setting of the ablated method."""
     by_variant = dict(list(runs.groupby("method")))
-    tuned = _per_seed(by_variant["as tuned"], lambda run: value_of(task, run))
+    values = {
+        name: _per_seed(by_variant[name], lambda run: value_of(task, run))
+        for name in VARIANTS
+        if name in by_variant
+    }
+    tuned = values["as tuned"]
+    differences = {
+        name: paired_difference(*pairs_of_seeds(one, tuned).T)
+        for name, one in values.items()
+        if name != "as tuned"
+    }
+    p_values = dict(zip(differences, holm([one.p for one in differences.values()]), strict=True))
     lines = []
-    for name in (variant for variant in VARIANTS if variant in by_variant):
+    for name in values:
         rows = by_variant[name]
-        values = _per_seed(rows, lambda run: value_of(task, run))
         means = rows.groupby("iteration")[["score", "kl"]].mean()
         reached = _reached(rows, pd.Series(2.0, index=tuned.index))["iteration"]
+        is_changed = name in differences
         lines.append(
             [
                 name,
-                ", ".join(f"{value:+.2f}" for value in values),
-                "–" if name == "as tuned" else f"{(values - tuned).mean():+.2f}",
+                ", ".join(f"{value:+.2f}" for value in values[name]),
+                f"{differences[name].value:+.2f}" if is_changed else "–",
+                format_p(p_values[name]) if is_changed else "–",
                 ", ".join("–" if pd.isna(i) else f"{i:.0f}" for i in reached),
                 f"{means['score'].tail(ENDS).mean():+.2f}",
                 f"{means['kl'].tail(ENDS).mean():.0f}",
                 f"{_per_seed(rows, _end_over_best).mean():.2f}",
             ]
         )
-    header = ["variant", "criterion", "minus as tuned", "iterations to +2", "score", "KL", "holds"]
+    header = ["variant", "criterion", "minus as tuned", "p", "iterations to +2", "score", "KL"]
     text = [
         f"The best setting of {ABLATED} with one choice changed, under {len(tuned)} seeds in "
-        "order. minus as tuned: mean of the differences under equal seeds. iterations to +2: until "
-        f"the mean score over {WINDOW} iterations is 2. score, KL: means over the last {ENDS} "
-        f"iterations. holds: mean score of the last {ENDS} iterations over the best mean over "
-        f"{WINDOW}. So few seeds are an observation.",
+        "order. minus as tuned: mean of the differences under equal seeds, with the p of a paired "
+        "t-test after Holm's correction for all rows. iterations to +2: until the mean score over "
+        f"{WINDOW} iterations is 2. score, KL: means over the last {ENDS} iterations. holds: mean "
+        f"score of the last {ENDS} iterations over the best mean over {WINDOW}. So few seeds are "
+        "an observation.",
         "",
-        *markdown_table(header, lines),
+        *markdown_table([*header, "holds"], lines),
     ]
     return "\n".join(text) + "\n"
 

@@ -202,7 +202,6 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("findings.md", "suites/table.md#As published", "| method | authors, ratio |", 6),
         ("findings.md", "suites/table.md#As published", "Iterations of ABC to the best score", 1),
         ("findings.md", "suites/table.md#As published", "| ABC minus | seeds |", 7),
-        ("agents/ppo.md", "tuning/table.md#short: ablation", "| variant | criterion |", 24),
         ("findings.md", "suites/table.md#By β", "| β | authors, ratio |", 13),
         ("findings.md", "suites/table.md#By β", "Slope of the score against β", 1),
         ("findings.md", "suites/frontier/table.md", "| score of 512 fresh", 7),

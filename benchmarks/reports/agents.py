@@ -7,9 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from textgym.benchmark.comparison import NOTE, compare, format_p, pairs_of_seeds
+from textgym.benchmark.comparison import (
+    NOTE,
+    compare,
+    corrected_by_holm,
+    differences_from,
+    format_p,
+)
 from textgym.benchmark.curves import first_reached, new_figure, save
-from textgym.benchmark.statistics import holm, paired_difference, student_half_width
+from textgym.benchmark.statistics import student_half_width
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 
@@ -157,15 +163,14 @@ def make_statistics(runs: pd.DataFrame) -> str:
     """How each dense reward compares with sparse reward, a table per agent."""
     ends = _ends(runs)
     lines = [NOTE.format(what=f"{END} episodes")]
-    p_values = {}
+    differences = {}
     for agent in AGENTS:
         scores = {r: ends[agent, r]["end"] for r in REWARDS if (agent, r) in ends}
         if SPARSE in scores and len(scores) > 1:
             lines += ["", f"### {agent}", "", *compare(scores, SPARSE)]
-            for reward in scores.keys() - {SPARSE}:
-                pairs = pairs_of_seeds(scores[reward], scores[SPARSE])
-                p_values[f"{reward} ({agent})"] = paired_difference(*pairs.T).p
-    corrected = dict(zip(p_values, holm([*p_values.values()]), strict=True))
+            for reward, difference in differences_from(SPARSE, scores).items():
+                differences[f"{reward} ({agent})"] = difference
+    corrected = corrected_by_holm(differences)
     small = [f"{name}, {format_p(p)}" for name, p in corrected.items() if p < 0.05]
     lines += ["", f"p below 0.05 after Holm's correction for all {len(corrected)} differences:"]
     lines += ["", *(f"- {one}" for one in sorted(small) or ["none"])]

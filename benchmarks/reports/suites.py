@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmark import SUITES
-from textgym.benchmark.comparison import format_p, pairs_of_seeds
+from textgym.benchmark.comparison import corrected_by_holm, format_p, pairs_of_seeds
 from textgym.benchmark.measures import ENDS
 from textgym.benchmark.report import measure_all, write_report
 from textgym.benchmark.statistics import (
-    holm,
     interquartile_mean,
     paired_difference,
     stratified_bootstrap,
@@ -126,11 +125,11 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
     by_seed = measured.set_index(["method", "seed"])
     columns = []
     for scores in (mean, by_seed["area"], by_seed["final"]):
-        pairs = [pairs_of_seeds(scores["ABC"], scores[control]) for control in CONTROLS]
-        differences = [paired_difference(*both.T) for both in pairs]
-        p_values = map(format_p, holm([one.p for one in differences]))
-        columns.append([f"{one}, p {p}" for one, p in zip(differences, p_values, strict=True)])
-    seeds = [str(len(both)) for both in pairs]
+        pairs = {c: pairs_of_seeds(scores["ABC"], scores[c]) for c in CONTROLS}
+        differences = {c: paired_difference(*both.T) for c, both in pairs.items()}
+        p_values = corrected_by_holm(differences)
+        columns.append([f"{differences[c]}, p {format_p(p_values[c])}" for c in CONTROLS])
+    seeds = [str(len(both)) for both in pairs.values()]
     lines = [list(cells) for cells in zip(CONTROLS, seeds, *columns, strict=True)]
     header = ["ABC minus", "seeds", "mean over the run", "at the KL budget", "at the end"]
     text += markdown_table(header, lines)

@@ -10,11 +10,17 @@ from typing import TypeVar
 import pandas as pd
 
 from harness.halving import best_settings
-from textgym.benchmark.comparison import NOTE, compare, format_p, pairs_of_seeds
+from textgym.benchmark.comparison import (
+    NOTE,
+    compare,
+    corrected_by_holm,
+    differences_from,
+    format_p,
+)
 from textgym.benchmark.curves import label_panels, new_figure, save
 from textgym.benchmark.measures import ENDS, WINDOW, best_score, reached_at, score_at_kl_budget
 from textgym.benchmark.report import fresh_table
-from textgym.benchmark.statistics import holm, paired_difference, stratified_bootstrap
+from textgym.benchmark.statistics import stratified_bootstrap
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
@@ -175,12 +181,8 @@ def make_ablation_table(task: str, runs: pd.DataFrame) -> str:
         if name in by_variant
     }
     tuned = values["as tuned"]
-    differences = {
-        name: paired_difference(*pairs_of_seeds(one, tuned).T)
-        for name, one in values.items()
-        if name != "as tuned"
-    }
-    p_values = dict(zip(differences, holm([one.p for one in differences.values()]), strict=True))
+    differences = differences_from("as tuned", values)
+    p_values = corrected_by_holm(differences)
     lines = []
     for name in values:
         rows = by_variant[name]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmark.statistics import (
+    Difference,
     holm,
     paired_difference,
     probability_of_improvement,
@@ -15,7 +16,7 @@ from textgym.benchmark.statistics import (
 )
 from textgym.benchmark.tables import markdown_table
 
-__all__ = ["NOTE", "compare", "format_p", "pairs_of_seeds"]
+__all__ = ["NOTE", "compare", "corrected_by_holm", "differences_from", "format_p", "pairs_of_seeds"]
 
 
 def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
@@ -25,21 +26,40 @@ def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
         scores: By method, a score per seed, with the seeds as the index.
         baseline: The method that the others are compared with, under the seeds that both have.
     """
-    base = scores[baseline]
-    pairs = {m: pairs_of_seeds(one, base) for m, one in scores.items() if m != baseline}
-    differences = {m: paired_difference(*both.T) for m, both in pairs.items() if len(both)}
-    p_values = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
+    differences = differences_from(baseline, scores)
+    corrected = corrected_by_holm(differences)
     rows = []
     for method, values in scores.items():
         cells = [method, str(len(values)), str(stratified_bootstrap(values))]
         if method in differences:
-            chance = probability_of_improvement(values, base)
-            cells += [str(differences[method]), format_p(p_values[method]), f"{chance:.2f}"]
+            chance = probability_of_improvement(values, scores[baseline])
+            cells += [str(differences[method]), format_p(corrected[method]), f"{chance:.2f}"]
         else:
             cells += ["–", "–", "–"]
         rows.append(cells)
     header = ["method", "seeds", "score", f"minus {baseline}, same seeds", "p"]
     return markdown_table([*header, f"P(above {baseline})"], rows)
+
+
+def differences_from(baseline: str, scores: Mapping[str, pd.Series]) -> dict[str, Difference]:
+    """How each other method differs from a baseline, under the seeds that both have.
+
+    Args:
+        baseline: A key of ``scores``.
+        scores: By method, a score per seed, with the seeds as the index.
+
+    Returns:
+        By method, without those that share no seed with the baseline.
+    """
+    others = {method: one for method, one in scores.items() if method != baseline}
+    pairs = {method: pairs_of_seeds(one, scores[baseline]) for method, one in others.items()}
+    return {method: paired_difference(*both.T) for method, both in pairs.items() if len(both)}
+
+
+def corrected_by_holm(differences: Mapping[str, Difference]) -> dict[str, float]:
+    """The p-values of differences, each corrected for all of them."""
+    corrected = holm([one.p for one in differences.values()])
+    return dict(zip(differences, corrected.tolist(), strict=True))
 
 
 def format_p(p: float) -> str:

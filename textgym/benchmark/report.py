@@ -209,12 +209,9 @@ def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
     lines = []
     for method, rows in by_method.items():
         spread = rows["final"].std() if len(rows) > 1 else float("nan")
-        cells = [
-            method,
-            f"{rows['kl'].mean():.1f}",
-            f"{spread:.2f}",
-            f"{rows['kept'].median():.0%}",
-        ]
+        kept = rows["kept"].median()
+        cells = [method, f"{rows['kl'].mean():.1f}", f"{spread:.2f}"]
+        cells.append("–" if math.isnan(kept) else f"{kept:.0%}")
         cells.append(f"{rows['collapsed'].sum():.0f} of {len(rows)}")
         logged = rows["alarmed"].dropna()
         cells.append(f"{logged.sum():.0f} of {len(logged)}" if len(logged) else "–")

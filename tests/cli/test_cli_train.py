@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.cli.commands import ONE_LINE, SMALL, flags
-from textgym.agents import PPO
+from textgym.agents import PPO, PPOConfig
 from textgym.cli import _COMMANDS, main
 from textgym.cli.run_folder import locked
 from textgym.cli.usage import parse
@@ -150,6 +150,16 @@ def test_a_run_goes_on_with_its_own_settings(models, tmp_path):
     assert json.loads((tmp_path / "environment.json").read_text())["total_timesteps"] == 40
 
 
+def test_a_default_that_is_asked_for_replaces_the_setting_of_the_run(models, tmp_path):
+    default = PPOConfig().save_total_limit
+    assert default != 4
+    small = [*SMALL, *flags(models), "--save-total-limit", "4"]
+    assert main(["train", *small, "--output", str(tmp_path)]) == 0
+    go_on = ["train", "--resume", str(tmp_path), "--total-timesteps", "40"]
+    assert main([*go_on, "--save-total-limit", str(default)]) == 0
+    assert PPO.load(tmp_path).config.save_total_limit == default
+
+
 @pytest.mark.parametrize("iterations", [0, 1])
 def test_an_interrupted_run_names_the_command_that_goes_on(interrupted, monkeypatch, iterations):
     output, out = interrupted(iterations)
@@ -166,7 +176,9 @@ def test_the_command_that_goes_on_has_the_flags_that_a_run_does_not_keep(tmp_pat
     command = parse(_COMMANDS, ["train", *words])
     program, *going_on = shlex.split(command.going_on(tmp_path / "a run"))
     assert program == "textgym"
-    expected = dataclasses.replace(command, resume=str(tmp_path / "a run"))
+    expected = dataclasses.replace(
+        command, resume=str(tmp_path / "a run"), given=command.given | {"resume"}
+    )
     assert parse(_COMMANDS, going_on) == expected
 
 
@@ -190,7 +202,7 @@ def test_auto_without_output_takes_the_newest_run(models, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("--credit", "abc"),
+        ("--credit", "abc"),  # the default, which the run was not started with
         ("--learning-rate", "0.5"),
         ("--max-new-tokens", "9"),
         ("--seed", "8"),
@@ -199,12 +211,9 @@ def test_auto_without_output_takes_the_newest_run(models, tmp_path, monkeypatch)
     ],
 )
 def test_a_run_cannot_go_on_as_another(trained, capsys, flag, value):
-    # ABC is the default, which "--credit abc" cannot be told from.
-    expected = 0 if (flag, value) == ("--credit", "abc") else 2
     before = weights_and_log(trained)[1]
-    assert main(["train", "--resume", str(trained), flag, value]) == expected
-    if expected:
-        assert f"textgym: {flag[2:].replace('-', '_')}=" in capsys.readouterr().err
+    assert main(["train", "--resume", str(trained), flag, value]) == 2
+    assert f"textgym: {flag[2:].replace('-', '_')}=" in capsys.readouterr().err
     assert weights_and_log(trained)[1] == before
 
 

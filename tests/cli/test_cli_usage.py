@@ -29,6 +29,20 @@ def test_help_names_every_hyperparameter(capsys):
     assert "Learning rate of AdamW" in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], set()),
+        (["--learning-rate", "0.5", "--beta=0.8"], {"learning_rate", "beta"}),
+        (["--learning_rate", "0.5"], {"learning_rate"}),
+        (["--no-undo", "--shard"], {"undo", "shard"}),
+        (["--output", "runs/a"], {"output"}),
+    ],
+)
+def test_a_training_knows_which_flags_were_written(words, given):
+    assert parse(_COMMANDS, ["train", *words]).given == given
+
+
 @pytest.mark.parametrize("command", list(_COMMANDS))
 def test_every_command_explains_itself(command, capsys):
     assert main([command, "--help"]) == 0

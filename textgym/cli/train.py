@@ -90,6 +90,9 @@ class TrainCommand:
     """What the environment is made of."""
     ppo: Annotated[tyro.conf.OmitArgPrefixes[Any], tyro.conf.arg(constructor_factory=_ppo_flags)]
     """Hyperparameters of PPO."""
+    given: tyro.conf.Suppress[frozenset[str]] = frozenset()
+    """The flags that were written, such as "learning_rate": a run that goes on keeps its settings,
+    and is told apart from a flag that asks for the default."""
 
     def run(self) -> None:
         """Run the command."""
@@ -115,11 +118,11 @@ class TrainCommand:
     def going_on(self, folder: Path) -> str:
         """The command that goes on with the run of this one, with the flags that no run keeps."""
         words = ["textgym", "train", "--resume", str(folder)]
-        if self.ppo.device != _ppo_flags()().device:
+        if "device" in self.given:
             words += ["--device", str(self.ppo.device)]
         words += ["--shard"] if self.ppo.shard else []
         words += [] if self.wandb is None else ["--wandb", self.wandb]
-        words += [] if self.samples == type(self).samples else ["--samples", str(self.samples)]
+        words += ["--samples", str(self.samples)] if "samples" in self.given else []
         return shlex.join(words)
 
     def _train(self, agent: PPO, settings: RunSettings) -> None:
@@ -274,8 +277,7 @@ class TrainCommand:
         for name, given, was in self._differences(settings, trained):
             remedy = f"the run was started with {was}: leave the flag out, or start another run"
             raise InvalidArgumentError(name, given, remedy)
-        default = _ppo_flags()()
-        changes = {n: x for n in _MAY_CHANGE if (x := getattr(self.ppo, n)) != getattr(default, n)}
+        changes = {name: getattr(self.ppo, name) for name in _MAY_CHANGE if name in self.given}
         # Where it runs is a matter of the launch: another machine may go on.
         launch = {"device": self.ppo.device, "shard": self.ppo.shard}
         changes |= launch | {"log_dir": folder}
@@ -283,29 +285,25 @@ class TrainCommand:
         if config.device == "cpu":
             keep_freed_memory()
         envs = self._make_envs(settings, config, Processes.current(config.device))
-        if self.total_timesteps != type(self).total_timesteps:
+        if "total_timesteps" in self.given:
             settings = dataclasses.replace(settings, total_timesteps=self.total_timesteps)
         return PPO.load(checkpoint, envs, **changes), settings
 
     def _differences(self, settings: RunSettings, trained: Any) -> Iterator[tuple[str, Any, Any]]:
         """Flags that were given, and are not those of the run: name, value, the run's value."""
-        default = type(self)(ppo=_ppo_flags()())
+        fixed = self.given - {*_MAY_CHANGE, "total_timesteps"}
         pairs = [
-            (self.ppo, default.ppo, trained, [f.name for f in dataclasses.fields(trained)]),
-            (self, default, settings, self._names_of_settings()),
+            (self.ppo, trained, [f.name for f in dataclasses.fields(trained)]),
+            (self, settings, self._names_of_settings()),
             (
                 self.environment,
-                default.environment,
                 settings.environment,
                 [f.name for f in dataclasses.fields(EnvironmentFlags)],
             ),
         ]
-        for given, defaults, run, names in pairs:
+        for flags, run, names in pairs:
             for name in names:
-                value, was = getattr(given, name), getattr(run, name)
-                if name in (*_MAY_CHANGE, "total_timesteps") or value == getattr(defaults, name):
-                    continue
-                if value != was:
+                if name in fixed and (value := getattr(flags, name)) != (was := getattr(run, name)):
                     yield name, value, was
 
 

@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
@@ -45,7 +45,8 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str]) -> Any:
         arguments: The words after ``textgym``.
 
     Returns:
-        The command that was named.
+        The command that was named. Its field ``given``, if it has one, holds the names of the flags
+        that were written.
 
     Raises:
         UsageError: If the arguments do not parse, or a flag with several values is there twice.
@@ -71,19 +72,29 @@ def parse(commands: Mapping[str, type], arguments: Sequence[str]) -> Any:
         hint = _hint(message, word, commands)
         see = f"textgym {word}" if word else "textgym"
         raise UsageError(f"{message}{hint} (see {see} --help)") from None
-    _check_lists(type(command), arguments)
+    given = _given(type(command), arguments)
+    _check_lists(type(command), given, arguments[0])
+    if any(one.name == "given" for one in fields(command)):
+        return replace(command, given=frozenset(given))
     return command
 
 
-def _check_lists(command: type, arguments: Sequence[str]) -> None:
-    """Refuse a flag with several values that is there twice: the parser forgets the first ones."""
+def _given(command: type, arguments: Sequence[str]) -> list[str]:
+    """The flags that were written, as often as they were: "undo" for --undo and for --no-undo."""
     words = itertools.takewhile(lambda word: word != "--", arguments)
     names = [word.split("=")[0].replace("_", "-") for word in words]
+    flags = {_option(flag): flag for flag in flags_of(command)}
+    flags |= {_option(f"no_{flag}"): flag for flag in flags.values()}
+    return [flags[name] for name in names if name in flags]
+
+
+def _check_lists(command: type, given: Sequence[str], name: str) -> None:
+    """Refuse a flag with several values that is there twice: the parser forgets the first ones."""
     for flag, hint in flags_of(command).items():
-        if get_origin(hint) is tuple and names.count(_option(flag)) > 1:
+        if get_origin(hint) is tuple and given.count(flag) > 1:
             raise UsageError(
                 f"{_option(flag)} is there twice: write it once, with all of its values behind it "
-                f"(see textgym {arguments[0]} --help)"
+                f"(see textgym {name} --help)"
             )
 
 
@@ -105,7 +116,7 @@ def flags_of(command: type) -> dict[str, Any]:
             nested += [factory()] if factory else []
         if nested:
             flags |= flags_of(nested[0])
-        elif tyro.conf.Positional not in getattr(hint, "__metadata__", ()):
+        elif not {tyro.conf.Positional, tyro.conf.Suppress} & {*getattr(hint, "__metadata__", ())}:
             flags[name] = hint
     return flags
 

@@ -255,8 +255,15 @@ class Scorer(Protocol):
 
     :class:`textgym.models.RewardModel` provides it, and so does any object of yours with this one
     method. Sparse reward, uniform and random credit, and the methods that score altered texts
-    (occlusion, Shapley values) need no more. An object with a method ``check_readouts(readouts)``
-    can refuse what it does not provide when an environment is wrapped, not when an episode ends.
+    (occlusion, Shapley values) need no more. What else such an object may have:
+
+    - ``check_readouts(readouts)``, to refuse what it does not provide when an environment is
+      wrapped instead of when an episode ends.
+    - ``max_length``: the longest text in tokens that it takes; without it, any.
+    - ``is_causal``: False if a token's prefix score or attention depends on later tokens;
+      attention-weighted prefix scores are then refused.
+    - ``attention_profile``: how attention spreads over a completion, for position credit; see
+      :mod:`textgym.models.profile`.
     """
 
     def read(

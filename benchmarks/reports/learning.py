@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.comparison import NOTE, compare
-from textgym.benchmark.curves import draw_seeds, first_reached, new_figure, save
+from textgym.benchmark.curves import draw_seeds, new_figure, save
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
-from textgym.plotting import trailing_mean
+from textgym.plotting import first_reached, trailing_mean
 
 __all__ = ["ALIASES", "COLORS", "ENDS", "KEYS", "SMOOTHING", "ends_of", "write"]
 

@@ -167,6 +167,7 @@ class CreditAssignment(TextWrapper):
         over, credit = self._ledger.add(np.array([reward]), np.array([terminated or truncated]))
         if over[0]:
             info["credit"] = credit[0, : self._ledger.num_steps[0]]
+            self._ledger.clear(over)
         return observation, reward, terminated, truncated, info
 
 

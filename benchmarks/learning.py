@@ -23,6 +23,7 @@ from pathlib import Path
 
 from reports import learning as report
 from textgym.benchmark.circumstances import describe
+from textgym.benchmark.measures import ENDS
 from textgym.benchmark.runner import run_missing
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,7 +42,7 @@ def train_all(task: str, seeds: int, jobs: int, output: Path, iterations: int | 
         order="iteration",
         jobs=jobs,
         aliases=report.ALIASES,
-        report=lambda rows: f"{rows['score'].tail(report.ENDS).mean():+.2f}",
+        report=lambda rows: f"{rows['score'].tail(ENDS).mean():+.2f}",
     )
 
 

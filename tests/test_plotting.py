@@ -6,6 +6,7 @@ from scipy import stats
 from textgym.errors import InvalidArgumentError
 from textgym.plotting import (
     draw_curves,
+    first_reached,
     mean_interval,
     new_figure,
     plot_learning_curves,
@@ -21,6 +22,15 @@ def test_trailing_mean_is_a_mean_of_the_last_values():
     np.testing.assert_allclose(trailing_mean([1.0, 2.0], 5), [1.5])
     with pytest.raises(InvalidArgumentError, match="values"):
         trailing_mean([], 5)
+
+
+def test_the_point_at_which_a_trailing_mean_reaches_a_score():
+    scores = [0.0, 2.0, 0.0, 4.0, 4.0, 9.0]
+    assert first_reached(scores, 2.0, 1) == 2
+    assert first_reached(scores, 2.0, 2) == 4
+    assert first_reached(scores, 4.0, 2) == 5
+    assert first_reached(scores, 7.0, 2) is None
+    assert first_reached(scores[:2], 1.0, 5) == 2  # fewer scores than the window
 
 
 def rows(num_iterations):

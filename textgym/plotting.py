@@ -1,4 +1,4 @@
-"""Learning curves."""
+"""Learning curves: their means, when they reach a score, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "MOST_LINES",
     "draw_curves",
     "draw_frontier",
+    "first_reached",
     "mean_interval",
     "new_figure",
     "plot_learning_curves",
@@ -198,6 +199,21 @@ def trailing_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
         np.asarray(values, dtype=np.float64), min(window, len(values))
     )
     return windows.mean(axis=1)
+
+
+def first_reached(scores: Sequence[float], goal: float, window: int) -> int | None:
+    """The first point, from 1, at which the mean over the last ``window`` scores reaches a goal.
+
+    Args:
+        scores: One per iteration.
+        goal: The mean to be reached.
+        window: How many scores a mean is taken over; all of them if there are fewer.
+
+    Returns:
+        None if it is not reached.
+    """
+    (reached,) = np.nonzero(trailing_mean(scores, window) >= goal)
+    return int(reached[0]) + min(window, len(scores)) if len(reached) else None
 
 
 def plot_learning_curves(

@@ -14,10 +14,11 @@ from textgym.benchmark.comparison import (
     differences_from,
     format_p,
 )
-from textgym.benchmark.curves import first_reached, new_figure, save
+from textgym.benchmark.curves import new_figure, save
 from textgym.benchmark.statistics import student_half_width
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
+from textgym.plotting import first_reached
 
 __all__ = [
     "ABC",

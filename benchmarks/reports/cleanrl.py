@@ -9,7 +9,7 @@ import pandas as pd
 
 from textgym.benchmark.curves import new_figure, save
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 from .ends import HEADER, describe, ends_row, rolling_score
 
@@ -63,10 +63,8 @@ def write(output: Path) -> str:
     if flags:
         unchanged = [["none", *cells[_BASE]]] if _BASE in cells else []
         tables.append(markdown_table(["flags changed", *HEADER], unchanged + flags))
-    text = "\n\n".join("\n".join(table) for table in tables) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
     _draw(runs, output / "curves.png")
-    return text
+    return write_tables(output, *tables)
 
 
 def _draw(runs: pd.DataFrame, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 __all__ = ["KEYS", "PHASES", "any_differs", "describe", "write"]
 
@@ -32,9 +32,7 @@ def write(output: Path) -> str:
             ]
         )
     header = ["agent", "kills", *(f"in {phase}" for phase in PHASES), "runs equal bit for bit"]
-    text = "\n".join(markdown_table(header, lines)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    return text
+    return write_tables(output, markdown_table(header, lines))
 
 
 def any_differs(output: Path) -> bool:

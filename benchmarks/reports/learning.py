@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.comparison import NOTE, compare
-from textgym.benchmark.curves import draw_seeds, first_reached, new_figure, save
+from textgym.benchmark.curves import draw_seeds, new_figure, save
+from textgym.benchmark.measures import ENDS, WINDOW, best_score
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
-from textgym.plotting import trailing_mean
+from textgym.plotting import first_reached
 
-__all__ = ["ALIASES", "COLORS", "ENDS", "KEYS", "SMOOTHING", "ends_of", "write"]
+__all__ = ["ALIASES", "COLORS", "KEYS", "ends_of", "write"]
 
 KEYS = ("condition", "seed")
 COLORS = {
@@ -27,10 +28,6 @@ COLORS = {
 """The conditions, in the order of the table."""
 ALIASES = {"condition": {"causal attention shaping": "causal shaping"}}
 """What conditions were called in earlier results."""
-ENDS = 10
-"""Iterations at either end of a run that the table averages over."""
-SMOOTHING = 5
-"""Iterations of the trailing mean that decides when sparse's best is reached."""
 
 
 def write(output: Path, env_id: str, num_envs: int) -> str:
@@ -58,8 +55,7 @@ def ends_of(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def make_table(runs: pd.DataFrame) -> str:
     """A Markdown table with every seed's number."""
     best = {
-        seed: trailing_mean(rows["score"], SMOOTHING).max()
-        for seed, rows in runs[runs["condition"] == "sparse"].groupby("seed")
+        seed: best_score(rows) for seed, rows in runs[runs["condition"] == "sparse"].groupby("seed")
     }
     lines = []
     for condition in COLORS:
@@ -67,9 +63,7 @@ def make_table(runs: pd.DataFrame) -> str:
         if not seeds:
             continue
         last = [rows["score"].tail(ENDS).mean() for rows in seeds.values()]
-        reached = [
-            first_reached(rows["score"], best[seed], SMOOTHING) for seed, rows in seeds.items()
-        ]
+        reached = [first_reached(rows["score"], best[seed], WINDOW) for seed, rows in seeds.items()]
         lines.append(
             [
                 condition,
@@ -84,7 +78,7 @@ def make_table(runs: pd.DataFrame) -> str:
     text = [
         f"Mean score of the first and the last {ENDS} iterations, KL to the reference policy over "
         f"the last {ENDS} (nats per episode), and the first iteration whose trailing mean score "
-        f"over {SMOOTHING} iterations reaches the best of sparse reward under the same seed. "
+        f"over {WINDOW} iterations reaches the best of sparse reward under the same seed. "
         "Each cell lists the seeds in order; – means not reached.",
         "",
         *markdown_table(header, lines),
@@ -109,13 +103,13 @@ def draw(runs: pd.DataFrame, env_id: str, num_envs: int, path: Path) -> None:
         for condition, color in COLORS.items():
             rows = runs[runs["condition"] == condition]
             if not rows.empty:
-                draw_seeds(axes, rows, column, SMOOTHING, color, condition)
+                draw_seeds(axes, rows, column, WINDOW, color, condition)
         axes.set_xlabel(f"iteration of {num_envs} episodes")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     figure.suptitle(
         f"Bundled PPO on {env_id}, {runs['seed'].nunique()} seeds "
-        f"(thin: each seed, strong: their mean; trailing means over {SMOOTHING})"
+        f"(thin: each seed, strong: their mean; trailing means over {WINDOW})"
     )
     save(figure, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 __all__ = ["KEYS", "describe", "write"]
 
@@ -36,9 +36,7 @@ def write(output: Path) -> str:
         )
     header = ["cause", "KL", "gap", "warned", "weight of tokens", "capped"]
     header += ["weight of completions", "capped"]
-    text = "\n".join(markdown_table(header, lines)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    return text
+    return write_tables(output, markdown_table(header, lines))
 
 
 def describe(run: pd.DataFrame) -> str:

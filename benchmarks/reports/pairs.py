@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 __all__ = ["KEYS", "describe", "write"]
 
@@ -38,9 +38,7 @@ def write(output: Path) -> str:
         )
     header = ["policy + reward model", "policy", "trained", "reward model", "vocabularies"]
     header += ["score", "KL", "s per iteration", "GiB"]
-    text = "\n".join(markdown_table(header, lines)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    return text
+    return write_tables(output, markdown_table(header, lines))
 
 
 def _millions(number: float) -> str:

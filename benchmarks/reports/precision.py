@@ -8,10 +8,11 @@ import pandas as pd
 from scipy.stats import ttest_ind
 
 from textgym.benchmark.curves import draw_seeds, new_figure, save
+from textgym.benchmark.measures import ENDS, WINDOW
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 
-from .learning import ENDS, SMOOTHING, ends_of
+from .learning import ends_of
 
 __all__ = ["CONDITIONS", "DTYPES", "KEYS", "write"]
 
@@ -81,10 +82,10 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
     for axes, condition in zip(panels, CONDITIONS, strict=True):
         for dtype, color in COLORS.items():
             rows = runs[(runs["condition"] == condition) & (runs["dtype"] == dtype)]
-            draw_seeds(axes, rows, "score", SMOOTHING, color, dtype)
+            draw_seeds(axes, rows, "score", WINDOW, color, dtype)
         axes.set_title(condition)
         axes.set_xlabel("iteration of 16 episodes")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"mean score, trailing mean over {SMOOTHING}")
+    panels[0].set_ylabel(f"mean score, trailing mean over {WINDOW}")
     panels[0].legend(frameon=False)
     save(figure, path)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from textgym.benchmark.curves import new_figure, save
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 __all__ = ["KEYS", "PREFIX_SHARES", "describe", "write"]
 
@@ -40,10 +40,8 @@ def write(output: Path) -> str:
         for measure in _IN_TABLE
         for prefix_share in PREFIX_SHARES
     ]
-    text = "\n".join(markdown_table(header, lines)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
     _draw(runs, output / "prefixes.png")
-    return text
+    return write_tables(output, markdown_table(header, lines))
 
 
 def _draw(runs: pd.DataFrame, path: Path) -> None:

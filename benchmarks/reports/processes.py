@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 from textgym.plotting import plot_learning_curves
 
 __all__ = ["KEYS", "SETUPS", "describe", "write"]
@@ -46,11 +46,9 @@ def write(output: Path) -> str:
             for row in means.itertuples()
         ]
     header = ["", "seeds", "score, first", "score, last", "KL, last", "s per iteration", "speedup"]
-    text = "\n".join(markdown_table(header, lines)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
     title = f"Prefix score, 40 to 60 tokens; mean of {runs['seed'].nunique()} seeds"
     plot_learning_curves(curves, output / "curves.png", title)
-    return text
+    return write_tables(output, markdown_table(header, lines))
 
 
 def describe(run: pd.DataFrame) -> str:

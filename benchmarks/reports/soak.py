@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 __all__ = ["KEYS", "describe", "write"]
 
@@ -35,9 +35,7 @@ def write(output: Path) -> str:
         ["largest difference of a completion's log-probability", f"{rows['drift'].max():.1e}"],
         ["largest difference of a potential", f"{rows['potential_drift'].max():.1e}"],
     ]
-    text = "\n".join(markdown_table(["soak", ""], lines)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    return text
+    return write_tables(output, markdown_table(["soak", ""], lines))
 
 
 def describe(run: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from textgym.benchmark.storage import read_rows
-from textgym.benchmark.tables import markdown_table
+from textgym.benchmark.tables import markdown_table, write_tables
 
 from .ends import HEADER, ROWS, describe, ends_row
 
@@ -73,12 +73,11 @@ def write(output: Path) -> str:
         for name in ALGORITHMS
         if len(of_algorithm := runs[runs["algorithm"] == name])
     ]
-    text = "\n".join(markdown_table(["algorithm", *HEADER], lines)) + "\n"
+    tables = [markdown_table(["algorithm", *HEADER], lines)]
     if (output / "search" / "runs.csv").exists():
         trials = read_rows(output / "search" / "runs.csv", SEARCH_KEYS)
-        text += "\n" + "\n".join(_search_table(trials)) + "\n"
-    (output / "table.md").write_text(text, encoding="utf-8")
-    return text
+        tables.append(_search_table(trials))
+    return write_tables(output, *tables)
 
 
 def _search_table(trials: pd.DataFrame) -> list[str]:

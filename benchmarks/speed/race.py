@@ -18,9 +18,8 @@ from speed.ratios import Row, result
 from speed.textgym_side import NUM_ENVS, Rows, Side, Textgym, take_turns, thread_numbers
 from speed.trl_side import Trl, draw_prompts, has_trl
 from textgym.benchmark import METHODS
-from textgym.benchmark.curves import first_reached
 from textgym.benchmark.training import hyperparameters
-from textgym.plotting import trailing_mean
+from textgym.plotting import first_reached, trailing_mean
 
 __all__ = ["measure", "reached"]
 

@@ -34,7 +34,6 @@ from reports import (
 from scipy.stats import ttest_rel
 
 from textgym.benchmark.comparison import compare
-from textgym.benchmark.curves import first_reached
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
@@ -116,15 +115,6 @@ def test_a_ratio_of_throughput_is_that_of_its_raw_seconds():
     ratios = np.array(seconds["trl"]) / np.array(seconds["textgym"])
     shown = cells(RESULTS / "throughput" / "goals.md", "each at its best settings")
     assert shown[2] == f"{np.median(ratios):.3f}"
-
-
-def test_the_point_at_which_a_trailing_mean_reaches_a_score():
-    scores = [0.0, 2.0, 0.0, 4.0, 4.0, 9.0]
-    assert first_reached(scores, 2.0, 1) == 2
-    assert first_reached(scores, 2.0, 2) == 4
-    assert first_reached(scores, 4.0, 2) == 5
-    assert first_reached(scores, 7.0, 2) is None
-    assert first_reached(scores[:2], 1.0, 5) == 2  # fewer scores than the window
 
 
 def test_methods_are_compared_under_the_seeds_that_both_have():

@@ -58,7 +58,7 @@ def test_the_cache_pays_what_reading_at_once_pays(
         vector.AttentionShaping(make_envs(arguments, mode), 0.7, potential, 0.9, start=start)
         for arguments in (tiny, slow)
     ]
-    assert [one._shaping.is_incremental for one in envs] == [True, False]
+    assert [one._term_reader.is_incremental for one in envs] == [True, False]
     for one in envs:
         one.reset(seed=3)
     paid = []
@@ -141,7 +141,7 @@ class NeedsARow(Potential):
 
 def test_other_readouts_are_read_from_the_whole_text(tiny):
     env = AttentionShaping(make_env(tiny), potential=NeedsARow())
-    assert not env._shaping.is_incremental
+    assert not env._term_reader.is_incremental
     steps = play(env, [40] * 4, seed=0, options={"max_new_tokens": 4})
     assert sum(info["shaping"] for *_, info in steps[1:]) == pytest.approx(0.0, abs=1e-6)
 

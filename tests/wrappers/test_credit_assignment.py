@@ -41,6 +41,22 @@ def test_credit_has_one_number_per_step_and_sums_to_what_was_paid(
         assert all("credit" not in info for info in infos[:-1])
 
 
+def test_the_episode_after_a_reset_below_starts_from_nothing(tiny):
+    env = CreditAssignment(gym.wrappers.Autoreset(make_env(tiny)), "abc")
+    env.reset(seed=0)
+    episodes, paid = [], []
+    while len(episodes) < 3:
+        _, reward, terminated, _, info = env.step(40)
+        if env.unwrapped.last_step.tokens[0] >= 0:  # the others only reset
+            paid.append(reward)
+        if terminated:
+            episodes.append((paid, info["credit"]))
+            paid = []
+    for rewards, credit in episodes:
+        assert credit.shape == (len(rewards),)
+        assert credit.sum() == pytest.approx(sum(rewards), abs=1e-5)
+
+
 @pytest.mark.parametrize("credit", [SparseCredit, AttentionCredit, ShapingCredit])
 def test_credit_measured_from_the_prompt_sums_to_what_was_paid_minus_the_prompts_score(
     tiny, reward_model, tokenizer, credit

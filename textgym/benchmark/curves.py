@@ -1,33 +1,17 @@
-"""Learning curves: when they reach a score, and how they are drawn."""
+"""Learning curves: how they are drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from textgym.plotting import new_figure, trailing_mean
+from textgym.plotting import new_figure
 
-__all__ = ["draw_seeds", "first_reached", "label_panels", "new_figure", "save"]
-
-
-def first_reached(scores: Sequence[float], goal: float, window: int) -> int | None:
-    """The first point, from 1, at which the mean over the last ``window`` scores reaches a goal.
-
-    Args:
-        scores: One per iteration.
-        goal: The mean to be reached.
-        window: How many scores a mean is taken over; all of them if there are fewer.
-
-    Returns:
-        None if it is not reached.
-    """
-    (reached,) = np.nonzero(trailing_mean(scores, window) >= goal)
-    return int(reached[0]) + min(window, len(scores)) if len(reached) else None
+__all__ = ["draw_seeds", "label_panels", "new_figure", "save"]
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from textgym.benchmark.curves import first_reached
-from textgym.plotting import trailing_mean
+from textgym.plotting import first_reached, trailing_mean
 
 __all__ = [
     "ENDS",

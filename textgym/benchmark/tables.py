@@ -1,10 +1,11 @@
-"""Tables in Markdown, and files of text."""
+"""Tables in Markdown, and the file that holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-__all__ = ["markdown_table"]
+__all__ = ["markdown_table", "write_tables"]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -12,3 +13,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     lines = [list(header), *map(list, rows)]
     text = [f"| {' | '.join(cells)} |" for cells in lines]
     return [text[0], "|---" * len(header) + "|", *text[1:]]
+
+
+def write_tables(folder: Path, *tables: Sequence[str]) -> str:
+    """Write ``table.md``: the lines of some tables, with an empty line in between; returns it."""
+    text = "\n\n".join("\n".join(lines) for lines in tables) + "\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    return text

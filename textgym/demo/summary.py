@@ -9,7 +9,7 @@ from statistics import fmean
 from rich.table import Table
 
 from textgym.demo.protocol import ENDS, NUM_ENVS, SMOOTHING
-from textgym.plotting import trailing_mean
+from textgym.plotting import first_reached, trailing_mean
 
 __all__ = ["Summary", "summarize", "summary_table"]
 
@@ -45,23 +45,18 @@ def summarize(runs: Mapping[str, Rows]) -> list[Summary]:
         runs: Rows of scalars by label; the best score of the first run is the one to reach.
     """
     scores = {label: [row["rollout/score_mean"] for row in rows] for label, rows in runs.items()}
-    smooth = {label: trailing_mean(values, SMOOTHING) for label, values in scores.items()}
-    goal = next(iter(smooth.values())).max()
-    summaries = []
-    for label, rows in runs.items():
-        reached = (smooth[label] >= goal).nonzero()[0]
-        window = min(SMOOTHING, len(rows))
-        summaries.append(
-            Summary(
-                label=label,
-                first_score=fmean(scores[label][:ENDS]),
-                last_score=fmean(scores[label][-ENDS:]),
-                last_kl=fmean(row["rollout/kl"] for row in rows[-ENDS:]),
-                iterations_to_best=int(reached[0]) + window if len(reached) else None,
-                seconds=rows[-1]["time/seconds"],
-            )
+    goal = trailing_mean(next(iter(scores.values())), SMOOTHING).max()
+    return [
+        Summary(
+            label=label,
+            first_score=fmean(scores[label][:ENDS]),
+            last_score=fmean(scores[label][-ENDS:]),
+            last_kl=fmean(row["rollout/kl"] for row in rows[-ENDS:]),
+            iterations_to_best=first_reached(scores[label], goal, SMOOTHING),
+            seconds=rows[-1]["time/seconds"],
         )
-    return summaries
+        for label, rows in runs.items()
+    ]
 
 
 def summary_table(summaries: Sequence[Summary], iterations: int, seed: int) -> Table:

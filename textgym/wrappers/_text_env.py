@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from textgym.envs import TextEnvironment
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["find_text_env", "refuse_inside", "wrappers_of"]
+__all__ = ["find_text_env", "refuse_inside", "row_spaces", "wrappers_of"]
 
 Env = TypeVar("Env", bound=TextEnvironment)
 
@@ -58,12 +58,24 @@ def wrappers_of(env: Any) -> Iterator[Any]:
         env = env.env
 
 
-def refuse_inside(env: Any, wrapper: type[Any], remedy: str) -> None:
-    """Refuse an environment that already has a wrapper of some class.
+def row_spaces(env: Any) -> tuple[gym.Space, gym.Space]:
+    """Observation space and action space of one row of an environment, single or batched."""
+    if isinstance(env, VectorEnv):
+        return env.single_observation_space, env.single_action_space
+    return env.observation_space, env.action_space
+
+
+def refuse_inside(env: Any, forms: tuple[type[Any], type[Any]], remedy: str) -> None:
+    """Refuse an environment that already has a certain wrapper.
+
+    Args:
+        env: The environment to wrap.
+        forms: The wrapper's two forms, single and vector.
+        remedy: What the error says after naming the wrapper.
 
     Raises:
         InvalidArgumentError: If it has one.
     """
     for one in wrappers_of(env):
-        if isinstance(one, wrapper):
+        if isinstance(one, forms):
             raise InvalidArgumentError("env", env, f"it has {type(one).__name__} already; {remedy}")

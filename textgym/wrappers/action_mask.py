@@ -10,50 +10,48 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.envs.infos import put
 from textgym.errors import InvalidArgumentError
-from textgym.wrappers._text_env import find_text_env, wrappers_of
-from textgym.wrappers._vector import TextVectorWrapper
+from textgym.wrappers._forms import TextVectorWrapper, TextWrapper
+from textgym.wrappers._text_env import row_spaces, wrappers_of
 from textgym.wrappers.top_k_actions import TopKActions, VectorTopKActions
 
-__all__ = ["ActionMask", "VectorActionMask", "legal_tokens", "masks_tokens"]
+__all__ = ["ActionMask", "MaskReader", "VectorActionMask"]
 
 
-def legal_tokens(env: TextEnvironment) -> np.ndarray:
-    """Which tokens may come next, bool, shape (num_envs, vocab_size)."""
-    num_new_tokens = env.completions.completion_mask.sum(1).numpy()
-    return env.task.action_masks(num_new_tokens)
-
-
-def masks_tokens(
-    env: Any, space: gym.Space, base_space: gym.Space, top_k_actions: type[Any]
-) -> bool:
-    """Whether the actions of an environment are tokens, and not candidates of ``TopKActions``.
+class MaskReader:
+    """Tells which actions of an environment are legal, for both forms of the wrapper.
 
     Args:
-        env: The environment to wrap.
-        space: The action space of one row.
-        base_space: The action space of one row of the text environment.
-        top_k_actions: The class ``TopKActions``, single or vector.
+        env: The environment to wrap, single or batched.
 
     Raises:
-        InvalidArgumentError: If its actions are neither.
+        InvalidArgumentError: If its actions are neither tokens nor candidates.
     """
-    if space == base_space:
-        return True
-    for one in wrappers_of(env):
-        if isinstance(one, top_k_actions) and space == spaces.Discrete(one.k):
-            return False
-    raise InvalidArgumentError(
-        "env",
-        env,
-        f"its actions ({space}) are neither tokens nor candidates of TopKActions; put "
-        "ActionMask below the wrapper that changes actions",
-    )
+
+    def __init__(self, env: Any) -> None:
+        self._base: TextEnvironment = env.unwrapped
+        (_, actions), (_, tokens) = row_spaces(env), row_spaces(env.unwrapped)
+        ks = [one.k for one in wrappers_of(env) if isinstance(one, TopKActions | VectorTopKActions)]
+        if actions not in (tokens, *map(spaces.Discrete, ks)):
+            raise InvalidArgumentError(
+                "env",
+                env,
+                f"its actions ({actions}) are neither tokens nor candidates of TopKActions; put "
+                "ActionMask below the wrapper that changes actions",
+            )
+        self._num_candidates = None if actions == tokens else ks[0]
+
+    def __call__(self) -> np.ndarray:
+        """Which actions are legal now, bool, shape (num_envs, num_actions)."""
+        if self._num_candidates is not None:
+            return np.ones((len(self._base.ended), self._num_candidates), dtype=np.bool_)
+        num_new_tokens = self._base.completions.completion_mask.sum(1).numpy()
+        return self._base.task.action_masks(num_new_tokens)
 
 
-class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class ActionMask(TextWrapper):
     """Adds the mask of legal actions to every info, and has a method that returns it.
 
     EOS is illegal while fewer than ``min_new_tokens`` tokens have been generated. All other tokens
@@ -86,25 +84,15 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def __init__(self, env: gym.Env) -> None:
         RecordConstructorArgs.__init__(self)
-        self._text_env = find_text_env(env, TextGenerationEnv)
-        self._masks_tokens = masks_tokens(
-            env, env.action_space, self._text_env.action_space, TopKActions
-        )
         super().__init__(env)
+        self._masks = MaskReader(env)
 
     def action_masks(self) -> np.ndarray:
         """Which actions are legal now, shape (num_actions,), bool."""
-        if self._masks_tokens:
-            return legal_tokens(self._text_env)[0]
-        return np.ones(self.action_space.n, dtype=np.bool_)  # type: ignore[attr-defined]
+        return self._masks()[0]
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        observation, info = self.env.reset(seed=seed, options=options)
+    def _begin(self, info: dict[str, Any]) -> None:
         info["action_mask"] = self.action_masks().astype(np.int8)
-        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; the mask is that of the new state."""
@@ -139,28 +127,14 @@ class VectorActionMask(TextVectorWrapper):
 
     def __init__(self, env: VectorEnv) -> None:
         super().__init__(env)
-        self._masks_tokens = masks_tokens(
-            env, env.single_action_space, self._text_env.single_action_space, VectorTopKActions
-        )
+        self._masks = MaskReader(env)
 
     def action_masks(self) -> np.ndarray:
         """Which actions are legal now, shape (num_envs, num_actions), bool."""
-        if self._masks_tokens:
-            return legal_tokens(self._text_env)
-        num_actions = self.single_action_space.n  # type: ignore[attr-defined]
-        return np.ones((self.num_envs, num_actions), dtype=np.bool_)
+        return self._masks()
 
-    def reset(
-        self,
-        *,
-        seed: Any = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start new episodes."""
-        rows = self._rows_to_reset(options)
-        observations, infos = self.env.reset(seed=seed, options=options)
+    def _begin(self, rows: np.ndarray, infos: dict[str, Any]) -> None:
         self._put(infos, rows)
-        return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step; the masks are those of the new states."""

@@ -12,14 +12,13 @@ from gymnasium.vector import VectorEnv
 from textgym.credit import CreditAssigner, get_credit_assigner
 from textgym.credit.checks import check_finite_credit
 from textgym.credit.registry import AttributionFunction
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.envs.infos import put
 from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
-from textgym.wrappers._text_env import find_text_env
-from textgym.wrappers._vector import TextVectorWrapper
+from textgym.wrappers._forms import TextVectorWrapper, TextWrapper
 
-__all__ = ["CreditAssignment", "VectorCreditAssignment", "redistributed_rewards"]
+__all__ = ["CreditAssignment", "CreditLedger", "VectorCreditAssignment", "redistributed_rewards"]
 
 
 def redistributed_rewards(
@@ -60,21 +59,61 @@ def redistributed_rewards(
     return rewards.astype(np.float32)
 
 
-def _prepare(env: TextEnvironment, assigner: CreditAssigner) -> None:
-    """Have an environment compute what an assigner reads, and show its credit.
+class CreditLedger:
+    """Keeps what the steps of each episode paid, and gives its credit at the end.
+
+    The environment is told to compute what the assigner reads, and to show its credit.
+
+    Args:
+        env: The text environment, single or batched.
+        assigner: Shares out the score.
 
     Raises:
         InvalidArgumentError: If the reward model cannot give what the assigner needs.
     """
-    assigner.check_reward_model(env.reward_model)
-    env.request_readouts(assigner.readouts)
-    env.rendered_credit = assigner
+
+    def __init__(self, env: TextEnvironment, assigner: CreditAssigner) -> None:
+        assigner.check_reward_model(env.reward_model)
+        env.request_readouts(assigner.readouts)
+        env.rendered_credit = assigner
+        self._env, self._assigner = env, assigner
+        num_envs = len(env.ended)
+        self._paid = np.zeros((num_envs, env.max_new_tokens))
+        self.num_steps = np.zeros(num_envs, dtype=np.int64)
+
+    def clear(self, rows: np.ndarray) -> None:
+        """Start anew in some rows, bool, shape (num_envs,)."""
+        self._paid[rows] = 0.0
+        self.num_steps[rows] = 0
+
+    def add(self, rewards: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Enter the step just taken.
+
+        Args:
+            rewards: What it paid, float64, shape (num_envs,).
+            done: Rows that it terminated or truncated, bool, shape (num_envs,).
+
+        Returns:
+            The rows whose episode is over, bool, shape (num_envs,); and their credit, float32,
+            shape (rows.sum(), max_new_tokens), 0 after the last step.
+
+        Raises:
+            InvalidArgumentError: If credit cannot be told; see :func:`redistributed_rewards`.
+        """
+        last = self._env.last_step
+        acted, finished = last.tokens >= 0, last.finished
+        self._paid[acted, self.num_steps[acted]] = rewards[acted]
+        self.num_steps[acted] += 1
+        credit = self._paid.astype(np.float32)
+        if last.scored is not None:
+            credit[finished] = redistributed_rewards(
+                self._paid[finished], self.num_steps[finished], last.scored, self._assigner
+            )
+        over = finished | (acted & done)
+        return over, credit[over]
 
 
-class CreditAssignment(
-    gym.Wrapper[dict[str, np.ndarray], np.int64, dict[str, np.ndarray], np.int64],
-    RecordConstructorArgs,
-):
+class CreditAssignment(TextWrapper):
     """Adds ``info["credit"]`` at the end of an episode; changes nothing else.
 
     Hindsight credit exists only when the completion does, so ``step`` cannot pay it in time. The
@@ -116,32 +155,19 @@ class CreditAssignment(
     ) -> None:
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, credit=credit)
         self.assigner = get_credit_assigner(credit)
-        self._text_env = find_text_env(
-            env, TextGenerationEnv, self.assigner.needs_causal_reward_model
-        )
-        super().__init__(env)
-        _prepare(self._text_env, self.assigner)
-        self._paid: list[float] = []
+        super().__init__(env, self.assigner.needs_causal_reward_model)
+        self._ledger = CreditLedger(self._text_env, self.assigner)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Start an episode."""
-        self._paid = []
-        return super().reset(seed=seed, options=options)
+    def _begin(self, info: dict[str, Any]) -> None:
+        self._ledger.clear(np.array([True]))
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step, and at the end of an episode add its credit to the info."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._paid.append(float(reward))
-        scored = self._text_env.last_step.scored
-        if scored is not None:
-            paid, num_steps = np.array([self._paid]), np.array([len(self._paid)])
-            info["credit"] = redistributed_rewards(paid, num_steps, scored, self.assigner)[0]
-        elif terminated or truncated:
-            info["credit"] = np.asarray(self._paid, dtype=np.float32)
+        over, credit = self._ledger.add(np.array([reward]), np.array([terminated or truncated]))
+        if over[0]:
+            info["credit"] = credit[0, : self._ledger.num_steps[0]]
+            self._ledger.clear(over)
         return observation, reward, terminated, truncated, info
 
 
@@ -180,28 +206,16 @@ class VectorCreditAssignment(TextVectorWrapper):
     ) -> None:
         self.assigner = get_credit_assigner(credit)
         super().__init__(env, self.assigner.needs_causal_reward_model)
-        _prepare(self._text_env, self.assigner)
-        self._paid = np.zeros((self.num_envs, self._text_env.max_new_tokens))
-        self._num_steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._ledger = CreditLedger(self._text_env, self.assigner)
 
-    def _clear(self, rows: np.ndarray) -> None:
-        self._paid[rows] = 0.0
-        self._num_steps[rows] = 0
+    def _begin(self, rows: np.ndarray, infos: dict[str, Any]) -> None:
+        self._ledger.clear(rows)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and add the credit of the episodes that ended to the infos."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        last = self._text_env.last_step
-        acted, finished = last.tokens >= 0, last.finished
-        self._paid[acted, self._num_steps[acted]] = rewards[acted]
-        self._num_steps[acted] += 1
-        over = finished | (acted & (terminated | truncated))
+        over, credit = self._ledger.add(rewards, terminated | truncated)
         if over.any():
-            credit = self._paid.astype(np.float32)
-            if last.scored is not None:
-                credit[finished] = redistributed_rewards(
-                    self._paid[finished], self._num_steps[finished], last.scored, self.assigner
-                )
-            put(self._final_infos(infos), "credit", credit[over], over)
-            self._clear(finished)
+            put(self._final_infos(infos), "credit", credit, over)
+            self._ledger.clear(self._text_env.last_step.finished)
         return observations, rewards, terminated, truncated, infos

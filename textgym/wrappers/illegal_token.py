@@ -11,15 +11,13 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions
-from textgym.wrappers._text_env import find_text_env, refuse_inside
-from textgym.wrappers._vector import TextVectorWrapper
+from textgym.wrappers._forms import TextVectorWrapper, TextWrapper
+from textgym.wrappers._text_env import refuse_inside, row_spaces
 
 __all__ = ["IllegalToken", "VectorIllegalToken"]
-
-_ONE_KEY = "one wrapper of this class is enough"
 
 
 def _illegal_tokens(env: TextEnvironment, completions: Completions) -> np.ndarray:
@@ -38,12 +36,14 @@ def _illegal_tokens(env: TextEnvironment, completions: Completions) -> np.ndarra
     return np.where(may_end, -1, eos)[:, None]
 
 
-def _with_illegal_token(env: Any, space: gym.Space, vocab_size: int) -> spaces.Dict:
+def _with_illegal_token(env: Any) -> spaces.Dict:
     """The observation space of one row, with the key added.
 
     Raises:
-        InvalidArgumentError: If the observations are not a Dict.
+        InvalidArgumentError: If the observations have the key already, or are not a Dict.
     """
+    refuse_inside(env, (IllegalToken, VectorIllegalToken), "one wrapper of this class is enough")
+    space, _ = row_spaces(env)
     if not isinstance(space, spaces.Dict):
         raise InvalidArgumentError(
             "env",
@@ -51,11 +51,11 @@ def _with_illegal_token(env: Any, space: gym.Space, vocab_size: int) -> spaces.D
             f"its observations ({space}) are not a Dict, to which a key can be added; put "
             "IllegalToken below the wrapper that changes observations",
         )
-    token = spaces.Box(-1, vocab_size - 1, (1,), np.int64)
+    token = spaces.Box(-1, env.unwrapped.task.vocab_size - 1, (1,), np.int64)
     return spaces.Dict({**space.spaces, "illegal_token": token})
 
 
-class IllegalToken(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class IllegalToken(TextWrapper, gym.ObservationWrapper[Any, Any, Any]):
     """Adds the token that is illegal now to every observation.
 
     EOS is illegal while fewer than ``min_new_tokens`` tokens have been generated. The tokens alone
@@ -91,26 +91,11 @@ class IllegalToken(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def __init__(self, env: gym.Env) -> None:
         RecordConstructorArgs.__init__(self)
-        self._text_env = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, IllegalToken, _ONE_KEY)
         super().__init__(env)
-        self.observation_space = _with_illegal_token(
-            env, env.observation_space, self._text_env.task.vocab_size
-        )
+        self.observation_space = _with_illegal_token(env)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._with_key(observation), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step; the key speaks about the new state."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_key(observation), reward, terminated, truncated, info
-
-    def _with_key(self, observation: dict[str, Any]) -> dict[str, Any]:
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The observation with the key, which speaks about the state now."""
         token = _illegal_tokens(self._text_env, self._text_env.completions)[0]
         return {**observation, "illegal_token": token}
 
@@ -139,10 +124,7 @@ class VectorIllegalToken(TextVectorWrapper):
 
     def __init__(self, env: VectorEnv) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorIllegalToken, _ONE_KEY)
-        self.single_observation_space = _with_illegal_token(
-            env, env.single_observation_space, self._text_env.task.vocab_size
-        )
+        self.single_observation_space = _with_illegal_token(env)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def reset(

@@ -14,27 +14,20 @@ from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
 from textgym.checks import check_flag, check_whole_number
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.errors import InvalidArgumentError
+from textgym.wrappers._forms import TextVectorWrapper, TextWrapper
 from textgym.wrappers._language_model import Texts, shared_language_model
-from textgym.wrappers._text_env import find_text_env, refuse_inside
-from textgym.wrappers._vector import TextVectorWrapper
+from textgym.wrappers._text_env import refuse_inside, row_spaces
 
-__all__ = [
-    "FeatureReader",
-    "LanguageModelFeatures",
-    "VectorLanguageModelFeatures",
-    "check_tokens_are_observed",
-]
-
-_ONE_OBSERVATION = "one wrapper of this class is enough, since it replaces the observation"
+__all__ = ["FeatureReader", "LanguageModelFeatures", "VectorLanguageModelFeatures"]
 
 
 class FeatureReader:
     """Computes the feature vectors of texts, for both forms of the wrapper.
 
     Args:
-        base: The text environment, single or batched.
+        env: The environment to wrap, single or batched.
         model: The language model, or its name.
         top_k: How many candidates the features describe; None for none.
         progress: Whether the features tell how many tokens have been generated.
@@ -44,12 +37,10 @@ class FeatureReader:
     """
 
     def __init__(
-        self,
-        base: TextEnvironment,
-        model: str | Path | PreTrainedModel,
-        top_k: int | None,
-        progress: bool,
+        self, env: Any, model: str | Path | PreTrainedModel, top_k: int | None, progress: bool
     ) -> None:
+        _check_observations(env)
+        base: TextEnvironment = env.unwrapped
         self._task = base.task
         self.progress = check_flag("progress", progress)
         most = base.task.vocab_size - 1  # EOS may be illegal.
@@ -75,13 +66,18 @@ class FeatureReader:
         return np.concatenate(parts, axis=1)
 
 
-def check_tokens_are_observed(env: Any, space: gym.Space, base_space: gym.Space) -> None:
+def _check_observations(env: Any) -> None:
     """Check that the observations are still the tokens, so that replacing them loses nothing.
 
     Raises:
-        InvalidArgumentError: If another wrapper changed the observation below it.
+        InvalidArgumentError: If a wrapper has changed them.
     """
-    if space != base_space:
+    refuse_inside(
+        env,
+        (LanguageModelFeatures, VectorLanguageModelFeatures),
+        "one wrapper of this class is enough, since it replaces the observation",
+    )
+    if row_spaces(env)[0] != row_spaces(env.unwrapped)[0]:
         raise InvalidArgumentError(
             "env",
             env,
@@ -90,7 +86,7 @@ def check_tokens_are_observed(env: Any, space: gym.Space, base_space: gym.Space)
         )
 
 
-class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstructorArgs):
+class LanguageModelFeatures(TextWrapper, gym.ObservationWrapper[Any, Any, Any]):
     r"""Replaces the observation by features that a frozen language model computes.
 
     An agent with a small network cannot learn to read from rewards alone. Here it starts from what
@@ -147,27 +143,12 @@ class LanguageModelFeatures(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstr
         RecordConstructorArgs.__init__(
             self, _disable_deepcopy=True, model=model, top_k=top_k, progress=progress
         )
-        self._text_env = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, LanguageModelFeatures, _ONE_OBSERVATION)
-        base_space = self._text_env.observation_space
-        check_tokens_are_observed(env, env.observation_space, base_space)
         super().__init__(env)
-        self._features = FeatureReader(self._text_env, model, top_k, progress)
+        self._features = FeatureReader(env, model, top_k, progress)
         self.observation_space = self._features.space
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode."""
-        _, info = self.env.reset(seed=seed, options=options)
-        return self._observation(), info
-
-    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Step; the features are those of the new text."""
-        _, reward, terminated, truncated, info = self.env.step(action)
-        return self._observation(), reward, terminated, truncated, info
-
-    def _observation(self) -> np.ndarray:
+    def observation(self, observation: Any) -> np.ndarray:
+        """The features of the text now, in place of its tokens."""
         return self._features(Texts.of(self._text_env.completions))[0]
 
 
@@ -207,10 +188,7 @@ class VectorLanguageModelFeatures(TextVectorWrapper):
         progress: bool = False,
     ) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorLanguageModelFeatures, _ONE_OBSERVATION)
-        base_space = self._text_env.single_observation_space
-        check_tokens_are_observed(env, env.single_observation_space, base_space)
-        self._features = FeatureReader(self._text_env, model, top_k, progress)
+        self._features = FeatureReader(env, model, top_k, progress)
         self.single_observation_space = self._features.space
         self.observation_space = batch_space(self._features.space, self.num_envs)
 

@@ -14,49 +14,48 @@ from gymnasium.vector import VectorEnv
 from textgym.credit.checks import check_factor, check_gamma
 from textgym.credit.potentials import Potential, StateFunction, get_potential
 from textgym.credit.start import Start, check_start
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.errors import InvalidArgumentError
 from textgym.models import ScoredCompletions
 from textgym.models.bridge import IncrementalTextReader
 from textgym.models.checks import check_supports
 from textgym.models.incremental import IncrementalRewardModel
-from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
-from textgym.wrappers._text_env import find_text_env, refuse_inside
+from textgym.wrappers._reward_term import RewardTerm, TermReader, VectorRewardTerm
+from textgym.wrappers._text_env import refuse_inside
 
 __all__ = ["PotentialShaping", "ShapingReader", "VectorPotentialShaping"]
 
-_ONE_POTENTIAL = "write one potential that is the sum of the two"
 
-
-class ShapingReader:
+class ShapingReader(TermReader):
     """The terms β(γΦ(s') - Φ(s)) of a text environment, step by step.
 
     Args:
-        env: The text environment, single or batched.
+        env: The environment to wrap, single or batched.
         potential: The potential Φ.
         beta: Factor on the potential.
         gamma: Discount factor.
         start: "zero" measures Φ from its value at the prompt alone; "prompt" takes it as it is.
 
     Raises:
-        InvalidArgumentError: If a number is out of its range, or the reward model cannot give what
-            the potential needs.
+        InvalidArgumentError: If the environment is shaped already, a number is out of its range, or
+            the reward model cannot give what the potential needs.
     """
 
     def __init__(
-        self,
-        env: TextEnvironment,
-        potential: Potential,
-        beta: float,
-        gamma: float,
-        start: Start = "zero",
+        self, env: Any, potential: Potential, beta: float, gamma: float, start: Start
     ) -> None:
+        refuse_inside(
+            env,
+            (PotentialShaping, VectorPotentialShaping),
+            "write one potential that is the sum of the two",
+        )
         self.beta, self.gamma = check_factor(beta), check_gamma(gamma)
         self.start = check_start(start)
-        self._env, self._potential = env, potential
-        self._phi = np.zeros(len(env.ended))
+        self._potential = potential
+        self._env: TextEnvironment = env.unwrapped
+        self._phi = np.zeros(len(self._env.ended))
         self._reader: IncrementalRewardModel | IncrementalTextReader | None = None
-        reward_model: Any = env.reward_model
+        reward_model: Any = self._env.reward_model
         readouts = potential.readouts
         check_supports(reward_model, readouts)
         if not potential.reads_reward_model:
@@ -74,15 +73,7 @@ class ShapingReader:
         return self._reader is not None and self._reader.is_incremental
 
     def terms(self, going_on: np.ndarray) -> np.ndarray:
-        """The terms of the step just taken.
-
-        Args:
-            going_on: Rows whose episode goes on, bool, shape (num_envs,). In the others Φ(s') is 0:
-                their episode has ended.
-
-        Returns:
-            float64, shape (num_envs,).
-        """
+        """The terms of the step just taken; Φ(s') is 0 where the episode does not go on."""
         phi = self._values(going_on | self._at_start())  # some rows may have restarted already
         terms = self.gamma * np.where(going_on, phi, 0.0) - self._phi
         self._phi = phi
@@ -209,25 +200,10 @@ class PotentialShaping(RewardTerm):
             start=start,
         )
         self.potential = get_potential(potential)
-        self._text_env = find_text_env(
-            env, TextGenerationEnv, self.potential.needs_causal_reward_model
-        )
-        refuse_inside(env, PotentialShaping, _ONE_POTENTIAL)
-        super().__init__(env)
-        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma, start)
-        self.beta, self.gamma = self._shaping.beta, self._shaping.gamma
-        self.start = self._shaping.start
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        result = super().reset(seed=seed, options=options)
-        self._shaping.begin(np.array([True]))
-        return result
-
-    def _term(self, terminated: bool) -> float:
-        return float(self._shaping.terms(np.array([not terminated]))[0])
+        super().__init__(env, self.potential.needs_causal_reward_model)
+        reader = ShapingReader(env, self.potential, beta, gamma, start)
+        self._term_reader = reader
+        self.beta, self.gamma, self.start = reader.beta, reader.gamma, reader.start
 
 
 class VectorPotentialShaping(VectorRewardTerm):
@@ -276,22 +252,6 @@ class VectorPotentialShaping(VectorRewardTerm):
     ) -> None:
         self.potential = get_potential(potential)
         super().__init__(env, self.potential.needs_causal_reward_model)
-        refuse_inside(env, VectorPotentialShaping, _ONE_POTENTIAL)
-        self._shaping = ShapingReader(self._text_env, self.potential, beta, gamma, start)
-        self.beta, self.gamma = self._shaping.beta, self._shaping.gamma
-        self.start = self._shaping.start
-
-    def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
-        return self._shaping.terms(acted & ~finished)
-
-    def reset(
-        self,
-        *,
-        seed: Any = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start new episodes."""
-        rows = self._rows_to_reset(options)
-        result = super().reset(seed=seed, options=options)
-        self._shaping.begin(rows)
-        return result
+        reader = ShapingReader(env, self.potential, beta, gamma, start)
+        self._term_reader = reader
+        self.beta, self.gamma, self.start = reader.beta, reader.gamma, reader.start

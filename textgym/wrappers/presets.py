@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
+from textgym import wrappers
 from textgym.checks import check_flag
 from textgym.envs import (
     TextGenerationArguments,
@@ -19,9 +21,6 @@ from textgym.envs import (
 )
 from textgym.envs.arguments import keywords_for, takes
 from textgym.wrappers import vector
-from textgym.wrappers.language_model_features import LanguageModelFeatures
-from textgym.wrappers.potential_shaping import PotentialShaping
-from textgym.wrappers.top_k_actions import TopKActions
 
 __all__ = [
     "FeaturesArguments",
@@ -157,11 +156,8 @@ def make_features_env(arguments: FeaturesArguments) -> gym.Env:
         >>> env.observation_space.shape, env.action_space
         ((1285,), Discrete(4))
     """
-    env: gym.Env = TextGenerationEnv(**_base_keywords(TextGenerationArguments, arguments))
-    if check_flag("dense", arguments.dense):
-        env = PotentialShaping(env, _POTENTIAL, start="prompt")
-    env = LanguageModelFeatures(env, arguments.model, top_k=_described(arguments), progress=True)
-    return TopKActions(env, arguments.k, arguments.model)
+    env = TextGenerationEnv(**_base_keywords(TextGenerationArguments, arguments))
+    return _wrap(env, arguments, wrappers)
 
 
 @takes(FeaturesVectorArguments)
@@ -174,18 +170,17 @@ def make_features_vector_env(arguments: FeaturesVectorArguments) -> VectorEnv:
     Raises:
         InvalidArgumentError: If an argument cannot be used.
     """
-    envs: VectorEnv = TextGenerationVectorEnv(**_base_keywords(VectorArguments, arguments))
+    envs = TextGenerationVectorEnv(**_base_keywords(VectorArguments, arguments))
+    return _wrap(envs, arguments, vector)
+
+
+def _wrap(env: Any, arguments: FeaturesArguments, forms: ModuleType) -> Any:
+    """The environment in the wrappers, all in one of the two forms."""
     if check_flag("dense", arguments.dense):
-        envs = vector.PotentialShaping(envs, _POTENTIAL, start="prompt")
-    envs = vector.LanguageModelFeatures(
-        envs, arguments.model, top_k=_described(arguments), progress=True
-    )
-    return vector.TopKActions(envs, arguments.k, arguments.model)
-
-
-def _described(arguments: FeaturesArguments) -> int | None:
-    """How many candidates the observation describes."""
-    return arguments.k if check_flag("describe_actions", arguments.describe_actions) else None
+        env = forms.PotentialShaping(env, _POTENTIAL, start="prompt")
+    described = arguments.k if check_flag("describe_actions", arguments.describe_actions) else None
+    env = forms.LanguageModelFeatures(env, arguments.model, top_k=described, progress=True)
+    return forms.TopKActions(env, arguments.k, arguments.model)
 
 
 def _base_keywords(dataclass_: type, arguments: FeaturesArguments) -> dict[str, Any]:

@@ -12,23 +12,20 @@ from gymnasium.vector import VectorEnv
 from transformers import PreTrainedModel
 
 from textgym.checks import check_number
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.models.incremental import NextToken
 from textgym.wrappers._language_model import Texts, shared_language_model
-from textgym.wrappers._reward_term import RewardTerm, VectorRewardTerm
-from textgym.wrappers._text_env import find_text_env, refuse_inside
+from textgym.wrappers._reward_term import RewardTerm, TermReader, VectorRewardTerm
+from textgym.wrappers._text_env import refuse_inside
 
 __all__ = ["ReferenceLogProb", "ReferenceReader", "VectorReferenceLogProb"]
 
 
-_ONE_TERM = "a second term of this kind would be paid twice, and reported under the same name"
-
-
-class ReferenceReader:
+class ReferenceReader(TermReader):
     """Log-probabilities of the tokens that a step takes, for both forms of the wrapper.
 
     Args:
-        base: The text environment, single or batched.
+        env: The environment to wrap, single or batched.
         coef: Factor on the log-probability.
         model: The language model, or its name.
 
@@ -36,27 +33,26 @@ class ReferenceReader:
         InvalidArgumentError: If an argument cannot be used.
     """
 
-    def __init__(
-        self, base: TextEnvironment, coef: float, model: str | Path | PreTrainedModel
-    ) -> None:
+    def __init__(self, env: Any, coef: float, model: str | Path | PreTrainedModel) -> None:
+        refuse_inside(
+            env,
+            (ReferenceLogProb, VectorReferenceLogProb),
+            "a second term of this kind would be paid twice, and reported under the same name",
+        )
         self.coef = check_number("coef", coef)
-        self._base = base
-        self._language_model = shared_language_model(base, model)
+        self._base: TextEnvironment = env.unwrapped
+        self._language_model = shared_language_model(self._base, model)
         self._said: NextToken | None = None
         self._legal = np.zeros((0, 0), dtype=np.bool_)
 
-    def read(self) -> None:
-        """Read the states before a step, except in rows that wait to be reset."""
+    def before_step(self) -> None:
+        """Read the states, except in rows that wait to be reset."""
         texts = Texts.of(self._base.completions, requested=~self._base.ended)
         self._said = self._language_model.read(texts.ids) if any(texts.ids) else None
         self._legal = self._base.task.action_masks(texts.num_new_tokens)
 
-    def terms(self) -> np.ndarray:
-        """What the step just taken is paid: coef · log π(token), 0 in rows that got no token.
-
-        Returns:
-            float64, shape (num_envs,).
-        """
+    def terms(self, going_on: np.ndarray) -> np.ndarray:
+        """The terms of the step just taken: coef · log π(token), whether it was the last or not."""
         tokens = self._base.last_step.tokens
         acted = tokens >= 0
         if self._said is None or not acted.any():
@@ -121,19 +117,10 @@ class ReferenceLogProb(RewardTerm):
         self, env: gym.Env, coef: float, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, coef=coef, model=model)
-        self._text_env = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, ReferenceLogProb, _ONE_TERM)
         super().__init__(env)
-        self._reference = ReferenceReader(self._text_env, coef, model)
-        self.coef = self._reference.coef
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step, and add the term to the reward."""
-        self._reference.read()
-        return super().step(action)
-
-    def _term(self, terminated: bool) -> float:
-        return float(self._reference.terms()[0])
+        reader = ReferenceReader(env, coef, model)
+        self._term_reader = reader
+        self.coef = reader.coef
 
 
 class VectorReferenceLogProb(VectorRewardTerm):
@@ -171,14 +158,6 @@ class VectorReferenceLogProb(VectorRewardTerm):
         self, env: VectorEnv, coef: float, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorReferenceLogProb, _ONE_TERM)
-        self._reference = ReferenceReader(self._text_env, coef, model)
-        self.coef = self._reference.coef
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step, and add the term to the rewards of the rows that acted."""
-        self._reference.read()
-        return super().step(actions)
-
-    def _term(self, acted: np.ndarray, finished: np.ndarray) -> np.ndarray:
-        return self._reference.terms()
+        reader = ReferenceReader(env, coef, model)
+        self._term_reader = reader
+        self.coef = reader.coef

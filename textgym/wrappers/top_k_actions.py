@@ -14,25 +14,22 @@ from gymnasium.vector.utils import batch_space
 from transformers import PreTrainedModel
 
 from textgym.checks import check_whole_number
-from textgym.envs import TextEnvironment, TextGenerationEnv
+from textgym.envs import TextEnvironment
 from textgym.envs.infos import put
 from textgym.envs.task import check_actions
 from textgym.errors import InvalidArgumentError
+from textgym.wrappers._forms import TextVectorWrapper, TextWrapper
 from textgym.wrappers._language_model import Texts, shared_language_model
-from textgym.wrappers._text_env import find_text_env, refuse_inside, wrappers_of
-from textgym.wrappers._vector import TextVectorWrapper
+from textgym.wrappers._text_env import refuse_inside, row_spaces, wrappers_of
 
-__all__ = ["CandidateReader", "TopKActions", "VectorTopKActions", "check_actions_are_tokens"]
-
-
-_ONE_CHOICE = "actions are then indices of candidates, not tokens"
+__all__ = ["CandidateReader", "TopKActions", "VectorTopKActions"]
 
 
 class CandidateReader:
     """Lists the likely next tokens of texts, for both forms of the wrapper.
 
     Args:
-        base: The text environment, single or batched.
+        env: The environment to wrap, single or batched.
         model: The language model, or its name.
         k: Number of candidates.
 
@@ -40,7 +37,9 @@ class CandidateReader:
         InvalidArgumentError: If an argument cannot be used.
     """
 
-    def __init__(self, base: TextEnvironment, model: str | Path | PreTrainedModel, k: int) -> None:
+    def __init__(self, env: Any, model: str | Path | PreTrainedModel, k: int) -> None:
+        _check_actions(env)
+        base: TextEnvironment = env.unwrapped
         self._task = base.task
         self.k = check_whole_number("k", k, 1, base.task.vocab_size - 1)  # EOS may be illegal.
         self._language_model = shared_language_model(base, model)
@@ -59,12 +58,17 @@ class CandidateReader:
         return self._language_model.logprobs(said, legal).topk(self.k).indices.cpu().numpy()
 
 
-def check_actions_are_tokens(env: Any, space: gym.Space, base_space: gym.Space) -> None:
+def _check_actions(env: Any) -> None:
     """Check that the actions of an environment are tokens, and that no wrapper masks them.
 
     Raises:
         InvalidArgumentError: If a wrapper has changed their meaning, or masks them.
     """
+    refuse_inside(
+        env,
+        (TopKActions, VectorTopKActions),
+        "actions are then indices of candidates, not tokens",
+    )
     for one in wrappers_of(env):
         if hasattr(type(one), "action_masks"):
             raise InvalidArgumentError(
@@ -73,16 +77,17 @@ def check_actions_are_tokens(env: Any, space: gym.Space, base_space: gym.Space) 
                 f"{type(one).__name__} masks tokens, and actions here will be candidates; put it "
                 "outside TopKActions",
             )
-    if space != base_space:
+    (_, actions), (_, tokens) = row_spaces(env), row_spaces(env.unwrapped)
+    if actions != tokens:
         raise InvalidArgumentError(
             "env",
             env,
-            f"its actions ({space}) are not the tokens ({base_space}); put TopKActions below the "
+            f"its actions ({actions}) are not the tokens ({tokens}); put TopKActions below the "
             "wrapper that changes actions",
         )
 
 
-class TopKActions(gym.Wrapper[Any, np.int64, Any, np.int64], RecordConstructorArgs):
+class TopKActions(TextWrapper):
     """Action i takes the i-th most likely legal token, according to a frozen language model.
 
     A whole vocabulary is too many actions for an agent that starts from nothing. Among a few likely
@@ -128,11 +133,8 @@ class TopKActions(gym.Wrapper[Any, np.int64, Any, np.int64], RecordConstructorAr
         self, env: gym.Env, k: int = 16, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         RecordConstructorArgs.__init__(self, _disable_deepcopy=True, k=k, model=model)
-        self._text_env = find_text_env(env, TextGenerationEnv)
-        refuse_inside(env, TopKActions, _ONE_CHOICE)
-        check_actions_are_tokens(env, env.action_space, self._text_env.action_space)
         super().__init__(env)
-        self._candidates = CandidateReader(self._text_env, model, k)
+        self._candidates = CandidateReader(env, model, k)
         self.k = self._candidates.k
         self.action_space = spaces.Discrete(self.k)
 
@@ -189,9 +191,7 @@ class VectorTopKActions(TextVectorWrapper):
         self, env: VectorEnv, k: int = 16, model: str | Path | PreTrainedModel = "embedded"
     ) -> None:
         super().__init__(env)
-        refuse_inside(env, VectorTopKActions, _ONE_CHOICE)
-        check_actions_are_tokens(env, env.single_action_space, self._text_env.single_action_space)
-        self._candidates = CandidateReader(self._text_env, model, k)
+        self._candidates = CandidateReader(env, model, k)
         self.k = self._candidates.k
         self.single_action_space = spaces.Discrete(self.k)
         self.action_space = batch_space(self.single_action_space, self.num_envs)

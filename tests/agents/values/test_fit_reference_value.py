@@ -52,7 +52,7 @@ def test_what_shaping_pays_leaves_the_fit(fit, envs) -> None:
 
 def test_shaping_reads_one_token_per_step(fit) -> None:
     env = PotentialShaping(gym.make("ABC-RLHF-v0"), fit.potential)
-    assert env._shaping.is_incremental
+    assert env._term_reader.is_incremental
 
 
 def test_what_is_fitted_is_the_environments_score(generator) -> None:

@@ -45,6 +45,7 @@ ACCEPTED = {
     ("train", "wandb"): {"no such thing": "a project that does not exist is made"},
     ("benchmark", "only"): {"nothing behind the flag": "no method is left out, as by default"},
     ("benchmark", "tasks"): {"nothing behind the flag": "no task is left out, as by default"},
+    ("benchmark", "reuse"): {"nothing behind the flag": "no run is taken, as by default"},
     ("benchmark", "output"): {"": "an empty path is the current folder"},
 }
 """Words that are right to accept, and why, by command and flag."""

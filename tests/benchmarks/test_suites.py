@@ -262,6 +262,54 @@ def test_the_settings_of_stored_runs_are_kept_when_their_method_leaves_the_suite
     assert methods["mine"] == kept
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a run of sparse reward, made here."""
+    folder = tmp_path_factory.mktemp("made")
+    run_suite(SMALL, folder, seeds=1, iterations=1, only=("sparse",), num_fresh=0)
+    return folder
+
+
+def test_runs_that_suites_share_are_made_once(tmp_path, made, capsys):
+    other = replace(SMALL, methods=("ABC", "sparse"), baseline="ABC")
+    kind = {"seeds": 1, "iterations": 1, "only": ("sparse",), "num_fresh": 0, "reuse": [made]}
+    rows = run_suite(other, tmp_path, **kind)
+    printed = capsys.readouterr().out
+    assert printed == f"1 runs taken from {made}\n"  # Nothing was missing, so nothing has run.
+    pd.testing.assert_frame_equal(rows, pd.read_parquet(made / "runs.parquet"))
+    run_suite(other, tmp_path, **kind)
+    assert capsys.readouterr().out == f"0 runs taken from {made}\n"
+    # What was taken can be taken further.
+    run_suite(SMALL, tmp_path / "third", **(kind | {"reuse": [tmp_path]}))
+    assert capsys.readouterr().out == f"1 runs taken from {tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "method", "task"),
+    [
+        ({"num_fresh": 64}, {}, {}),
+        ({"iterations": 2}, {}, {}),
+        ({"dtype": "bfloat16"}, {}, {}),
+        ({"only": ("ABC",)}, {}, {}),
+        ({}, {"hyperparameters": {"gamma": 0.8}}, {}),
+        ({}, {}, {"kl_budget": 9.0}),
+    ],
+)
+def test_runs_of_another_kind_are_not_taken(tmp_path, made, monkeypatch, asked, method, task):
+    monkeypatch.setitem(METHODS, "sparse", replace(METHODS["sparse"], **method))
+    monkeypatch.setitem(TASKS, "8-16", replace(TASKS["8-16"], **task))
+    kind = {"seeds": 1, "iterations": 1, "only": ("sparse",), "num_fresh": 0, "reuse": [made]}
+    with pytest.raises(InvalidArgumentError, match="has no run that this suite asks for"):
+        run_suite(SMALL, tmp_path, **(kind | asked))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_color_does_not_make_another_run(tmp_path, made, monkeypatch):
+    monkeypatch.setitem(METHODS, "sparse", replace(METHODS["sparse"], color="#123456"))
+    kind = {"seeds": 1, "iterations": 1, "only": ("sparse",), "num_fresh": 0, "reuse": [made]}
+    assert len(run_suite(SMALL, tmp_path, **kind)) == 1
+
+
 # --- Measures and report
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,11 @@ from .measures import ENDS
 from .methods import METHODS, load_methods
 from .plan import EPISODES, TASKS, Method, Suite
 from .runner import run_missing
-from .storage import read_rows
+from .stored import check_kinds, check_settings, settings_of, take_over
 from .training import KEYS, train
 
 __all__ = ["plan_runs", "run_suite"]
 
-_SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task")
-"""What a method's runs depend on."""
 _PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "pandas", "scikit-learn")
 
 
@@ -72,6 +69,7 @@ def run_suite(
     methods_file: Path | None = None,
     only: Sequence[str] = (),
     tasks: Sequence[str] = (),
+    reuse: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Run what is missing of a suite.
 
@@ -87,6 +85,7 @@ def run_suite(
         methods_file: A Python file with methods of the user's. They join the suite.
         only: See :func:`plan_runs`.
         tasks: See :func:`plan_runs`.
+        reuse: Folders of other suites. What they have of this one is taken from there.
 
     Returns:
         All rows, old and new.
@@ -94,23 +93,25 @@ def run_suite(
     Raises:
         InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have, or the
             folder has runs of another length or dtype, or of a method with other settings, which
-            no table should mix.
+            no table should mix, or a folder of ``reuse`` has nothing to offer.
     """
     own = load_methods(methods_file)
     suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
     runs = plan_runs(suite, seeds, iterations, dtype, only, tasks)
-    _check_folder(folder / "runs.parquet", runs)
-    stored = _settings_of_stored_runs(folder)
     settings = {method: _plain(METHODS[method]) for method in suite.methods}
-    _check_settings(folder, stored, settings)
+    check_kinds(folder, runs)
+    check_settings(folder, settings)
+    kept = settings_of(folder)
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
         "episodes_per_iteration": EPISODES,
         "dtype": dtype,
         "fresh_completions": num_fresh,
         "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
-        "methods": settings | {name: stored[name] for name in stored if name not in settings},
+        "methods": settings | {name: kept[name] for name in kept if name not in settings},
     }
+    for other in reuse:
+        print(f"{take_over(folder, runs, meta, other)} runs taken from {other}", flush=True)
     return run_missing(
         partial(train, methods_file, num_fresh),
         runs,
@@ -128,43 +129,6 @@ def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> N
     for name in names:
         if name not in known:
             raise InvalidArgumentError(argument, name, f"the suite has {', '.join(known)}")
-
-
-def _check_folder(path: Path, runs: list[tuple]) -> None:
-    """Refuse a folder whose runs differ in kind from those to be made."""
-    planned = {(task, iterations, dtype) for task, _, iterations, dtype, _ in runs}
-    tasks = {task for task, *_ in planned}
-    stored = read_rows(path, KEYS)[["task", "iterations", "dtype"]].drop_duplicates()
-    for kind in stored.itertuples(index=False, name=None):
-        if kind[0] in tasks and kind not in planned:
-            task, iterations, dtype = kind
-            raise InvalidArgumentError(
-                "output",
-                str(path.parent),
-                f"has runs of {iterations} iterations in {dtype} on {task}; "
-                "a folder holds runs of one length and dtype, so take another",
-            )
-
-
-def _settings_of_stored_runs(folder: Path) -> dict[str, Any]:
-    """By method, the settings of the runs that a folder has, as its ``meta.json`` tells them."""
-    path = folder / "meta.json"
-    told = json.loads(path.read_text(encoding="utf-8"))["methods"] if path.exists() else {}
-    methods = set(read_rows(folder / "runs.parquet", KEYS)["method"])
-    return {method: settings for method, settings in told.items() if method in methods}
-
-
-def _check_settings(folder: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Refuse a folder with runs of a method whose settings have changed since."""
-    for method in settings.keys() & stored.keys():
-        now = json.loads(json.dumps(settings[method]))
-        if any(stored[method].get(name) != now[name] for name in _SETTINGS):
-            raise InvalidArgumentError(
-                "output",
-                str(folder),
-                f"has runs of {method} with other settings; give the method another name, or take "
-                "another folder",
-            )
 
 
 def _plain(method: Method) -> dict[str, Any]:

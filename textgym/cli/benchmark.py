@@ -42,6 +42,8 @@ class BenchmarkCommand:
     """Methods of the suite to run now; by default all."""
     tasks: tuple[str, ...] = ()
     """Tasks of the suite to run now; by default all."""
+    reuse: tuple[Path, ...] = ()
+    """Folders of other suites: runs that this suite shares with them are taken from there."""
     methods: Path | None = None
     """Python file that registers methods of your own; they join the suite."""
 
@@ -80,6 +82,7 @@ class BenchmarkCommand:
                     methods_file=self.methods,
                     only=self.only,
                     tasks=self.tasks,
+                    reuse=self.reuse,
                 )
             except ExceptionGroup as group:  # The other runs are stored.
                 first = group.exceptions[0]
@@ -96,6 +99,10 @@ class BenchmarkCommand:
                 check_whole_number(name, value, 1)
         if self.fresh < 0 or self.fresh % 64:
             raise InvalidArgumentError("fresh", self.fresh, "must be a multiple of 64, or 0")
+        for folder in self.reuse:
+            if not (folder / "runs.parquet").is_file():
+                remedy = "has no runs.parquet; name the folder of a suite that was run"
+                raise InvalidArgumentError("reuse", str(folder), remedy)
 
 
 def _check_packages() -> None:

@@ -1,0 +1,142 @@
+"""Runs that are stored: what a folder may go on with, and what it can take from other folders.
+
+Suites share tasks and methods, and a run is decided by its arguments, its settings and its seed. So
+a run that one suite has made is also a run of another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textgym.errors import InvalidArgumentError
+
+from .storage import read_rows, write_json, write_rows
+from .training import KEYS
+
+__all__ = ["check_kinds", "check_settings", "settings_of", "take_over"]
+
+_ROWS, _META = "runs.parquet", "meta.json"
+_SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task")
+"""What a method's runs depend on."""
+_MEASUREMENT = ("episodes_per_iteration", "fresh_completions")
+"""What all runs of a folder have in common, besides."""
+
+
+def check_kinds(folder: Path, runs: Sequence[tuple]) -> None:
+    """Refuse a folder whose runs differ in length or dtype from those to be made.
+
+    Raises:
+        InvalidArgumentError: If they do.
+    """
+    planned = {(task, iterations, dtype) for task, _, iterations, dtype, _ in runs}
+    tasks = {task for task, *_ in planned}
+    stored = _rows_of(folder)[["task", "iterations", "dtype"]].drop_duplicates()
+    for kind in stored.itertuples(index=False, name=None):
+        if kind[0] in tasks and kind not in planned:
+            task, iterations, dtype = kind
+            raise InvalidArgumentError(
+                "output",
+                str(folder),
+                f"has runs of {iterations} iterations in {dtype} on {task}; "
+                "a folder holds runs of one length and dtype, so take another",
+            )
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """By method, the settings of the runs that a folder has, as its ``meta.json`` tells them."""
+    methods = set(_rows_of(folder)["method"])
+    told = _meta_of(folder).get("methods", {})
+    return {method: settings for method, settings in told.items() if method in methods}
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder with runs of a method whose settings have changed since.
+
+    Args:
+        folder: Has the runs.
+        settings: Today's, by method.
+
+    Raises:
+        InvalidArgumentError: If they have changed.
+    """
+    for method, stored in settings_of(folder).items():
+        if method in settings and not _are_same(stored, settings[method]):
+            raise InvalidArgumentError(
+                "output",
+                str(folder),
+                f"has runs of {method} with other settings; give the method another name, or take "
+                "another folder",
+            )
+
+
+def take_over(folder: Path, runs: Sequence[tuple], meta: Mapping[str, Any], other: Path) -> int:
+    """Store what another folder has of the runs that are missing in a folder.
+
+    A run is taken if task, method, length, dtype and seed are asked for, and if the ``meta.json``
+    of the other folder tells the same as this one of task, method and measurement. It keeps the
+    commit that it was made with.
+
+    Args:
+        folder: Gets the runs.
+        runs: The arguments of the runs asked for.
+        meta: What the folder's ``meta.json`` tells, or will tell.
+        other: Has ``runs.parquet`` and ``meta.json``.
+
+    Returns:
+        The number of runs taken.
+
+    Raises:
+        InvalidArgumentError: If the other folder has none of the runs asked for.
+    """
+    told, offered, own = _meta_of(other), _rows_of(other), _rows_of(folder)
+    tasks, settings = told.get("tasks", {}), settings_of(other)
+    shared = {
+        run
+        for run in runs
+        if tasks.get(run[0]) == _in_json(meta["tasks"][run[0]])
+        and _are_same(settings.get(run[1], {}), meta["methods"][run[1]])
+        and all(told.get(name) == meta[name] for name in _MEASUREMENT)
+    }
+    keys = _keys_of(offered)
+    if not shared.intersection(keys):
+        raise InvalidArgumentError(
+            "reuse",
+            str(other),
+            "has no run that this suite asks for: the same task, method, length, dtype and seed, "
+            "with the same settings and as many fresh completions",
+        )
+    wanted = shared.difference(_keys_of(own))
+    new = offered[[key in wanted for key in keys]]
+    if len(new):
+        rows = new if own.empty else pd.concat([own, new], ignore_index=True)
+        write_rows(rows.sort_values([*KEYS, "iteration"], ignore_index=True), folder / _ROWS)
+        write_json(meta, folder / _META)
+    return len(wanted.intersection(keys))
+
+
+def _rows_of(folder: Path) -> pd.DataFrame:
+    return read_rows(folder / _ROWS, KEYS)
+
+
+def _keys_of(rows: pd.DataFrame) -> list[tuple]:
+    return list(rows[list(KEYS)].itertuples(index=False, name=None))
+
+
+def _meta_of(folder: Path) -> dict[str, Any]:
+    path = folder / _META
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _are_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the settings of a method, as stored, are those of today."""
+    return all(stored.get(name) == _in_json(now[name]) for name in _SETTINGS)
+
+
+def _in_json(value: Any) -> Any:
+    """A value as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))

@@ -99,6 +99,11 @@ DECODERS = {
         LlamaForSequenceClassification,
         LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, rope_parameters=SCALED),
     ),
+    "llama, with a window in its configuration that it does not use": (
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+        LlamaConfig(**GROUPED, sliding_window=4),
+    ),
     "qwen2": (Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2Config(**GROUPED)),
     "gpt-neox": (GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXConfig(**SIZES)),
 }

@@ -29,7 +29,7 @@ from textgym.models.readouts import (
 )
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
 from textgym.models.score import Score, make_score
-from textgym.models.signature import forward_parameters
+from textgym.models.signature import first_position, forward_parameters
 from textgym.models.verification import fault_of_attention, fault_of_scores
 
 __all__ = ["RewardModel"]
@@ -131,7 +131,8 @@ class RewardModel:
     @property
     def max_length(self) -> int | None:
         """Longest text in tokens, or None if the model's config sets no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return None if limit is None else limit - first_position(self.model)
 
     @property
     def num_embeddings(self) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-__all__ = ["body_of", "forward_parameters"]
+from torch import nn
+
+__all__ = ["body_of", "first_position", "forward_parameters"]
 
 
 def forward_parameters(model: Any) -> frozenset[str]:
@@ -29,8 +31,24 @@ def body_of(model: Any) -> Any:
     inside = _inside(model)
     # OPT's head calls the decoder in its base model, and not the base model itself.
     decoder = inside.get_decoder() if hasattr(inside, "get_decoder") else None
+    if isinstance(decoder, nn.Linear):  # ModernBERT's decoder calls its head so.
+        decoder = None
     body = getattr(inside, "base_model", inside) if decoder is None else decoder
     return None if body is inside else body
+
+
+def first_position(model: Any) -> int:
+    """The position of a text's first token.
+
+    It is 0 but for RoBERTa and its kin, whose table of positions begins with that of padding.
+
+    Args:
+        model: A Hugging Face model, or a wrapper of one such as ``peft.PeftModel``.
+    """
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0
 
 
 def _inside(model: Any) -> Any:

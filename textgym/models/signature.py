@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["body_of", "first_position", "forward_parameters"]
+__all__ = ["body_of", "first_position", "forward_parameters", "padding_of", "unwrapped"]
 
 
 def forward_parameters(model: Any) -> frozenset[str]:
@@ -19,7 +19,7 @@ def forward_parameters(model: Any) -> frozenset[str]:
     Args:
         model: A module.
     """
-    return frozenset(inspect.signature(_inside(model).forward).parameters)
+    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
 
 
 def body_of(model: Any) -> Any:
@@ -28,7 +28,7 @@ def body_of(model: Any) -> Any:
     Args:
         model: A Hugging Face model, or a wrapper of one such as ``peft.PeftModel``.
     """
-    inside = _inside(model)
+    inside = unwrapped(model)
     # OPT's head calls the decoder in its base model, and not the base model itself.
     decoder = inside.get_decoder() if hasattr(inside, "get_decoder") else None
     if isinstance(decoder, nn.Linear):  # ModernBERT's decoder calls its head so.
@@ -51,6 +51,20 @@ def first_position(model: Any) -> int:
     return 0
 
 
-def _inside(model: Any) -> Any:
+def padding_of(config: Any, num_embeddings: int) -> int:
+    """The token of a model's own padding; 0 if it names none that it can embed.
+
+    Padding is masked, but some models look at the token: to find the end of a text, or because
+    each token is embedded with its neighbours.
+
+    Args:
+        config: The model's.
+        num_embeddings: Number of tokens that the model can embed.
+    """
+    token_id = getattr(config, "pad_token_id", None)
+    return token_id if token_id is not None and 0 <= token_id < num_embeddings else 0
+
+
+def unwrapped(model: Any) -> Any:
     """The Hugging Face model in a wrapper such as ``peft.PeftModel``."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

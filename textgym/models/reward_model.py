@@ -30,8 +30,8 @@ from textgym.models.readouts import (
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
 from textgym.models.score import Score, make_score
 from textgym.models.signature import (
-    first_position,
     forward_parameters,
+    longest_text,
     padding_of,
     unwrapped,
 )
@@ -143,8 +143,7 @@ class RewardModel:
     @property
     def max_length(self) -> int | None:
         """Longest text in tokens, or None if the model's config sets no limit."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        return None if limit is None else limit - first_position(self.model)
+        return longest_text(self.model)
 
     @property
     def num_embeddings(self) -> int:
@@ -175,8 +174,8 @@ class RewardModel:
                 model does not have, or is attention or a gradient that cannot be trusted; see
                 :mod:`textgym.models.verification`.
         """
-        num_layers = self.model.config.num_hidden_layers
-        num_heads = self.model.config.num_attention_heads
+        config = self.model.config.get_text_config()
+        num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
         for readout in checked_readouts(readouts):
             for layer in layer_indices(getattr(readout, "layers", -1)):
                 if not -num_layers <= layer < num_layers:

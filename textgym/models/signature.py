@@ -7,7 +7,14 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["body_of", "first_position", "forward_parameters", "padding_of", "unwrapped"]
+__all__ = [
+    "body_of",
+    "first_position",
+    "forward_parameters",
+    "longest_text",
+    "padding_of",
+    "unwrapped",
+]
 
 
 def forward_parameters(model: Any) -> frozenset[str]:
@@ -49,6 +56,24 @@ def first_position(model: Any) -> int:
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
             return 0 if part.padding_idx is None else part.padding_idx + 1
     return 0
+
+
+def longest_text(model: Any) -> int | None:
+    """How many tokens a text may have; None if the model's config sets no limit.
+
+    RoBERTa's table of positions begins with those up to that of padding. LongRoPE turns all
+    positions by other angles once a text is longer than those of the first training: also those of
+    shorter texts in the batch, and of tokens in a cache. Such texts are beyond the limit.
+
+    Args:
+        model: A Hugging Face model, or a wrapper of one such as ``peft.PeftModel``.
+    """
+    config = unwrapped(model).config.get_text_config()
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        limit = rope["original_max_position_embeddings"]
+    return None if limit is None else limit - first_position(model)
 
 
 def padding_of(config: Any, num_embeddings: int) -> int:

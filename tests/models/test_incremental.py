@@ -599,6 +599,17 @@ class WithOwnRead(RewardModel):
         return super().read(completions, readouts)
 
 
+def test_a_head_of_zeros_can_be_read_and_trained():
+    model = make_reward_model("llama").model
+    torch.nn.init.zeros_(model.score.weight)
+    reader = IncrementalRewardModel(RewardModel(model, tokenizer=None), [PrefixScores()])
+    batch = Completions.from_lists([[5]], [[6, 7]])
+    assert reader.read(batch).score.item() == 0
+    torch.nn.init.normal_(model.score.weight)
+    reader.forget()
+    torch.testing.assert_close(reader.read(batch).score, RewardModel(model, None).read(batch).score)
+
+
 def test_readouts_that_need_the_whole_text_are_refused(reward_model, classifier, tokenizer):
     encoder = RewardModel(BertForSequenceClassification(BERT), tokenizer=None)
     for model, readout in (

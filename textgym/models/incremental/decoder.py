@@ -376,7 +376,8 @@ class IncrementalDecoder(ABC):
         self.advance([long, short])  # and then starts anew.
         in_pieces = self._newest()
         expected = torch.stack([self._by_the_model_itself(text) for text in (long, short)])
-        return float((in_pieces - expected).abs().max() / expected.abs().max())
+        difference, largest = (in_pieces - expected).abs().max(), expected.abs().max()
+        return float(difference / largest) if difference != 0 else 0.0  # A new head may be zero.
 
     @torch.no_grad()
     def _by_the_model_itself(self, text: list[int]) -> Tensor:

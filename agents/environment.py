@@ -181,7 +181,9 @@ def check_context(argument: str, value: Any, model: PreTrainedModel, env: Vector
     Raises:
         InvalidArgumentError: If it does not fit.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    from textgym.models.signature import longest_text  # Imported here: slow.
+
+    limit = longest_text(model)
     length = env.single_observation_space["input_ids"].shape[0]  # type: ignore[index]
     if limit is not None and length > limit:
         raise InvalidArgumentError(

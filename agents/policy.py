@@ -97,7 +97,7 @@ class LanguageModelPolicy(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         from textgym.models.kernels import fast_attention  # Imported here: slow.
-        from textgym.models.signature import forward_parameters
+        from textgym.models.signature import first_position, forward_parameters
 
         super().__init__()
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape
@@ -116,6 +116,7 @@ class LanguageModelPolicy(nn.Module):
         )
         self._reader: IncrementalLanguageModel | None = None
         self._parameters_of_model = forward_parameters(model)
+        self._first_position = first_position(model)
         if self.rules.num_actions > vocab_size:
             raise InvalidArgumentError(
                 "policy",
@@ -340,7 +341,8 @@ class LanguageModelPolicy(nn.Module):
         """The language model's output, with logits of the last columns only."""
         arguments: dict[str, Any] = {}
         if "position_ids" in self._parameters_of_model:
-            arguments["position_ids"] = position_ids_from_mask(attention_mask)
+            positions = position_ids_from_mask(attention_mask)
+            arguments["position_ids"] = positions + self._first_position
         if "logits_to_keep" in self._parameters_of_model:  # saves computing the others
             # As indices: a slice of the hidden states is not contiguous, and for each text PyTorch
             # would then copy the whole matrix of a frozen head.

@@ -6,7 +6,13 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import textgym  # noqa: F401  (registers the environments)
 from textgym.agents import PPO
@@ -174,3 +180,26 @@ def test_texts_longer_than_the_context_are_refused(make_vector_env, tmp_path) ->
     env.single_observation_space["input_ids"] = gym.spaces.Box(0, 20, (longest + 1,), np.int64)
     with pytest.raises(InvalidArgumentError, match=rf"^env=.*{longest + 1} tokens.*{longest}"):
         PPO.load(tmp_path / "saved", env)
+
+
+def test_texts_that_would_turn_all_positions_by_other_angles_are_refused(
+    make_vector_env, tmp_path
+) -> None:
+    """Beyond Phi-3's first context, what is in the cache would have to be computed anew."""
+    env = make_vector_env(4)
+    longest = env.single_observation_space["input_ids"].shape[0]
+
+    def make(first_context: int) -> Phi3ForCausalLM:
+        factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+        config = Phi3Config(
+            vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+            num_attention_heads=1, num_key_value_heads=1, pad_token_id=0, bos_token_id=1,
+            eos_token_id=2, max_position_embeddings=4 * longest,
+            original_max_position_embeddings=first_context,
+            rope_parameters={"rope_type": "longrope", "rope_theta": 100.0, **factors},
+        )  # fmt: skip
+        return Phi3ForCausalLM(config)
+
+    with pytest.raises(InvalidArgumentError, match=rf"^policy=.*{longest} tokens.*{longest - 1}"):
+        PPO(make(longest - 1), env, log_dir=tmp_path)
+    PPO(make(longest), env, log_dir=tmp_path)

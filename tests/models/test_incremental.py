@@ -26,14 +26,19 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     MistralForSequenceClassification,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2ForSequenceClassification,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
+    RobertaConfig,
+    RobertaForCausalLM,
 )
 
+from textgym.agents import LanguageModelPolicy
 from textgym.errors import InvalidArgumentError
 from textgym.models import (
     AttentionMap,
@@ -98,6 +103,11 @@ DECODERS = {
         LlamaForCausalLM,
         LlamaForSequenceClassification,
         LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True, rope_parameters=SCALED),
+    ),
+    "llama, with a window in its configuration that it does not use": (
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+        LlamaConfig(**GROUPED, sliding_window=4),
     ),
     "qwen2": (Qwen2ForCausalLM, Qwen2ForSequenceClassification, Qwen2Config(**GROUPED)),
     "gpt-neox": (GPTNeoXForCausalLM, GPTNeoXForSequenceClassification, GPTNeoXConfig(**SIZES)),
@@ -185,6 +195,53 @@ def test_growing_texts_give_the_logits_of_whole_texts(name, packed, monkeypatch)
 def test_growing_texts_give_the_scores_and_attention_of_one_forward_pass(name):
     readouts = [PrefixScores(), AttentionMap(), AttentionMap((0, -1), "max"), AttentionMap(0, 3)]
     check_reward_model(make_reward_model(name), readouts, steps=30)
+
+
+LONG = {"max_position_embeddings": 51 + LONGEST}
+OTHERS = {
+    "roberta": (
+        RobertaForCausalLM,
+        # The texts hold no token of padding, which would have no position of its own.
+        RobertaConfig(**SIZES | {"vocab_size": 51, "pad_token_id": 50, **LONG}, is_decoder=True),
+    ),
+    "modernbert": (
+        ModernBertDecoderForCausalLM,
+        ModernBertDecoderConfig(**SIZES, cls_token_id=1, sep_token_id=2, local_attention=4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_decoders_give_the_logits_that_they_give_by_themselves(name):
+    """RoBERTa's positions begin behind that of padding; ModernBERT calls its head a decoder."""
+    torch.manual_seed(0)
+    make, config = OTHERS[name]
+    model = make(config).eval()
+    reader, policy = IncrementalLanguageModel(model), LanguageModelPolicy(model)
+    for texts in growing_texts(20):
+        said = reader.read(texts)
+        for row, text in enumerate(texts):
+            if text is not None:
+                ids = torch.tensor([[3, *text]])  # after a token of padding
+                with torch.no_grad():
+                    expected = model(ids[:, 1:]).logits[0, -1]
+                logits = policy.next_token_logits(ids, torch.arange(ids.shape[1])[None] > 0)
+                torch.testing.assert_close(said.logits[row], expected, rtol=0, atol=1e-5)
+                torch.testing.assert_close(logits[0], expected, rtol=0, atol=1e-5)
+
+
+class CountsFromOne(LlamaForCausalLM):
+    """A decoder with positions of its own, which nothing in its parts tells."""
+
+    def forward(self, input_ids=None, position_ids=None, **arguments):
+        if position_ids is None:
+            position_ids = torch.arange(1, input_ids.shape[1] + 1)[None] * 2
+        return super().forward(input_ids, position_ids=position_ids, **arguments)
+
+
+def test_a_model_that_counts_positions_otherwise_is_refused():
+    with pytest.raises(InvalidArgumentError, match="cannot be read token by token"):
+        IncrementalLanguageModel(CountsFromOne(DECODERS["llama"][2]))
 
 
 def test_a_model_outside_the_attention_interface_is_read_from_its_eager_maps():
@@ -540,6 +597,17 @@ class WithOwnRead(RewardModel):
 
     def read(self, completions, readouts=()):
         return super().read(completions, readouts)
+
+
+def test_a_head_of_zeros_can_be_read_and_trained():
+    model = make_reward_model("llama").model
+    torch.nn.init.zeros_(model.score.weight)
+    reader = IncrementalRewardModel(RewardModel(model, tokenizer=None), [PrefixScores()])
+    batch = Completions.from_lists([[5]], [[6, 7]])
+    assert reader.read(batch).score.item() == 0
+    torch.nn.init.normal_(model.score.weight)
+    reader.forget()
+    torch.testing.assert_close(reader.read(batch).score, RewardModel(model, None).read(batch).score)
 
 
 def test_readouts_that_need_the_whole_text_are_refused(reward_model, classifier, tokenizer):

@@ -104,6 +104,36 @@ def test_the_score_is_what_was_chosen_of_the_label(emotions, tokenizer):
     assert prefix_scores.shape == batch.input_ids.shape
 
 
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_labels_that_do_not_exclude_each_other_have_a_probability_each(num_labels, tokenizer):
+    """Detectors of several kinds of toxicity are trained with a sigmoid per label."""
+    torch.manual_seed(7)
+    config = tiny_config(
+        tokenizer, num_labels=num_labels, problem_type="multi_label_classification"
+    )
+    model = Qwen3ForSequenceClassification(config).eval()
+    with torch.no_grad():
+        logit = model(input_ids=BATCH.input_ids[:1]).logits[0, 1]
+    p = logit.sigmoid()
+    expected = {"logit": logit, "log-probability": p.log(), "log-odds": p.log() - (1 - p).log()}
+    for score, value in expected.items():
+        read = RewardModel(model, tokenizer, score=score, label=1).read(BATCH)
+        torch.testing.assert_close(read.score[0], value)
+
+
+def test_a_regression_has_a_logit_and_no_probability(tokenizer):
+    torch.manual_seed(7)
+    config = tiny_config(tokenizer, num_labels=2, problem_type="regression")
+    model = Qwen3ForSequenceClassification(config).eval()
+    with torch.no_grad():
+        logits = model(input_ids=BATCH.input_ids[:1]).logits[0]
+    for label in (0, 1):
+        score = RewardModel(model, tokenizer, label=label).read(BATCH).score[0]
+        torch.testing.assert_close(score, logits[label])
+    with pytest.raises(InvalidArgumentError, match=r'^score=.log-odds.*regression.*"logit"'):
+        RewardModel(model, tokenizer, score="log-odds")
+
+
 def test_a_function_of_the_logits_must_keep_their_shape(emotions, tokenizer):
     with pytest.raises(InvalidArgumentError, match=r"tensor of shape \(2, 6\)"):
         RewardModel(emotions, tokenizer, score=lambda logits: logits)

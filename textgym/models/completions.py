@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -219,6 +219,10 @@ class LeftAligned:
         order, mask = order[:, :longest], mask[:, :longest]
         ids = completions.input_ids.gather(1, order)
         return cls(ids, mask, order, completions.input_ids.shape[1])
+
+    def with_padding(self, token_id: int) -> LeftAligned:
+        """The same texts with this token behind them, whatever was there."""
+        return replace(self, input_ids=self.input_ids.masked_fill(~self.attention_mask, token_id))
 
     def restore(self, values: Tensor) -> Tensor:
         """Move one value per token back to the token's original column.

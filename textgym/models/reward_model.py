@@ -29,8 +29,17 @@ from textgym.models.readouts import (
 )
 from textgym.models.recorder import AttentionRecorder, RecordedAttention
 from textgym.models.score import Score, make_score
-from textgym.models.signature import forward_parameters
-from textgym.models.verification import fault_of_attention, fault_of_scores
+from textgym.models.signature import (
+    forward_parameters,
+    longest_text,
+    padding_of,
+    unwrapped,
+)
+from textgym.models.verification import (
+    fault_of_attention,
+    fault_of_gradient,
+    fault_of_scores,
+)
 
 __all__ = ["RewardModel"]
 
@@ -51,6 +60,7 @@ class RewardModel:
     Args:
         model: A Hugging Face sequence classifier. A decoder is read at its last token, an encoder
             with its own pooling. The model is put in evaluation mode and otherwise left as it is.
+            Of a ``peft.PeftModel``, the classifier inside is read, with its adapters.
         tokenizer: The tokenizer that the model was trained with.
         normalize_score: Whether to centre and scale the score by the config's statistics.
         template: Text around prompt and completion, such as ``"Review: {prompt}{completion}"``, or
@@ -64,7 +74,8 @@ class RewardModel:
     Raises:
         InvalidArgumentError: If the model is not a sequence classifier, is spread over several
             devices, has more than two labels and no score is chosen, has fewer embeddings than the
-            tokenizer has tokens, or its statistics are not usable.
+            tokenizer has tokens, its statistics are not usable, or its scores cannot be trusted;
+            see :mod:`textgym.models.verification`.
     """
 
     def __init__(
@@ -83,7 +94,7 @@ class RewardModel:
         check_flag("normalize_score", normalize_score)
         _check_template(template)
         check_weights("reward_model", _name_of(model), model)
-        self.model = model.eval()
+        self.model = unwrapped(model).eval()
         self.tokenizer = tokenizer
         self.template = template
         if tokenizer is not None and self.num_embeddings < len(tokenizer):
@@ -94,12 +105,13 @@ class RewardModel:
                 "tokens of the tokenizer; pass RewardModel(model, tokenizer) with the tokenizer "
                 "that the model was trained with",
             )
-        self.is_causal = isinstance(getattr(model, "score", None), torch.nn.Linear)
+        self.is_causal = _is_linear(getattr(self.model, "score", None))
         """Whether one forward pass scores every prefix."""
         normalize_score = normalize_score and score is None and label is None
         self.score_mean = _statistic(model, "score_mean", 0.0) if normalize_score else 0.0
         self.score_std = _statistic(model, "score_std", 1.0) if normalize_score else 1.0
-        config: Any = model.config
+        config: Any = self.model.config
+        self._padding = padding_of(config, self.num_embeddings)
         try:
             self._score = make_score(config, score, label)
         except InvalidArgumentError as error:
@@ -110,10 +122,10 @@ class RewardModel:
         """How attention spreads over a completion on average; see textgym.models.profile."""
         self._recorder: AttentionRecorder | None = None
         # Without this, a decoder would keep keys and values for tokens that never come.
-        parameters = forward_parameters(model.base_model)
+        parameters = forward_parameters(self.model.base_model)
         without_cache = self.is_causal and "use_cache" in parameters
         self._arguments = {"use_cache": False} if without_cache else {}
-        self._is_attention_verified = False
+        self._is_attention_verified = self._is_gradient_verified = False
         fault = fault_of_scores(self)
         if fault is not None:
             raise InvalidArgumentError("reward_model", _name_of(model), f"{fault}; use another one")
@@ -131,7 +143,7 @@ class RewardModel:
     @property
     def max_length(self) -> int | None:
         """Longest text in tokens, or None if the model's config sets no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return longest_text(self.model)
 
     @property
     def num_embeddings(self) -> int:
@@ -159,11 +171,11 @@ class RewardModel:
 
         Raises:
             InvalidArgumentError: If one of them is not a read-out, names a layer or a head that the
-                model does not have, or is attention that cannot be trusted; see
+                model does not have, or is attention or a gradient that cannot be trusted; see
                 :mod:`textgym.models.verification`.
         """
-        num_layers = self.model.config.num_hidden_layers
-        num_heads = self.model.config.num_attention_heads
+        config = self.model.config.get_text_config()
+        num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
         for readout in checked_readouts(readouts):
             for layer in layer_indices(getattr(readout, "layers", -1)):
                 if not -num_layers <= layer < num_layers:
@@ -182,6 +194,12 @@ class RewardModel:
                 remedy = f"{fault}; use credit that does not read attention, or another model"
                 raise InvalidArgumentError("reward_model", _name_of(self.model), remedy)
             self._is_attention_verified = True
+        if GradientTimesInput() in readouts and not self._is_gradient_verified:
+            fault = fault_of_gradient(self)
+            if fault is not None:
+                remedy = f"{fault}; use credit that needs no gradient, or another model"
+                raise InvalidArgumentError("reward_model", _name_of(self.model), remedy)
+            self._is_gradient_verified = True
 
     def read(
         self, completions: Completions, readouts: Collection[Readout] = ()
@@ -209,7 +227,7 @@ class RewardModel:
     ) -> ScoredCompletions:
         """The same as :meth:`read`, without asking whether the read-outs can be trusted."""
         completions = completions.to(self.device)
-        text = LeftAligned.of(completions)
+        text = LeftAligned.of(completions).with_padding(self._padding)
         if GradientTimesInput() in readouts:
             reading = self._read_with_gradient(text, readouts)
         else:
@@ -392,12 +410,25 @@ def _check_is_classifier(model: PreTrainedModel) -> None:
             type(model).__name__,
             "must be a Hugging Face sequence classifier (AutoModelForSequenceClassification)",
         )
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise InvalidArgumentError(
+            "reward_model",
+            _name_of(model),
+            "it puts trained tokens before a text, which the tokens of the text cannot be told "
+            "from; pass a model with LoRA adapters, or without any",
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise InvalidArgumentError(
             "reward_model",
             _name_of(model),
             "it is an encoder-decoder; pass a decoder or an encoder",
         )
+
+
+def _is_linear(head: Any) -> bool:
+    """Whether a head is one linear layer, trained as such or by the adapters of peft."""
+    trained = getattr(head, "original_module", None) or getattr(head, "base_layer", None)
+    return isinstance(trained or head, torch.nn.Linear)
 
 
 def _check_template(template: Any) -> None:

@@ -31,9 +31,14 @@ def make_score(
     "log-probability"  log p(l), never above 0
     =================  =============================================================
 
+    Labels exclude each other, and p is a softmax, unless the config's ``problem_type`` says
+    otherwise: of ``"multi_label_classification"``, as of a single label, each has a p of its own,
+    the sigmoid of its logit; of a ``"regression"`` on several numbers there is no p.
+
     Args:
-        config: The classifier's, with ``num_labels`` and ``id2label``.
-        score: See above. None: the logit of a single label, and the log-odds of two.
+        config: The classifier's, with ``num_labels``, ``id2label`` and perhaps ``problem_type``.
+        score: See above. None: the logit of a single label, and the log-odds of two, or their logit
+            if the config says that they do not exclude each other.
         label: Name or number of the label. None: "positive" if there is one, else the last; needed
             for more than two.
 
@@ -41,7 +46,8 @@ def make_score(
         Takes logits, float32, shape (..., num_labels); returns shape (...).
 
     Raises:
-        InvalidArgumentError: If the score or the label is unknown, or must be named.
+        InvalidArgumentError: If the score or the label is unknown, or must be named, or a
+            regression is asked for a probability.
 
     >>> from types import SimpleNamespace
     >>> config = SimpleNamespace(num_labels=2, id2label={0: "NEGATIVE", 1: "POSITIVE"})
@@ -77,9 +83,15 @@ def make_score(
         index = names[index.lower()]
     if not 0 <= index < num_labels:
         raise InvalidArgumentError("label", label, f"must be a number from 0 to {num_labels - 1}")
-    if num_labels == 1 and score == "log-probability":
-        return _log_sigmoid
-    if num_labels == 1 or score == "logit":
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression" and num_labels > 1 and score in ("log-odds", "log-probability"):
+        raise InvalidArgumentError(
+            "score", score, 'the model is a regression, without probabilities; pass "logit"'
+        )
+    stands_alone = num_labels == 1 or problem in ("multi_label_classification", "regression")
+    if stands_alone and score == "log-probability":
+        return partial(_log_sigmoid, index)
+    if stands_alone or score == "logit":  # log-odds, as p is the sigmoid of the logit
         return partial(_logit, index)
     return partial(_log_probability if score == "log-probability" else _log_odds, index)
 
@@ -88,8 +100,8 @@ def _logit(label: int, logits: Tensor) -> Tensor:
     return logits[..., label]
 
 
-def _log_sigmoid(logits: Tensor) -> Tensor:
-    return logsigmoid(logits[..., 0])
+def _log_sigmoid(label: int, logits: Tensor) -> Tensor:
+    return logsigmoid(logits[..., label])
 
 
 def _log_probability(label: int, logits: Tensor) -> Tensor:

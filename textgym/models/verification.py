@@ -1,10 +1,11 @@
 """Is what a classifier says right? A new reward model reads two short texts in several ways.
 
-A score must not depend on the padding beside a text, nor on what else is asked for. An attention
-row must be a distribution over the text, of the position that the score is read from. Not all
-architectures keep to that: some look at padding, some compute other attention when it is asked for,
-and some pool elsewhere than it seems. A score that depends on padding is refused when the reward
-model is made; attention that cannot be trusted is refused when it is asked for.
+A score must not depend on the padding beside a text, nor on what else is asked for, and a decoder's
+score of a prefix must not depend on what follows. An attention row must be a distribution over the
+text, of the position that the score is read from. Not all architectures keep to that: some look at
+padding, some look ahead, some compute other attention when it is asked for, and some pool elsewhere
+than it seems. Scores that depend on padding or on what follows are refused when the reward model is
+made; attention and gradients that cannot be trusted are refused when they are asked for.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor
 from textgym.checks import first_line
 from textgym.errors import InvalidArgumentError
 from textgym.models.completions import Completions, ScoredCompletions
-from textgym.models.readouts import AttentionRow, Pooling, Readout
+from textgym.models.readouts import AttentionRow, GradientTimesInput, Pooling, PrefixScores, Readout
 
-__all__ = ["fault_of_attention", "fault_of_scores"]
+__all__ = ["fault_of_attention", "fault_of_gradient", "fault_of_scores"]
 
 _LENGTHS = (6, 3)
 """Tokens of the two texts; the second one is padded when both are read together."""
@@ -58,6 +59,7 @@ def fault_of_scores(reward_model: Reader) -> str | None:
         alone = torch.cat(
             [reward_model.read_unverified(_batch([one], reward_model)).score for one in texts]
         )
+        ahead = reward_model.is_causal and _looks_ahead(reward_model, texts[0])
     except (InvalidArgumentError, Warning):  # warnings that are to be errors
         raise
     except Exception as error:  # architectures fail in all kinds of ways
@@ -69,6 +71,33 @@ def fault_of_scores(reward_model: Reader) -> str | None:
             f"its score of a text depends on the padding beside it ({alone[1]:.4f} alone, "
             f"{together[1]:.4f} in a batch)"
         )
+    if ahead:
+        return (
+            "its head reads the last token, as a decoder's does, but its score of a prefix depends "
+            "on the tokens that follow"
+        )
+    return None
+
+
+def _looks_ahead(reward_model: Reader, text: list[int]) -> bool:
+    """Whether the scores of prefixes are others when the text goes on."""
+    whole = reward_model.read_unverified(_batch([text], reward_model), [PrefixScores()])
+    prefix = reward_model.read_unverified(_batch([text[:3]], reward_model)).score
+    return not _are_close(whole[PrefixScores()][0, 2:3], prefix, reward_model)
+
+
+def fault_of_gradient(reward_model: Reader) -> str | None:
+    """What is wrong with the gradient with respect to the embeddings; None if nothing is."""
+    batch = _batch(_texts(reward_model), reward_model)
+    try:
+        plain = reward_model.read_unverified(batch).score
+        read = reward_model.read_unverified(batch, [GradientTimesInput()]).score
+    except Warning:  # warnings that are to be errors
+        raise
+    except Exception as error:  # architectures fail in all kinds of ways
+        return f"it has no gradient ({type(error).__name__}: {first_line(error)})"
+    if not _are_close(plain, read, reward_model):
+        return "its score of embeddings is not that of their tokens"
     return None
 
 

@@ -22,6 +22,7 @@ from textgym.envs.task import token_lists
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, load_language_model, load_tokenizer
 from textgym.models.incremental import IncrementalLanguageModel, NextToken
+from textgym.models.signature import longest_text
 
 __all__ = ["SharedLanguageModel", "Texts", "shared_language_model"]
 
@@ -80,7 +81,7 @@ class SharedLanguageModel:
                 f"it knows {known} tokens, and the environment's tokenizer has {self.vocab_size}; "
                 "pass a model with the same tokenizer",
             )
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = longest_text(model)
         if limit is not None and base.max_length > limit:
             raise InvalidArgumentError(
                 "model",

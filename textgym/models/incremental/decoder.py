@@ -35,7 +35,7 @@ from textgym.models.incremental.cache import GrowingLayer, layers_of
 from textgym.models.incremental.lean import LeanDecoder
 from textgym.models.incremental.output import Output
 from textgym.models.placement import is_quantized
-from textgym.models.signature import forward_parameters
+from textgym.models.signature import first_position, forward_parameters
 
 __all__ = ["IncrementalDecoder", "Pass", "Text"]
 
@@ -89,8 +89,9 @@ class IncrementalDecoder(ABC):
     :class:`~textgym.models.incremental.lean.LeanDecoder` if it knows the architecture and agrees
     with the model, and else by the model as well.
 
-    Construction reads two short texts in pieces and at once, and compares. The architecture is
-    judged in the dtype of the weights. If autocast is on, the comparison is repeated under it.
+    Construction reads two short texts in pieces, and compares with what the model itself says of
+    them, without a cache, a mask or positions. The architecture is judged in the dtype of the
+    weights. If autocast is on, the comparison is repeated under it.
 
     Args:
         module: A Hugging Face decoder, with or without a head. Call :meth:`forget` after changing
@@ -107,6 +108,7 @@ class IncrementalDecoder(ABC):
     def __init__(self, module: PreTrainedModel, max_changed: int = 0) -> None:
         self._module, self._max_changed = module, max_changed
         self._parameters = forward_parameters(module)
+        self._first_position = first_position(module)
         self._can_be_lean = LeanDecoder.knows(module)
         self._forget(0)
         if self._can_be_lean:
@@ -325,7 +327,7 @@ class IncrementalDecoder(ABC):
             "use_cache": True,
         }
         if "position_ids" in self._parameters:
-            inputs["position_ids"] = positions
+            inputs["position_ids"] = positions + self._first_position
         return self._forward(inputs | self._further_inputs(restart))
 
     def _further_inputs(self, restart: Tensor | None) -> dict[str, Any]:
@@ -345,7 +347,7 @@ class IncrementalDecoder(ABC):
         return torch.tensor(values, dtype=torch.int64, device=self._module.device)
 
     def _check(self) -> None:
-        """Check that reading in pieces equals reading at once."""
+        """Check that reading in pieces equals what the model itself says of whole texts."""
         device = self._module.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         # Autocast would hide a wrong architecture behind its rounding.
@@ -362,7 +364,7 @@ class IncrementalDecoder(ABC):
         self._forget(0)
 
     def _difference(self) -> float:
-        """Largest difference between reading in pieces and at once, by the largest value."""
+        """Largest difference between reading in pieces and the model, by the largest value."""
         embeddings: Any = self._module.get_input_embeddings()
         size = len(embeddings.weight)
         long, short = [i % size for i in (3, 4, 5, 6)], [7 % size, 8 % size]
@@ -373,13 +375,18 @@ class IncrementalDecoder(ABC):
         self.advance([long[:3], None])  # One row waits,
         self.advance([long, short])  # and then starts anew.
         in_pieces = self._newest()
-        at_once = []
-        for text in (long, short):
-            self._forget(1)
-            self.advance([text])
-            at_once.append(self._newest()[0])
-        expected = torch.stack(at_once)
-        return float((in_pieces - expected).abs().max() / expected.abs().max())
+        expected = torch.stack([self._by_the_model_itself(text) for text in (long, short)])
+        difference, largest = (in_pieces - expected).abs().max(), expected.abs().max()
+        return float(difference / largest) if difference != 0 else 0.0  # A new head may be zero.
+
+    @torch.no_grad()
+    def _by_the_model_itself(self, text: list[int]) -> Tensor:
+        """What the model says at the end of a text if it is given nothing but its tokens."""
+        self._forget(1)
+        row, length = self._tensor([0]), self._tensor([len(text)])
+        inputs = {"input_ids": self._tensor([text])} | self._further_inputs(length)
+        self._done({0: text}, Pass(row, row, length, None, self._forward(inputs)))
+        return self._newest()[0]
 
     def _judge(self, difference: float, dtype: torch.dtype) -> None:
         """Refuse a difference that rounding in this dtype does not explain; NaN is one."""

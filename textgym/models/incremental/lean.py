@@ -344,10 +344,10 @@ class _GatedLayer:
         self._head_dim, self._scaling = attention.head_dim, attention.scaling
         self.num_key_value_heads = attention.k_proj.out_features // attention.head_dim
         self._num_heads = attention.q_proj.out_features // attention.head_dim
-        # Mistral's layers leave it to the configuration.
-        self.window: int | None = getattr(
-            attention, "sliding_window", getattr(attention.config, "sliding_window", None)
-        )
+        self.window: int | None = getattr(attention, "sliding_window", None)
+        # Mistral's layers leave it to the configuration. Llama's have none, whatever it says.
+        if attention.config.model_type == "mistral":
+            self.window = attention.config.sliding_window
         self._norm_before = _norm(layer.input_layernorm)
         self._norm_between = _norm(layer.post_attention_layernorm)
         self._qkv = _Product([attention.q_proj, attention.k_proj, attention.v_proj], dtype)

@@ -226,6 +226,16 @@ class Agent(Saving):
         self.sampler: Sampler | None = (
             None if config.sampler == "policy" else as_sampler(own_sampler)
         )
+        if self.sampler is None:
+            self._check_reading()
+
+    def _check_reading(self) -> None:
+        """Refuse a policy that cannot be read token by token, before the first rollout does."""
+        try:
+            with self.policy.reading():
+                pass
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError("policy", error.value, error.remedy) from None
 
     def _steers_otherwise(self, saved: dict[str, Any]) -> bool:
         """Whether the KL penalty begins anew, because it is not the one that was saved."""

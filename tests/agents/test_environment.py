@@ -7,6 +7,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
@@ -203,3 +205,16 @@ def test_texts_that_would_turn_all_positions_by_other_angles_are_refused(
     with pytest.raises(InvalidArgumentError, match=rf"^policy=.*{longest} tokens.*{longest - 1}"):
         PPO(make(longest - 1), env, log_dir=tmp_path)
     PPO(make(longest), env, log_dir=tmp_path)
+
+
+def test_a_policy_that_no_rollout_could_read_is_refused_when_the_agent_is_made(
+    make_vector_env, tmp_path
+) -> None:
+    """Its positions count all columns, so padding at the left would move them."""
+    env = make_vector_env(4)
+    config = BartConfig(
+        vocab_size=20, d_model=8, decoder_layers=1, decoder_attention_heads=1, decoder_ffn_dim=8,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, is_decoder=True,
+    )  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match=r"^policy=.*cannot be read token by token"):
+        PPO(BartForCausalLM(config), env, log_dir=tmp_path)

@@ -280,7 +280,8 @@ class LanguageModelPolicy(nn.Module):
         instead of in every step.
 
         Raises:
-            InvalidArgumentError: If the model cannot be read token by token.
+            InvalidArgumentError: If the model cannot be read token by token, or says something else
+                of whole texts: then an update would see other probabilities than a rollout.
         """
         from textgym.models.incremental import IncrementalLanguageModel  # Imported here: slow.
 
@@ -288,7 +289,9 @@ class LanguageModelPolicy(nn.Module):
         whole = gathered(self.model) if self.is_sharded else nullcontext()
         with torch.no_grad(), whole, self._autocast(), self._attention:
             if self._reader is None:
-                self._reader = IncrementalLanguageModel(self.model)
+                reader = IncrementalLanguageModel(self.model)
+                self._check_whole_texts(reader)
+                self._reader = reader
             try:
                 yield self._reader
             finally:
@@ -296,6 +299,43 @@ class LanguageModelPolicy(nn.Module):
                 # The weights cast here have no gradient. PyTorch 2.9 would train on these copies if
                 # the caller has an autocast of its own around both.
                 torch.clear_autocast_cache()
+
+    def _check_whole_texts(self, reader: IncrementalLanguageModel) -> None:
+        """Compare what is said of two padded texts, after each of two tokens, with a reader."""
+        from textgym.models.incremental import largest_rounding  # Imported here: slow.
+
+        if self.is_sharded:  # Its weights are gathered now, and the model would scatter them.
+            return
+        rounding = largest_rounding(self.model, self.autocast_dtype or self.model.dtype)
+        lengths = (4, 2)
+        ids = torch.tensor([[3, 4, 5, 6], [0, 0, 7, 8]], device=self.model.device)
+        ids %= self.model.get_output_embeddings().weight.shape[0]
+        mask = torch.arange(4, 0, -1) <= torch.tensor(lengths)[:, None]
+        output = self._run(ids, mask.to(ids.device), num_logits=2)
+        for column in (-2, -1):
+            said = reader.read(
+                [ids[row, 4 - n : 5 + column].tolist() for row, n in enumerate(lengths)]
+            )
+            if said.hidden.shape[1] != self.value_head.in_features:
+                raise InvalidArgumentError(
+                    "policy",
+                    type(self.model).__name__,
+                    f"its last hidden state has {said.hidden.shape[1]} numbers, and its head reads "
+                    f"{self.value_head.in_features}; pass a decoder whose head reads that state",
+                )
+            pairs = (said.logits, output.logits), (said.hidden, output.hidden_states[-1])
+            for read, whole in pairs:
+                off = float((read - whole[:, column].float()).abs().max())
+                largest = float(read.abs().max())
+                if not off <= rounding * largest:
+                    raise InvalidArgumentError(
+                        "policy",
+                        type(self.model).__name__,
+                        f"what it says of a text depends on the padding before it (by {off:.2g}, "
+                        f"where the largest value is {largest:.2g}), so an update would see other "
+                        "probabilities than the rollout; pass a decoder that heeds attention_mask "
+                        "and position_ids",
+                    )
 
     def _evaluate(
         self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor

@@ -28,6 +28,8 @@ from transformers import (
     MistralForSequenceClassification,
     ModernBertDecoderConfig,
     ModernBertDecoderForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2ForSequenceClassification,
@@ -384,12 +386,37 @@ BERT = BertConfig(
 )
 
 
-def test_models_that_look_ahead_or_keep_a_state_are_refused():
+def test_models_that_keep_a_state_read_whole_texts_anew():
     torch.manual_seed(0)
-    mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1))
-    for model in (BertForMaskedLM(BERT), mamba):
-        with pytest.raises(InvalidArgumentError, match="cannot be read token by token"):
-            IncrementalLanguageModel(model)
+    config = MambaConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, initializer_range=0.3
+    )
+    model = MambaForCausalLM(config).eval()
+    with pytest.warns(RuntimeWarning, match="whole texts are read anew"):
+        reader = IncrementalLanguageModel(model)
+    assert not reader.is_incremental
+    for texts in growing_texts(20):
+        said = reader.read(texts)
+        for row, text in enumerate(texts):
+            if text is not None:
+                with torch.no_grad():
+                    expected = model(torch.tensor([text])).logits[0, -1]
+                torch.testing.assert_close(said.logits[row], expected, rtol=0, atol=1e-5)
+
+
+def test_a_text_that_did_not_change_is_not_read_anew():
+    torch.manual_seed(0)
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**GPT2_SIZES))
+    reader = IncrementalLanguageModel(model)
+    first = reader.read([[1, 2], [3]])
+    calls = []
+    model.register_forward_pre_hook(
+        lambda _module, _arguments, keywords: calls.append(keywords["input_ids"].tolist()),
+        with_kwargs=True,
+    )
+    second = reader.read([[1, 2], [3, 4]])
+    assert calls == [[[3, 4]]]
+    assert torch.equal(first.logits[0], second.logits[0])
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -1,6 +1,6 @@
 """Readers of growing texts: extending a text by one token costs one token of the model."""
 
-from textgym.models.incremental.decoder import IncrementalDecoder
+from textgym.models.incremental.decoder import IncrementalDecoder, largest_rounding
 from textgym.models.incremental.readers import (
     IncrementalLanguageModel,
     IncrementalRewardModel,
@@ -12,4 +12,5 @@ __all__ = [
     "IncrementalLanguageModel",
     "IncrementalRewardModel",
     "NextToken",
+    "largest_rounding",
 ]

@@ -18,10 +18,11 @@ biases derived from the mask. Below, row 0 gets the token x, row 1 waits, and ro
 from __future__ import annotations
 
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ from textgym.models.incremental.output import Output
 from textgym.models.placement import is_quantized
 from textgym.models.signature import first_position, forward_parameters
 
-__all__ = ["IncrementalDecoder", "Pass", "Text"]
+__all__ = ["IncrementalDecoder", "Pass", "Text", "largest_rounding"]
 
 Text = Sequence[int]
 """Token ids, at least one."""
@@ -57,6 +58,18 @@ _QUANTIZED = 0.05
 Some quantisations round the hidden states to 8 bits too, which is 1/127 of the largest number of a
 state. Measured: 0.008 for a Llama of two layers, by bitsandbytes.
 """
+
+
+def largest_rounding(module: PreTrainedModel, dtype: torch.dtype) -> float:
+    """How much two ways to compute the same may differ, relative to the largest value.
+
+    Args:
+        module: The model.
+        dtype: What it computes in.
+    """
+    # In float32, matrices may be multiplied in TF32, whose rounding is about 1e-3.
+    rounding = max(1e-3, _ROUNDINGS * torch.finfo(dtype).eps)
+    return max(rounding, _QUANTIZED) if is_quantized(module) else rounding
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,10 @@ class IncrementalDecoder(ABC):
     them, without a cache, a mask or positions. The architecture is judged in the dtype of the
     weights. If autocast is on, the comparison is repeated under it.
 
+    Some architectures keep a state instead of keys and values (Mamba), in some layers (Qwen3-Next)
+    or nothing at all (GPT). A subclass with ``may_reread`` reads their texts anew and whole
+    whenever they change.
+
     Args:
         module: A Hugging Face decoder, with or without a head. Call :meth:`forget` after changing
             its weights: results for known texts are cached.
@@ -109,15 +126,32 @@ class IncrementalDecoder(ABC):
         self._module, self._max_changed = module, max_changed
         self._parameters = forward_parameters(module)
         self._first_position = first_position(module)
-        self._can_be_lean = LeanDecoder.knows(module)
+        self._keeps, self._can_be_lean = True, LeanDecoder.knows(module)
         self._forget(0)
         if self._can_be_lean:
             try:
-                self._check()
-            except InvalidArgumentError:
+                self._can_be_lean = self._fault() is None
+            except InvalidArgumentError:  # Rounding is another one there.
                 self._can_be_lean = False
-        if not self._can_be_lean:
-            self._check()
+        fault = None if self._can_be_lean else self._fault()
+        if fault is not None and self.may_reread:
+            self._keeps = False
+            fault = None if self._fault() is None else fault
+        if fault is not None:
+            raise InvalidArgumentError(
+                "model",
+                type(module).__name__,
+                "cannot be read token by token with the keys and values of the tokens before; pass "
+                f"a decoder with attention in every layer ({fault})",
+            )
+
+    may_reread: ClassVar[bool] = False
+    """Whether models are accepted that keep something other than keys and values."""
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether keys and values are kept; if not, whole texts are read whenever they change."""
+        return self._keeps
 
     @property
     def is_lean(self) -> bool:
@@ -187,7 +221,9 @@ class IncrementalDecoder(ABC):
                 continue
             if not ids:
                 raise InvalidArgumentError("texts", texts, f"row {row} has no token to read")
-            if ids[:-1] == known:
+            if not self._keeps:
+                restarted[row] = ids
+            elif ids[:-1] == known:
                 grown[row] = ids
             elif (number := self._num_new(ids, known)) <= min(self._max_changed, len(ids) - 1):
                 changed[row] = ids
@@ -272,15 +308,24 @@ class IncrementalDecoder(ABC):
         columns = torch.arange(width, device=rows.device)
         ids = self._tensor([text + [0] * (width - len(text)) for text in texts.values()])
         mask = columns < lengths[:, None]  # Padded on the right, so every query has a key.
-        cache = DynamicCache()
+        cache = DynamicCache() if self._keeps else None
         positions = columns.repeat(len(texts), 1)
         output = self._run(ids, mask, positions, cache, restart=lengths)
+        if cache is not None:
+            self._keep(cache, rows, lengths, mask)
+        at = torch.arange(len(rows), device=rows.device)
+        self._done(texts, Pass(rows, at, lengths, None, output))
+
+    def _keep(self, cache: DynamicCache, rows: Tensor, lengths: Tensor, mask: Tensor) -> None:
+        """Store keys and values of whole texts, padded on the right, at the right end of rows."""
+        width = mask.shape[1]
         missing = max(0, width - self._mask.shape[1])
         self._mask = pad(self._mask, (missing, 0), value=False)
         start = self._mask.shape[1] - width
         self._mask[rows] = False
         self._mask[rows, start:] = mask.flip(1)
         # Of the last `width` columns, column c gets token c - (width - length) of the text.
+        columns = torch.arange(width, device=rows.device)
         order = (columns - (width - lengths)[:, None]).clamp(min=0)[:, None, :, None]
         if self._cache is None:
             self._lean = LeanDecoder.of(self._module) if self._can_be_lean else None
@@ -289,8 +334,6 @@ class IncrementalDecoder(ABC):
             kept.resize(missing)
             for mine, theirs in ((kept.keys, new.keys), (kept.values, new.values)):
                 mine[rows, :, start:] = theirs.take_along_dim(order, dim=2).to(mine.dtype)
-        at = torch.arange(len(rows), device=rows.device)
-        self._done(texts, Pass(rows, at, lengths, None, output))
 
     def _empty_like(self, cache: DynamicCache) -> DynamicCache:
         """An empty cache for the whole batch, with the sizes of another one."""
@@ -306,7 +349,8 @@ class IncrementalDecoder(ABC):
 
     def _crop(self) -> None:
         """Cut the columns on the left that no row uses."""
-        assert self._cache is not None
+        if self._cache is None:
+            return
         unused = self._mask.shape[1] - max(len(text) for text in self._texts if text is not None)
         self._mask = self._mask[:, unused:]
         for layer in layers_of(self._cache):
@@ -317,15 +361,14 @@ class IncrementalDecoder(ABC):
         ids: Tensor,
         mask: Tensor,
         positions: Tensor,
-        cache: DynamicCache,
+        cache: DynamicCache | None,
         restart: Tensor | None,
     ) -> Output:
-        inputs: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": mask.long(),
-            "past_key_values": cache,
-            "use_cache": True,
-        }
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
+        if cache is not None:
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        elif "use_cache" in self._parameters:
+            inputs["use_cache"] = False
         if "position_ids" in self._parameters:
             inputs["position_ids"] = positions + self._first_position
         return self._forward(inputs | self._further_inputs(restart))
@@ -346,8 +389,15 @@ class IncrementalDecoder(ABC):
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._module.device)
 
-    def _check(self) -> None:
-        """Check that reading in pieces equals what the model itself says of whole texts."""
+    def _fault(self) -> str | None:
+        """How reading in pieces differs from what the model itself says of whole texts.
+
+        Returns:
+            None if it does not.
+
+        Raises:
+            InvalidArgumentError: If the architecture is sound, and the precision too low.
+        """
         device = self._module.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         # Autocast would hide a wrong architecture behind its rounding.
@@ -358,10 +408,10 @@ class IncrementalDecoder(ABC):
             if autocast is not None:
                 differences.append((self._difference(), autocast))
         except Exception as error:  # Models of all kinds fail in all kinds of ways.
-            raise self._no_decoder(first_line(error)) from error
-        for difference, dtype in differences:
-            self._judge(difference, dtype)
-        self._forget(0)
+            return first_line(error)
+        finally:
+            self._forget(0)
+        return next(filter(None, itertools.starmap(self._judge, differences)), None)
 
     def _difference(self) -> float:
         """Largest difference between reading in pieces and the model, by the largest value."""
@@ -377,28 +427,34 @@ class IncrementalDecoder(ABC):
         in_pieces = self._newest()
         expected = torch.stack([self._by_the_model_itself(text) for text in (long, short)])
         difference, largest = (in_pieces - expected).abs().max(), expected.abs().max()
+        if not self._keeps:  # Does it look ahead? In pieces, it could not.
+            before = self._by_the_model_itself(long, 2) - self._by_the_model_itself(long[:2])
+            difference = torch.maximum(difference, before.abs().max())
         return float(difference / largest) if difference != 0 else 0.0  # A new head may be zero.
 
     @torch.no_grad()
-    def _by_the_model_itself(self, text: list[int]) -> Tensor:
-        """What the model says at the end of a text if it is given nothing but its tokens."""
+    def _by_the_model_itself(self, text: list[int], number: int | None = None) -> Tensor:
+        """What the model says after some tokens of a text, if it is given the text and no more.
+
+        Args:
+            text: Token ids.
+            number: After so many of them; None: after all.
+        """
         self._forget(1)
-        row, length = self._tensor([0]), self._tensor([len(text)])
+        known = text[:number]
+        row, length = self._tensor([0]), self._tensor([len(known)])
         inputs = {"input_ids": self._tensor([text])} | self._further_inputs(length)
-        self._done({0: text}, Pass(row, row, length, None, self._forward(inputs)))
+        self._done({0: known}, Pass(row, row, length, None, self._forward(inputs)))
         return self._newest()[0]
 
-    def _judge(self, difference: float, dtype: torch.dtype) -> None:
-        """Refuse a difference that rounding in this dtype does not explain; NaN is one."""
-        # In float32, matrices may be multiplied in TF32, whose rounding is about 1e-3.
-        tolerance = max(1e-3, _ROUNDINGS * torch.finfo(dtype).eps)
-        if is_quantized(self._module):
-            tolerance = max(tolerance, _QUANTIZED)
+    def _judge(self, difference: float, dtype: torch.dtype) -> str | None:
+        """Say what is wrong if rounding in this dtype does not explain a difference; NaN is one."""
+        tolerance = largest_rounding(self._module, dtype)
         if difference <= tolerance:
-            return
+            return None
         measured = f"reading in pieces differs from reading at once by {difference:.2g}"
         if torch.finfo(dtype).bits >= 32:
-            raise self._no_decoder(f"{measured} of the largest value")
+            return f"{measured} of the largest value"
         name = str(dtype).removeprefix("torch.")
         raise InvalidArgumentError(
             "model",
@@ -406,12 +462,4 @@ class IncrementalDecoder(ABC):
             f"computed in {name}, {measured} of the largest value, and rounding explains at most "
             f"{tolerance:.2g}; compute in float32, and if that fails too, pass a decoder with "
             "attention in every layer",
-        )
-
-    def _no_decoder(self, reason: str) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            "model",
-            type(self._module).__name__,
-            "cannot be read token by token with the keys and values of the tokens before; pass a "
-            f"decoder with attention in every layer ({reason})",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,12 +45,17 @@ class NextToken(NamedTuple):
 class IncrementalLanguageModel(IncrementalDecoder):
     """Reads growing texts with a causal language model.
 
+    A model that keeps something other than keys and values, such as the state of Mamba or of some
+    layers of Qwen3-Next, is read all the same: the whole text anew whenever it changes. A warning
+    says so, because that is slower, the more so the longer the texts.
+
     Args:
         model: The language model. It is put in evaluation mode. After changing its weights, call
             :meth:`forget`.
 
     Raises:
-        InvalidArgumentError: If the model cannot be read token by token.
+        InvalidArgumentError: If the model looks ahead, as encoders do, or has a part of its text
+            elsewhere, as encoder-decoders do.
 
     Example:
         >>> from textgym.models import load_language_model
@@ -64,6 +70,16 @@ class IncrementalLanguageModel(IncrementalDecoder):
         check_model("model", model)
         self._ends = torch.zeros(0, dtype=torch.int64)
         super().__init__(model.eval())
+        if not self.is_incremental:
+            warnings.warn(
+                f"{type(model).__name__} keeps something other than the keys and values of all "
+                "tokens: whole texts are read anew for every token, which takes longer the longer "
+                "they are; the sampler of another engine can save that (sampler=...)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    may_reread = True
 
     def _forget(self, num_rows: int) -> None:
         super()._forget(num_rows)
@@ -172,9 +188,6 @@ class IncrementalRewardModel(IncrementalDecoder):
         self._last_only = all(layer_indices(one.layers) == (-1,) for one in self._wanted)
         at_most = check_whole_number("max_changed", max_changed, 0)
         super().__init__(reward_model.model.base_model, at_most)
-
-    is_incremental = True
-    """Whether keys and values are kept."""
 
     @staticmethod
     def can_read(reward_model: RewardModel, readouts: Collection[Readout]) -> bool:

@@ -302,20 +302,19 @@ class LanguageModelPolicy(nn.Module):
 
     def _check_whole_texts(self, reader: IncrementalLanguageModel) -> None:
         """Compare what is said of two padded texts, after each of two tokens, with a reader."""
-        from textgym.models.incremental import largest_rounding  # Imported here: slow.
+        from textgym.models.incremental import example_texts, largest_rounding  # Slow, so here.
 
         if self.is_sharded:  # Its weights are gathered now, and the model would scatter them.
             return
         rounding = largest_rounding(self.model, self.autocast_dtype or self.model.dtype)
-        lengths = (4, 2)
-        ids = torch.tensor([[3, 4, 5, 6], [0, 0, 7, 8]], device=self.model.device)
-        ids %= self.model.get_output_embeddings().weight.shape[0]
-        mask = torch.arange(4, 0, -1) <= torch.tensor(lengths)[:, None]
-        output = self._run(ids, mask.to(ids.device), num_logits=2)
+        texts = example_texts(self.model)
+        width = len(texts[0])
+        ids = torch.tensor([[0] * (width - len(text)) + text for text in texts])
+        mask = torch.arange(width, 0, -1) <= torch.tensor([[len(text)] for text in texts])
+        device = self.model.device
+        output = self._run(ids.to(device), mask.to(device), num_logits=2)
         for column in (-2, -1):
-            said = reader.read(
-                [ids[row, 4 - n : 5 + column].tolist() for row, n in enumerate(lengths)]
-            )
+            said = reader.read([text[: len(text) + 1 + column] for text in texts])
             if said.hidden.shape[1] != self.value_head.in_features:
                 raise InvalidArgumentError(
                     "policy",

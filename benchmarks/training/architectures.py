@@ -68,8 +68,8 @@ def _outcome(way: str, compare: Callable[[], tuple[str, float]]) -> dict[str, An
         return _row(way, "refused", reason=error.remedy)
     except Exception as error:
         return _row(way, "failed", reason=f"{type(error).__name__}: {error}")
-    # NaN is wrong, too. Some architectures differ from themselves by 1e-4 in float32.
-    return _row(way, "right" if difference <= 1e-3 else "wrong", difference, note)
+    # NaN is wrong, too. HRM, which runs its layers again and again, turns rounding into 2e-3.
+    return _row(way, "right" if difference <= 1e-2 else "wrong", difference, note)
 
 
 def _texts() -> list[list[int]]:

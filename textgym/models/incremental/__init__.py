@@ -1,6 +1,10 @@
 """Readers of growing texts: extending a text by one token costs one token of the model."""
 
-from textgym.models.incremental.decoder import IncrementalDecoder, largest_rounding
+from textgym.models.incremental.decoder import (
+    IncrementalDecoder,
+    example_texts,
+    largest_rounding,
+)
 from textgym.models.incremental.readers import (
     IncrementalLanguageModel,
     IncrementalRewardModel,
@@ -12,5 +16,6 @@ __all__ = [
     "IncrementalLanguageModel",
     "IncrementalRewardModel",
     "NextToken",
+    "example_texts",
     "largest_rounding",
 ]

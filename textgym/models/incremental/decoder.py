@@ -36,9 +36,9 @@ from textgym.models.incremental.cache import GrowingLayer, layers_of
 from textgym.models.incremental.lean import LeanDecoder
 from textgym.models.incremental.output import Output
 from textgym.models.placement import is_quantized
-from textgym.models.signature import first_position, forward_parameters
+from textgym.models.signature import first_position, forward_parameters, longest_text
 
-__all__ = ["IncrementalDecoder", "Pass", "Text", "largest_rounding"]
+__all__ = ["IncrementalDecoder", "Pass", "Text", "example_texts", "largest_rounding"]
 
 Text = Sequence[int]
 """Token ids, at least one."""
@@ -58,6 +58,17 @@ _QUANTIZED = 0.05
 Some quantisations round the hidden states to 8 bits too, which is 1/127 of the largest number of a
 state. Measured: 0.008 for a Llama of two layers, by bitsandbytes.
 """
+
+
+def example_texts(module: PreTrainedModel) -> tuple[list[int], list[int]]:
+    """A longer text and a shorter one, to compare ways of reading with.
+
+    Layers that compress or average what lies some tokens back need more than a few of them.
+    """
+    embeddings: Any = module.get_input_embeddings()
+    size, longest = len(embeddings.weight), longest_text(module) or 12
+    number = min(12, longest)
+    return [(3 + i) % size for i in range(number)], [(7 + i) % size for i in range(number // 2)]
 
 
 def largest_rounding(module: PreTrainedModel, dtype: torch.dtype) -> float:
@@ -415,14 +426,12 @@ class IncrementalDecoder(ABC):
 
     def _difference(self) -> float:
         """Largest difference between reading in pieces and the model, by the largest value."""
-        embeddings: Any = self._module.get_input_embeddings()
-        size = len(embeddings.weight)
-        long, short = [i % size for i in (3, 4, 5, 6)], [7 % size, 8 % size]
+        long, short = example_texts(self._module)
         self._forget(2)
         if self._max_changed > 0:
-            self.advance([[long[0], short[0], short[1]], long])  # Its last tokens will change.
-        self.advance([long[:2], long])
-        self.advance([long[:3], None])  # One row waits,
+            self.advance([[*long[:-3], *short[:2]], long])  # Its last tokens will change.
+        self.advance([long[:-2], long])
+        self.advance([long[:-1], None])  # One row waits,
         self.advance([long, short])  # and then starts anew.
         in_pieces = self._newest()
         expected = torch.stack([self._by_the_model_itself(text) for text in (long, short)])

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from reports import (
     agents,
+    architectures,
     bad_input,
     cleanrl,
     demo_speed,
@@ -38,6 +39,7 @@ from textgym.benchmark.comparison import compare
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
     "agents": agents.write,
+    "architectures": architectures.write,
     "bad_input": bad_input.write,
     "cleanrl": cleanrl.write,
     "credit_fidelity": fidelity.write,

@@ -29,6 +29,7 @@ def call(script, *arguments, **variables):
 def test_there_is_a_script_for_each_folder_of_results():
     assert SCRIPTS == [
         "agents.py",
+        "architectures.py",
         "bad_input.py",
         "cleanrl.py",
         "credit_fidelity.py",

@@ -133,6 +133,9 @@ class IncrementalDecoder(ABC):
             once, as with encoders, or if the model caches anything but keys and values.
     """
 
+    may_reread: ClassVar[bool] = False
+    """Whether models are accepted that keep something other than keys and values."""
+
     def __init__(self, module: PreTrainedModel, max_changed: int = 0) -> None:
         self._module, self._max_changed = module, max_changed
         self._parameters = forward_parameters(module)
@@ -149,15 +152,14 @@ class IncrementalDecoder(ABC):
             self._keeps = False
             fault = None if self._fault() is None else fault
         if fault is not None:
+            wanted = "causal decoder"
+            wanted += "" if self.may_reread else " with attention in every layer"
             raise InvalidArgumentError(
                 "model",
                 type(module).__name__,
-                "cannot be read token by token with the keys and values of the tokens before; pass "
-                f"a decoder with attention in every layer ({fault})",
+                "cannot be read token by token, from what it keeps of the tokens before; pass a "
+                f"{wanted} ({fault})",
             )
-
-    may_reread: ClassVar[bool] = False
-    """Whether models are accepted that keep something other than keys and values."""
 
     @property
     def is_incremental(self) -> bool:

@@ -66,6 +66,8 @@ class IncrementalLanguageModel(IncrementalDecoder):
         (torch.Size([2, 256]), torch.Size([2, 4096]))
     """
 
+    may_reread = True
+
     def __init__(self, model: PreTrainedModel) -> None:
         check_model("model", model)
         self._ends = torch.zeros(0, dtype=torch.int64)
@@ -78,8 +80,6 @@ class IncrementalLanguageModel(IncrementalDecoder):
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    may_reread = True
 
     def _forget(self, num_rows: int) -> None:
         super()._forget(num_rows)

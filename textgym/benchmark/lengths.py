@@ -43,17 +43,19 @@ def draw_lengths(measured: pd.DataFrame, baseline: str, path: Path) -> bool:
         return False
     figure = new_figure(6.5, 4.8)
     axes = figure.subplots()
-    for method, of_method in rows.groupby("method", sort=False):
+    middle = (rows["method"].nunique() - 1) / 2
+    for number, (method, of_method) in enumerate(rows.groupby("method", sort=False)):
         estimates = {
             tokens: stratified_bootstrap(one["share"])
             for tokens, one in of_method.groupby("tokens")
         }
+        beside = [tokens + number - middle for tokens in estimates]
         values = [one.value for one in estimates.values()]
         below = [one.value - one.low for one in estimates.values()]
         above = [one.high - one.value for one in estimates.values()]
         color = METHODS[str(method)].color if method in METHODS else None
         axes.errorbar(
-            list(estimates), values, yerr=[below, above], fmt="o-", capsize=3, color=color,
+            beside, values, yerr=[below, above], fmt="o-", capsize=3, color=color,
             label=method,
         )  # fmt: skip
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":")

@@ -174,6 +174,12 @@ class AdapterOffPolicy(LanguageModelPolicy):
 
 @contextmanager
 def _adapters_off(model: PreTrainedModel) -> Iterator[None]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    if all(layer.disable_adapters for layer in layers):
+        yield  # In another such context, whose end turns them on again.
+        return
     model.disable_adapters()
     try:
         yield

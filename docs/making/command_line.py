@@ -60,7 +60,7 @@ def page() -> str:
             rows += [
                 _row(field)
                 for field in fields_of(Path(inspect.getfile(cls)), cls.__name__)
-                if "OmitArgPrefixes" not in field.annotation
+                if not re.search("OmitArgPrefixes|Suppress", field.annotation)
             ]
         parts.append("\n".join(rows))
         parts += [_AFTER[name]] if name in _AFTER else []

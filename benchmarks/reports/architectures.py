@@ -13,7 +13,7 @@ __all__ = ["KEYS", "KINDS", "any_wrong", "describe", "write"]
 
 KEYS = ("kind", "architecture")
 KINDS = ("language model", "classifier")
-OUTCOMES = ("right", "refused", "failed", "wrong")
+OUTCOMES = ("right", "refused", "not compared", "failed", "wrong")
 WAYS = {
     "rollouts": "policy, in rollouts",
     "updates": "policy, in updates",

@@ -40,8 +40,9 @@ def read_architecture(kind: str, architecture: str) -> pd.DataFrame:
         architecture: The type of its configuration.
 
     Returns:
-        A row per way: ``way``, ``outcome`` ("right", "wrong", "refused", "failed" or "not built"),
-        ``difference`` (the largest, by the largest value) and ``reason``.
+        A row per way: ``way``, ``outcome`` ("right", "wrong", "refused", "failed", "not compared"
+        where the model itself does not tell, or "not built"), ``difference`` (the largest, by the
+        largest value) and ``reason``.
     """
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -55,6 +56,10 @@ def read_architecture(kind: str, architecture: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+class _NoComparisonError(Exception):
+    """The model itself does not tell."""
+
+
 def _row(way: str, outcome: str, difference: float | None = None, reason: str = "") -> dict:
     row = {"way": way, "outcome": outcome, "difference": difference}
     return {**row, "reason": " ".join(reason.split())[:240]}
@@ -66,6 +71,8 @@ def _outcome(way: str, compare: Callable[[], tuple[str, float]]) -> dict[str, An
         note, difference = compare()
     except InvalidArgumentError as error:
         return _row(way, "refused", reason=error.remedy)
+    except _NoComparisonError as error:
+        return _row(way, "not compared", reason=str(error))
     except Exception as error:
         return _row(way, "failed", reason=f"{type(error).__name__}: {error}")
     # NaN is wrong, too. HRM, which runs its layers again and again, turns rounding into 2e-3.
@@ -160,6 +167,8 @@ def _classifier_ways(model: Any) -> dict[str, Callable[[], tuple[str, float]]]:
         worst = 0.0
         for row, text in enumerate(texts):
             maps = _alone(eager, text, output_attentions=True).attentions
+            if not maps or maps[-1].shape[-2:] != (len(text), len(text)):
+                raise _NoComparisonError("it returns no attention map of its last layer")
             expected = maps[-1][0].mean(0)[position]
             worst = max(worst, float((read[row, : len(text)] - expected).abs().max()))
         return kind_of(reward_model), worst

@@ -51,14 +51,14 @@ _SIZES: dict[str, Any] = {
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
 }
 _HEADS = ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "q_lora_rank", "kv_lora_rank")
-_LEFT_OUT: tuple[tuple[str, ...], ...] = (
-    (),
-    ("num_key_value_heads",),
-    ("head_dim",),
-    ("rotary_dim",),
-    ("head_dim", *_HEADS),
+_ATTEMPTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_key_value_heads": 4},
+    {"head_dim": None},
+    {"rotary_dim": None},
+    dict.fromkeys(("head_dim", *_HEADS)),
 )
-"""Sizes that are left to the architecture, one attempt after the other."""
+"""Other sizes, one attempt after the other; None: that of the architecture."""
 
 
 class NotBuiltError(Exception):
@@ -78,8 +78,8 @@ def make_tiny(kind: str, architecture: str, **settings: Any) -> Any:
     """
     own = {"is_decoder": kind == "language model", **settings}
     reason = ""
-    for left_out in _LEFT_OUT:
-        sizes = {name: size for name, size in _SIZES.items() if name not in left_out}
+    for attempt in _ATTEMPTS:
+        sizes = {name: size for name, size in {**_SIZES, **attempt}.items() if size is not None}
         try:
             model = _make(kind, architecture, {**sizes, **own})
             with torch.no_grad():

@@ -213,6 +213,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("reliability.md", "bad_input/table.md", "| bad input | cases |", 14),
         ("reliability.md", "kills/table.md", "| agent | kills |", 6),
         ("reliability.md", "soak/table.md", "| soak |", 9),
+        ("reward_models.md", "architectures/table.md", "| what is read |", 8),
         ("reward_models.md", "pairs/table.md", "| policy + reward model |", 7),
         ("reward_models.md", "pairs_long/table.md", "| policy + reward model |", 7),
         ("reward_models.md", "prefixes/table.md", "| share of the text |", 12),

@@ -91,8 +91,8 @@ class TrainCommand:
     ppo: Annotated[tyro.conf.OmitArgPrefixes[Any], tyro.conf.arg(constructor_factory=_ppo_flags)]
     """Hyperparameters of PPO."""
     given: tyro.conf.Suppress[frozenset[str]] = frozenset()
-    """The flags that were written, such as "learning_rate": a run that goes on keeps its settings,
-    and is told apart from a flag that asks for the default."""
+    """The flags that were written, such as "learning_rate". So a run that goes on can tell a flag
+    that asks for the default from one that was left out."""
 
     def run(self) -> None:
         """Run the command."""

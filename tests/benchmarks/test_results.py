@@ -35,6 +35,7 @@ from reports import (
 from scipy.stats import ttest_rel
 
 from textgym.benchmark.comparison import compare
+from textgym.benchmark.training import KEYS
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 WRITERS = {
@@ -60,6 +61,20 @@ WRITERS = {
     "tuning": tuning.write,
     "zoo": zoo.write,
 }
+
+
+def test_a_run_that_was_made_again_by_a_later_commit_is_the_same_run():
+    """So suites may take from one another what they share."""
+    main, length = (
+        pd.read_parquet(RESULTS / "suites" / name / "runs.parquet") for name in ("main", "length")
+    )
+    both = length.merge(main, on=[*KEYS, "iteration"], suffixes=("", "_in_main"))
+    again = both[both["commit"] != both["commit_in_main"]]
+    assert again.groupby("method").size().to_dict() == dict.fromkeys(
+        ("ABC", "prefix score", "sparse", "uniform"), 150
+    )
+    for column in ("score", "kl", "entropy"):
+        assert (again[column] == again[f"{column}_in_main"]).all()
 
 
 @pytest.mark.parametrize("name", WRITERS)

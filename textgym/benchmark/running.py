@@ -99,9 +99,9 @@ def run_suite(
     suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
     runs = plan_runs(suite, seeds, iterations, dtype, only, tasks)
     settings = {method: _plain(METHODS[method]) for method in suite.methods}
-    check_kinds(folder, runs)
-    check_settings(folder, settings)
     kept = settings_of(folder)
+    check_kinds(folder, runs)
+    check_settings(folder, kept, settings)
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
         "episodes_per_iteration": EPISODES,

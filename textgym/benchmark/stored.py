@@ -54,17 +54,18 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return {method: settings for method, settings in told.items() if method in methods}
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(folder: Path, kept: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Refuse a folder with runs of a method whose settings have changed since.
 
     Args:
         folder: Has the runs.
+        kept: Their settings, by method.
         settings: Today's, by method.
 
     Raises:
         InvalidArgumentError: If they have changed.
     """
-    for method, stored in settings_of(folder).items():
+    for method, stored in kept.items():
         if method in settings and not _are_same(stored, settings[method]):
             raise InvalidArgumentError(
                 "output",

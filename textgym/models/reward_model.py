@@ -112,6 +112,8 @@ class RewardModel:
         self.score_std = _statistic(model, "score_std", 1.0) if normalize_score else 1.0
         config: Any = self.model.config
         self._padding = padding_of(config, self.num_embeddings)
+        self.max_length = longest_text(self.model)
+        """Longest text in tokens, or None if the model's config sets no limit."""
         try:
             self._score = make_score(config, score, label)
         except InvalidArgumentError as error:
@@ -139,11 +141,6 @@ class RewardModel:
     def dtype(self) -> torch.dtype:
         """Dtype of the model's weights. Scores are always float32."""
         return self.model.dtype
-
-    @property
-    def max_length(self) -> int | None:
-        """Longest text in tokens, or None if the model's config sets no limit."""
-        return longest_text(self.model)
 
     @property
     def num_embeddings(self) -> int:

@@ -12,6 +12,7 @@ import pytest
 from reports import tuning
 from reports.leaderboard import make_leaderboard
 from reports.suites import by_beta, by_length, share_of_mean_curves, share_of_other_seeds
+from scipy.stats import ttest_rel
 
 from textgym.agents import PPO
 from textgym.benchmark import (
@@ -522,20 +523,33 @@ def test_a_report_needs_runs(tmp_path):
         write_report(tmp_path, SMALL)
 
 
-def test_the_leaderboard_ranks_by_the_area_under_the_curve():
+def leaderboard_of(areas):
+    """The page, and its rows, for runs whose scores are level: an area per method and seed."""
     runs = pd.concat(
-        run_of(name, seed, np.linspace(0, best, 20)).assign(fresh_gold=best)
-        for name, best in (("sparse", 1), ("ABC", 3), ("mine", 2))
-        for seed in (0, 1)
+        run_of(name, seed, [area] * 20).assign(fresh_gold=area + 1)
+        for name, of_seeds in areas.items()
+        for seed, area in enumerate(of_seeds)
     )
-    methods = {name: {"agent": "ppo", "credit": "uniform"} for name in ("sparse", "ABC", "mine")}
-    page = make_leaderboard(runs, methods)
-    rows = [
-        line.split(" | ") for line in page.splitlines() if line.startswith(("| 1", "| 2", "| 3"))
-    ]
-    assert [row[1] for row in rows] == ["ABC", "mine", "sparse"]
-    assert [row[8] for row in rows] == ["+3.00", "+2.00", "+1.00"]
+    page = make_leaderboard(runs, {name: {"agent": "ppo", "credit": "uniform"} for name in areas})
+    return page, rows_of(page)
+
+
+def test_the_leaderboard_ranks_by_the_area_under_the_curve():
+    page, rows = leaderboard_of({"sparse": (1, 1), "ABC": (3, 3), "mine": (2, 2)})
+    assert [row[:2] for row in rows] == [["1", "ABC"], ["2", "mine"], ["3", "sparse"]]
+    assert [row[5] for row in rows] == [f"+{area}.00 (+{area}.00 to +{area}.00)" for area in "321"]
+    assert [row[10] for row in rows] == ["+4.00", "+3.00", "+2.00"]
     assert page.count("Not run yet.") == 2
+
+
+def test_the_leaderboard_says_whether_seeds_separate_an_entry_from_the_first():
+    first, near, far = (3.0, 2.0, 4.0, 3.0), (2.9, 1.9, 4.1, 2.9), (1.0, 0.1, 2.0, 0.9)
+    _, rows = leaderboard_of({"sparse": far, "near": near, "first": first})
+    p = [ttest_rel(first, others).pvalue for others in (near, far)]
+    assert rows[0][6:8] == ["–", "–"]
+    assert [row[6][:5] for row in rows[1:]] == ["-0.05", "-2.00"]
+    assert [row[7] for row in rows[1:]] == [f"{p[0]:.3f}", "<0.001"]
+    assert 2 * p[1] < 0.001 < p[0]  # Holm doubles the smaller of two.
 
 
 def rows_of(text):

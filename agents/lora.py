@@ -162,9 +162,8 @@ class AdapterOffPolicy(LanguageModelPolicy):
         self.value_head.requires_grad_(False)
 
     @contextmanager
-    def reading(self) -> Iterator[IncrementalLanguageModel]:
-        """See the base class."""
-        with _adapters_off(self.model), super().reading() as reader:
+    def _with_reader(self) -> Iterator[IncrementalLanguageModel]:
+        with _adapters_off(self.model), super()._with_reader() as reader:
             yield reader
 
     def _run(self, *arguments: Any, **keywords: Any) -> Any:

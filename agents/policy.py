@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -115,6 +115,7 @@ class LanguageModelPolicy(nn.Module):
             Recomputation(model, self._attention) if gradient_checkpointing else None
         )
         self._reader: IncrementalLanguageModel | None = None
+        self._read_with: Any = None  # the weights that its texts were read with
         self._parameters_of_model = forward_parameters(model)
         self._first_position = first_position(model)
         if self.rules.num_actions > vocab_size:
@@ -166,6 +167,39 @@ class LanguageModelPolicy(nn.Module):
         """
         logits, values = self._read_out(input_ids, attention_mask, num_logits or input_ids.shape[1])
         return logits.float(), values
+
+    def outputs_at(
+        self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and values of some states, in one forward pass over the texts that they are in.
+
+        The language-model head, a large part of a small model's work, reads these states alone.
+
+        Args:
+            input_ids: int64 (batch, num_tokens), padded on any side.
+            attention_mask: True at tokens, (batch, num_tokens).
+            rows: The text of each state, int64 (num_states,).
+            columns: Its last token, int64 (num_states,).
+
+        Returns:
+            Logits (num_states, vocab) and values (num_states,), both float32; see :meth:`forward`.
+        """
+        picked: list[Tensor] = []
+
+        def pick(head: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+            picked.append(arguments[0][rows, columns][None])
+            return (picked[0],)
+
+        head: Any = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(pick)
+        try:
+            output = self._run(input_ids, attention_mask, num_logits=None)
+        finally:
+            hook.remove()
+        # A model may call its head in a way of its own, past the hook.
+        logits = output.logits[0] if picked else output.logits[rows, columns]
+        hidden = output.hidden_states[-1][rows, columns].float()
+        return logits.float(), self.value_head(hidden).squeeze(-1)
 
     def evaluate(
         self,
@@ -283,6 +317,40 @@ class LanguageModelPolicy(nn.Module):
             InvalidArgumentError: If the model cannot be read token by token, or says something else
                 of whole texts: then an update would see other probabilities than a rollout.
         """
+        with self._with_reader() as reader:
+            try:
+                yield reader
+            finally:
+                reader.forget()
+
+    def read_on(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Logits and values at the end of each text, without gradients.
+
+        Texts are kept until the weights change. So a text that grew by a token since the last call
+        costs this token, as in :meth:`reading`, for learners that step from call to call.
+
+        Args:
+            texts: Token ids per row. If the number of rows changes, all are read from the start.
+
+        Returns:
+            Logits (batch, vocab) and values (batch,), both float32.
+
+        Raises:
+            InvalidArgumentError: See :meth:`reading`.
+        """
+        from textgym.models.incremental import weights_version  # Imported here: slow.
+
+        with self._with_reader() as reader:
+            version = weights_version(self.model)
+            if version != self._read_with:
+                reader.forget()
+                self._read_with = version
+            said = reader.read(texts)
+            return said.logits, self.value_head(said.hidden).squeeze(-1)
+
+    @contextmanager
+    def _with_reader(self) -> Iterator[IncrementalLanguageModel]:
+        """A context in which the reader can be used; it is made and checked if there is none."""
         from textgym.models.incremental import IncrementalLanguageModel  # Imported here: slow.
 
         # Not in inference mode: there, autocast does not keep the weights that it has cast.
@@ -295,7 +363,6 @@ class LanguageModelPolicy(nn.Module):
             try:
                 yield self._reader
             finally:
-                self._reader.forget()
                 # The weights cast here have no gradient. PyTorch 2.9 would train on these copies if
                 # the caller has an autocast of its own around both.
                 torch.clear_autocast_cache()
@@ -313,7 +380,8 @@ class LanguageModelPolicy(nn.Module):
         mask = torch.arange(width, 0, -1) <= torch.tensor([[len(text)] for text in texts])
         device = self.model.device
         output = self._run(ids.to(device), mask.to(device), num_logits=2)
-        for column in (-2, -1):
+        culprits = {-2: "the padding before it or the tokens after it", -1: "the padding before it"}
+        for column, culprit in culprits.items():
             said = reader.read([text[: len(text) + 1 + column] for text in texts])
             if said.hidden.shape[1] != self.value_head.in_features:
                 raise InvalidArgumentError(
@@ -330,7 +398,7 @@ class LanguageModelPolicy(nn.Module):
                     raise InvalidArgumentError(
                         "policy",
                         type(self.model).__name__,
-                        f"what it says of a text depends on the padding before it (by {off:.2g}, "
+                        f"what it says of a text depends on {culprit} (by {off:.2g}, "
                         f"where the largest value is {largest:.2g}), so an update would see other "
                         "probabilities than the rollout; pass a decoder that heeds attention_mask "
                         "and position_ids",
@@ -376,15 +444,15 @@ class LanguageModelPolicy(nn.Module):
         hidden = output.hidden_states[-1][:, -num_logits:].float()
         return output.logits, self.value_head(hidden).squeeze(-1)
 
-    def _run(self, input_ids: Tensor, attention_mask: Tensor, num_logits: int) -> Any:
-        """The language model's output, with logits of the last columns only."""
+    def _run(self, input_ids: Tensor, attention_mask: Tensor, num_logits: int | None) -> Any:
+        """The language model's output, with logits of the last columns only, or as they come."""
         arguments: dict[str, Any] = {}
         if "position_ids" in self._parameters_of_model:
             positions = position_ids_from_mask(attention_mask)
             arguments["position_ids"] = positions + self._first_position
-        if "logits_to_keep" in self._parameters_of_model:  # saves computing the others
-            # As indices: a slice of the hidden states is not contiguous, and for each text PyTorch
-            # would then copy the whole matrix of a frozen head.
+        if num_logits is not None and "logits_to_keep" in self._parameters_of_model:
+            # Saves computing the others. As indices: a slice of the hidden states is not
+            # contiguous, and for each text PyTorch would copy the whole matrix of a frozen head.
             num_tokens = input_ids.shape[1]
             arguments["logits_to_keep"] = torch.arange(
                 num_tokens - num_logits, num_tokens, device=input_ids.device
@@ -398,7 +466,8 @@ class LanguageModelPolicy(nn.Module):
                 return_dict=True,
                 **arguments,
             )
-        output.logits = output.logits[:, -num_logits:]
+        if num_logits is not None:
+            output.logits = output.logits[:, -num_logits:]
         return output
 
 

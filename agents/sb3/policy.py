@@ -20,33 +20,13 @@ from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
 
+from .texts import left_padded, longest_texts
+
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
-__all__ = ["LanguageModelPolicy", "LanguageModelPolicyMethods", "left_padded"]
-
-
-def left_padded(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the padding to the left, and drop columns that are padding in every row.
-
-    All texts then end in the last column, so one column of logits is enough.
-
-    Example:
-        >>> ids = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]])
-        >>> [x.int().tolist() for x in left_padded(ids, torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]))]
-        [[[0, 5, 6], [7, 8, 9]], [[0, 1, 1], [1, 1, 1]]]
-
-    Args:
-        input_ids: int64 (batch, max_length).
-        attention_mask: 1 at tokens, (batch, max_length).
-
-    Returns:
-        Ids int64 and mask bool, both (batch, length of the longest text).
-    """
-    mask, order = attention_mask.bool().sort(dim=1, stable=True)  # False comes before True
-    length = int(mask.sum(dim=1).max())
-    return input_ids.gather(1, order)[:, -length:], mask[:, -length:]
+__all__ = ["LanguageModelPolicy", "LanguageModelPolicyMethods"]
 
 
 class LanguageModelPolicyMethods:
@@ -54,6 +34,11 @@ class LanguageModelPolicyMethods:
 
     The features extractor, ``mlp_extractor`` and ``action_net`` of the base class are not used. The
     language model reads the observation, and one forward pass gives the logits and the value.
+
+    To SB3 every token is a sample of its own, with a text as its observation. But no text is read
+    more often than needed. In a rollout, the model reads the tokens that are new since the last
+    step. In an update, it reads the texts that are no beginning of another one in the minibatch,
+    and finds the others in them.
     """
 
     def __init__(
@@ -108,6 +93,8 @@ class LanguageModelPolicyMethods:
         self._knows_illegal_token = "illegal_token" in observation_space.spaces
         rules = ActionRules(self._num_actions)
         self.network = LanguageModelNetwork(language_model, rules, temperature)
+        with self.network.reading():  # Refuses a model whose texts cannot be read so.
+            pass
         trained = [one for one in self.network.parameters() if one.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -143,13 +130,20 @@ class LanguageModelPolicyMethods:
         self.network.eval()
 
     def _read(
-        self, obs: Any, action_masks: NDArray[Any] | Tensor | None = None
+        self, obs: Any, action_masks: NDArray[Any] | Tensor | None = None, *, at_once: bool = False
     ) -> tuple[Any, Tensor]:
-        """Distributions over the next token, and values, (batch, 1), of some texts."""
-        ids, mask = left_padded(obs["input_ids"].long(), obs["attention_mask"])
-        logits, values = self.network(ids, mask, num_logits=1)  # (batch, 1, vocab), (batch, 1)
+        """Distributions over the next token, and values, (batch, 1), of some texts.
+
+        Without gradients, they continue those of the last call, unless they are read ``at_once``.
+        """
+        ids, mask = obs["input_ids"].long(), obs["attention_mask"].bool()
+        if at_once or torch.is_grad_enabled():
+            logits, values = self._read_at_once(ids, mask)
+        else:
+            texts = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+            logits, values = self.network.read_on(texts)
         # Logits beyond the action space belong to padding rows of the embedding matrix.
-        legal = logits[:, -1, : self._num_actions] / self.network.temperature
+        legal = logits[:, : self._num_actions] / self.network.temperature
         if self._knows_illegal_token:
             tokens = torch.arange(self._num_actions, device=legal.device)
             # (batch, num_actions); stored observations are float32, and -1 is no token.
@@ -158,7 +152,15 @@ class LanguageModelPolicyMethods:
         distribution = self.action_dist.proba_distribution(action_logits=legal)  # type: ignore[attr-defined]
         if action_masks is not None:
             distribution.apply_masking(action_masks)
-        return distribution, values
+        return distribution, values[:, None]
+
+    def _read_at_once(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch, vocab) and values (batch,), in a forward pass over the longest texts."""
+        ids, mask = left_padded(ids, mask)
+        longest, inside = longest_texts(ids, mask)
+        lengths = mask.sum(dim=1)
+        columns = ids.shape[1] - 1 - lengths[longest][inside] + lengths
+        return self.network.outputs_at(ids[longest], mask[longest], inside, columns)
 
     def forward(
         self,
@@ -186,14 +188,15 @@ class LanguageModelPolicyMethods:
         """Evaluate given tokens, in one forward pass over the minibatch.
 
         Args:
-            obs: The batched observations; see the class.
+            obs: The batched observations; see the class. The more of them are states of one
+                episode, the fewer texts there are to read.
             actions: Token ids, int64 (batch,).
             action_masks: 1 at legal tokens, (batch, num_actions), for a base policy with masks.
 
         Returns:
             Values (batch, 1), log-probabilities (batch,) and entropies in nats (batch,).
         """
-        distribution, values = self._read(obs, action_masks)
+        distribution, values = self._read(obs, action_masks, at_once=True)
         # SB3's own entropy multiplies 0 by the lowest float: its gradient can overflow to NaN.
         entropy = masked_entropy(distribution.distribution.logits)
         return values, distribution.log_prob(actions), entropy

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import Qwen3ForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from textgym.agents.distribution import ActionRules, masked_entropy, masked_logprobs
 from textgym.agents.policy import LanguageModelPolicy, position_ids_from_mask
@@ -40,6 +42,50 @@ def test_forward_does_not_see_the_padding(make_model, architecture: str, side: s
             expected_logits, expected_values = policy(alone, torch.ones_like(alone))
             torch.testing.assert_close(logits[row, mask[row]], expected_logits[0])
             torch.testing.assert_close(values[row, mask[row]], expected_values[0])
+
+
+class CallsItsHeadItself(Qwen3ForCausalLM):
+    """A model that multiplies by the weights of its head, instead of calling it."""
+
+    def forward(self, *arguments, logits_to_keep=None, **keywords):
+        output = self.model(*arguments, **keywords)
+        logits = output.last_hidden_state @ self.lm_head.weight.T
+        return CausalLMOutputWithPast(logits=logits, hidden_states=output.hidden_states)
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "calls its head itself"])
+def test_outputs_at_some_states_are_those_of_forward(make_model, architecture: str) -> None:
+    if architecture in ARCHITECTURES:
+        model = make_model(architecture)
+    else:
+        model = CallsItsHeadItself(make_model("qwen3").config)
+    policy = LanguageModelPolicy(model)
+    torch.nn.init.normal_(policy.value_head.weight)
+    ids, mask = padded([[5, 6, 7, 8, 9], [4, 3], [2, 2, 2]], width=6, side="left")
+    rows, columns = torch.tensor([0, 2, 0, 1, 0]), torch.tensor([3, 5, 5, 4, 3])
+    logits, values = policy.outputs_at(ids, mask, rows, columns)
+    all_logits, all_values = policy(ids, mask)
+    torch.testing.assert_close(logits, all_logits[rows, columns])
+    torch.testing.assert_close(values, all_values[rows, columns])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_reading_on_sees_the_weights_of_now(make_model, architecture: str) -> None:
+    policy = LanguageModelPolicy(make_model(architecture))
+    torch.nn.init.normal_(policy.value_head.weight)
+    texts = [[5, 6, 7], [4]]
+    before, _ = policy.read_on(texts)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.5)
+    for texts in ([[5, 6, 7], [4]], [[5, 6, 7, 8], [9, 9]]):  # the same texts, and then others
+        logits, values = policy.read_on(texts)
+        for row, text in enumerate(texts):
+            alone = torch.tensor([text])
+            expected_logits, expected_values = policy(alone, torch.ones_like(alone))
+            torch.testing.assert_close(logits[row], expected_logits[0, -1], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(values[row], expected_values[0, -1], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(before, policy.read_on([[5, 6, 7], [4]])[0])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -16,7 +16,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3ForCausalLM
 from tests.conftest import tiny_config
 from textgym.agents.sb3 import HindsightCreditCallback, LanguageModelPolicy, TextVecEnv
 from textgym.agents.sb3.maskable import MaskableLanguageModelPolicy
-from textgym.agents.sb3.policy import left_padded
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 from textgym.wrappers.vector import ActionMask
 
@@ -74,14 +73,6 @@ def test_the_distribution_is_the_models_own(architecture, language_model, gpt2, 
     assert len(set(observations["attention_mask"].sum(axis=1))) > 1
     got = logits_of(policy, observations)
     torch.testing.assert_close(got, plain_logprobs(model, observations), atol=1e-4, rtol=1e-4)
-
-
-def test_padding_moves_to_the_left_wherever_it_is():
-    ids = torch.tensor([[5, 6, 0, 0, 0], [0, 7, 8, 9, 0]])
-    mask = torch.tensor([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0]], dtype=torch.int8)
-    got_ids, got_mask = left_padded(ids, mask)
-    assert got_mask.tolist() == [[False, True, True], [True, True, True]]
-    assert got_ids[got_mask].tolist() == [5, 6, 7, 8, 9]
 
 
 def test_temperature_divides_the_logits(language_model, env, observations):

@@ -5,6 +5,7 @@ from textgym.models.incremental.decoder import (
     example_texts,
     largest_rounding,
 )
+from textgym.models.incremental.lean import weights_version
 from textgym.models.incremental.readers import (
     IncrementalLanguageModel,
     IncrementalRewardModel,
@@ -18,4 +19,5 @@ __all__ = [
     "NextToken",
     "example_texts",
     "largest_rounding",
+    "weights_version",
 ]

@@ -28,7 +28,7 @@ from textgym.models.incremental.cache import GrowingLayer
 from textgym.models.incremental.output import Output
 from textgym.models.recorder import RecordedAttention
 
-__all__ = ["LeanDecoder"]
+__all__ = ["LeanDecoder", "weights_version"]
 
 _GATED = ("llama", "mistral", "qwen2", "qwen3")
 _OWN_MODULES = (
@@ -84,7 +84,7 @@ class LeanDecoder:
             return None
         device = module.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        state = dtype or module.dtype, tuple(map(_version, module.parameters()))
+        state = dtype or module.dtype, weights_version(module)
         known = _shared.get(module)
         if known is None or known[0] != state:
             known = _shared[module] = state, LeanDecoder(module, dtype or module.dtype)
@@ -146,9 +146,17 @@ class LeanDecoder:
 _shared: WeakKeyDictionary[PreTrainedModel, tuple[Any, LeanDecoder]] = WeakKeyDictionary()
 
 
-def _version(parameter: nn.Parameter) -> tuple[int, int]:
-    """Changes when the parameter does, or when another tensor takes its place."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
+def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Something that changes when a weight does, or when another tensor takes its place.
+
+    What is written through a weight's ``data`` is not noticed.
+
+    Args:
+        module: The module.
+    """
+    return tuple(
+        (one.data_ptr(), 0 if one.is_inference() else one._version) for one in module.parameters()
+    )
 
 
 def _is_altered(part: nn.Module) -> bool:

@@ -1,17 +1,19 @@
-"""The language-model policy for action masks; needs the optional package ``sb3-contrib``."""
+"""Policy and buffer for action masks; needs the optional package ``sb3-contrib``."""
 
 from __future__ import annotations
 
 from textgym.errors import MissingDependencyError
 
 from .policy import LanguageModelPolicyMethods
+from .whole_texts import WholeTexts
 
 try:
+    from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 except ImportError:
     raise MissingDependencyError("sb3-contrib", "sb3", "masking actions") from None
 
-__all__ = ["MaskableLanguageModelPolicy"]
+__all__ = ["MaskableLanguageModelPolicy", "MaskableWholeTextDictRolloutBuffer"]
 
 
 class MaskableLanguageModelPolicy(LanguageModelPolicyMethods, MaskableActorCriticPolicy):
@@ -27,3 +29,7 @@ class MaskableLanguageModelPolicy(LanguageModelPolicyMethods, MaskableActorCriti
         MissingDependencyError: If adapters are requested and ``peft`` is not installed. On import,
             if ``sb3-contrib`` is not installed.
     """
+
+
+class MaskableWholeTextDictRolloutBuffer(WholeTexts, MaskableDictRolloutBuffer):
+    """:class:`textgym.agents.sb3.WholeTextDictRolloutBuffer` for ``sb3_contrib.MaskablePPO``."""

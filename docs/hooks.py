@@ -49,7 +49,7 @@ def on_page_markdown(text: str, page: Page, config: Any, files: Files) -> str:
             files.append(File.generated(config, copy, abs_src_path=str(path)))
         return copy
 
-    text = links.for_site(text, page.file.src_uri, ROOT, picture)
+    text = links.to_pages(links.for_site(text, page.file.src_uri, ROOT, picture))
     text = _PICTURE.sub(r"[![\1](\2)](\2)", text)
     parts = _FENCE.split(text)
     parts[::2] = [_CODE.sub(_reference, part) for part in parts[::2]]

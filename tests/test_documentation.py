@@ -59,6 +59,7 @@ def test_the_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, r
     namespace = {"folder": "policy"}
     if page.name == "larger_policies.md":
         load_language_model("embedded").save_pretrained("policy")
+        load_tokenizer("embedded").save_pretrained("policy")
     for block in python_blocks(page):
         before = namespace.get("env")
         exec(shortened(block), namespace)

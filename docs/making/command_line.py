@@ -15,10 +15,10 @@ __all__ = ["flag_name", "page"]
 _EXAMPLES = {
     "demo": "textgym demo",
     "train": "textgym train --credit prefix-score --seed 1\n"
-    "textgym train --resume runs/...              # continue where it stopped",
+    "textgym train --resume runs/...    # continue where it stopped",
     "evaluate": "textgym evaluate --checkpoint runs/...",
-    "credit": 'textgym credit "a dull story, but wonderful actors"\n'
-    "textgym credit --list                        # the methods, and what each one needs",
+    "credit": 'textgym credit "a dull story, but wonderful actors" --credit prefix-score abc\n'
+    "textgym credit --list    # the methods, and what each one needs",
     "report": "textgym report runs/first runs/second",
     "train-reward": "textgym train-reward pairs.jsonl --base gpt2 --output my_reward_model",
     "benchmark": "textgym benchmark list\ntextgym benchmark run main --jobs 2",
@@ -36,8 +36,8 @@ _OPENING = """\
 # Command line
 
 All commands and flags. `textgym COMMAND --help` shows the same. A wrong command line gives one line
-on stderr and exit code 2, and nothing is written before that. If a flag is there twice, the last
-value counts; a flag that takes several values must have them all behind it, and may be there once.
+on stderr and exit code 2, and nothing is written before that. If a flag is given twice, the last
+value counts. A flag that takes several values is given once, with all of them behind it.
 """
 
 

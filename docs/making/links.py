@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["BrokenLinkError", "for_site", "line_of", "targets"]
+__all__ = ["BrokenLinkError", "for_site", "line_of", "targets", "to_pages"]
 
 REPOSITORY = "https://github.com/textgym/textgym"
 _LINK = re.compile(r"(?<=\]\()(\.\./[^)\s]+)(?=\))|(?<=\]: )(\.\./\S+)$", re.MULTILINE)
+_NOTEBOOK = re.compile(r"(?<!as a notebook)(\]\((?!https?:)[^)\s]+)\.ipynb(?=\))")
 _PICTURES = {".png", ".gif", ".svg", ".jpg"}
 
 
@@ -27,6 +28,11 @@ class BrokenLinkError(Exception):
 def targets(text: str) -> list[str]:
     """The relative links of a page that begin with ``../``."""
     return [first or second for first, second in _LINK.findall(text)]
+
+
+def to_pages(text: str) -> str:
+    """Let links to notebooks, other than those to download them, lead to their pages."""
+    return _NOTEBOOK.sub(r"\1.md", text)
 
 
 def line_of(source: str, name: str) -> int:

@@ -79,6 +79,12 @@ def test_links_between_pages_stay(checkout):
     assert links.for_site(text, "agents/ppo.md", checkout) == text
 
 
+def test_a_notebook_is_a_page_except_where_it_is_downloaded():
+    text = "[a](tutorials/b.ipynb) [Download this page as a notebook](b.ipynb)"
+    made = "[a](tutorials/b.md) [Download this page as a notebook](b.ipynb)"
+    assert links.to_pages(text) == made
+
+
 @pytest.mark.parametrize("target", ["../nothing.py", "../agents/ppo.py#nothing", "../../above.py"])
 def test_a_link_that_leads_nowhere_is_an_error(checkout, target):
     with pytest.raises(links.BrokenLinkError):

@@ -21,7 +21,8 @@ class BenchmarkCommand:
     """Compare methods with statistics: run a suite, make its report again, or list suites."""
 
     action: Annotated[Literal["run", "report", "list"], tyro.conf.Positional]
-    """run: what is missing of a suite, then the report. report: tables, figures and page again."""
+    """run: the runs that a suite still lacks, then its report. report: the report alone. list: all
+    suites and their methods."""
     suite: Annotated[str, tyro.conf.Positional] = "main"
     """Name of the suite; see `textgym benchmark list`."""
     output: Path | None = None

@@ -41,7 +41,7 @@ class TrainRewardCommand:
     """Longest text in tokens; longer ones are cut at the end."""
     prefix_share: float = 0.5
     """Share of the examples that are cut at a random token, so that the scores of beginnings mean
-    something. Causal shaping lives on them."""
+    something. Causal shaping depends on them."""
     center_coef: float = 0.01
     """Weight of the square of the two scores' sum, which keeps pairs' scores around zero."""
     limit: int | None = None

@@ -49,9 +49,9 @@ class TextGenerationEnv(TextEnvironment, gym.Env[dict[str, np.ndarray], np.int64
     ## Rewards
 
     0 until the episode ends, then the score: the reward model's number for prompt and completion
-    together; by default, a classifier's logit(positive) - logit(negative). With `normalize_score`,
-    the mean over reference completions is subtracted, and the result is divided by their standard
-    deviation.
+    together; by default, a classifier's logit(positive) - logit(negative). If the classifier's
+    config has the mean and the standard deviation of the score over reference completions, the
+    score is centred and scaled by them (`normalize_score`).
 
     ## Starting State
 

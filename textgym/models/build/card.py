@@ -216,7 +216,7 @@ def gold_reward_model_card(evaluation: dict[str, Any]) -> str:
 # textgym gold reward model
 
 A sentiment classifier for short film review texts with {evaluation["parameters"]:,} parameters, by
-which `textgym benchmark` judges policies. No policy is trained on it. The score is
+which `textgym benchmark` judges policies that were trained on another reward model. The score is
 logit(POSITIVE) − logit(NEGATIVE).
 
 It differs from the embedded reward model in architecture (ModernBERT, an encoder with mean

@@ -41,7 +41,7 @@ from .lora import AdapterOffPolicy, add_lora, check_gradient
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .mismatch import mismatch, sound_mismatch
 from .parts import own_part, split_own_parts
-from .policy import LanguageModelPolicy, in_float32
+from .policy import LanguageModelPolicy, in_float32, parse_autocast
 from .processes import Processes
 from .sampling import Sampler, as_sampler
 from .saving import Saving
@@ -157,7 +157,7 @@ class Agent(Saving):
             model,
             rules,
             temperature=config.temperature,
-            autocast_dtype=torch.bfloat16 if config.dtype else None,
+            autocast_dtype=parse_autocast(config.dtype),
             gradient_checkpointing=config.gradient_checkpointing,
         ).place(config.device)
         self.processes.synchronize(self.policy)  # A model made at random differs between them.

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
-import torch
-
 from textgym.checks import check_number, check_path, check_whole_number, similar_names
 from textgym.errors import InvalidArgumentError
 
 from .kl_control import KL_CONTROLLERS, MOST_RELATIVE_ERROR
 from .parts import CUSTOM
+from .policy import parse_autocast
 
 __all__ = ["AgentConfig"]
 
@@ -125,9 +124,7 @@ class AgentConfig:
                 self.minibatch_size,
                 f"must be at most episodes_per_iteration={self.episodes_per_iteration}.",
             )
-        if self.dtype not in (None, "bfloat16", torch.bfloat16):
-            # float16 would need loss scaling, and float32 is what None means.
-            raise InvalidArgumentError("dtype", self.dtype, 'must be "bfloat16" or None.')
+        parse_autocast(self.dtype)
         # Imported here: it takes seconds, and whoever only reads the defaults does not need it.
         from textgym.models.loading import parse_device
 

@@ -31,7 +31,7 @@ from textgym.errors import InvalidArgumentError
 
 from .checkpoint import describe_model, model_from_description
 from .environment import base_attribute
-from .policy import in_float32
+from .policy import in_float32, parse_autocast
 from .returns import mean_of_others, returns_to_go
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class SeparateCritic(Critic):
 
     def _run(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         assert self.network is not None
-        dtype = torch.bfloat16 if self.config.dtype else None
+        dtype = parse_autocast(self.config.dtype)
         device = torch.device(self.config.device).type
         with torch.autocast(device, dtype) if dtype else nullcontext():
             values: Tensor = self.network(input_ids, attention_mask)

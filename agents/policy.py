@@ -26,6 +26,7 @@ __all__ = [
     "Evaluation",
     "LanguageModelPolicy",
     "in_float32",
+    "parse_autocast",
     "position_ids_from_mask",
 ]
 
@@ -64,6 +65,18 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
         int64 (batch, num_tokens); the positions of padding are not used.
     """
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def parse_autocast(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype for autocast that an argument ``dtype`` names; None switches it off.
+
+    Raises:
+        InvalidArgumentError: If it is neither bfloat16 nor None.
+    """
+    if dtype not in (None, "bfloat16", torch.bfloat16):
+        # float16 would need loss scaling, and float32 is what None means.
+        raise InvalidArgumentError("dtype", dtype, 'must be "bfloat16" or None.')
+    return torch.bfloat16 if dtype else None
 
 
 class LanguageModelPolicy(nn.Module):
@@ -323,6 +336,7 @@ class LanguageModelPolicy(nn.Module):
             finally:
                 reader.forget()
 
+    @torch.no_grad()
     def read_on(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Logits and values at the end of each text, without gradients.
 
@@ -346,7 +360,7 @@ class LanguageModelPolicy(nn.Module):
                 reader.forget()
                 self._read_with = version
             said = reader.read(texts)
-            return said.logits, self.value_head(said.hidden).squeeze(-1)
+        return said.logits, self.value_head(said.hidden).squeeze(-1)
 
     @contextmanager
     def _with_reader(self) -> Iterator[IncrementalLanguageModel]:

@@ -25,7 +25,7 @@ class MaskableLanguageModelPolicy(LanguageModelPolicyMethods, MaskableActorCriti
     :class:`textgym.agents.sb3.LanguageModelPolicy`.
 
     Raises:
-        InvalidArgumentError: If the spaces, the model, the temperature or the adapters do not fit.
+        InvalidArgumentError: See :class:`textgym.agents.sb3.LanguageModelPolicy`.
         MissingDependencyError: If adapters are requested and ``peft`` is not installed. On import,
             if ``sb3-contrib`` is not installed.
     """

@@ -16,6 +16,7 @@ from torch import Tensor
 from textgym.agents.distribution import ActionRules, masked_entropy
 from textgym.agents.lora import add_lora
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
+from textgym.agents.policy import parse_autocast
 from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
@@ -49,6 +50,7 @@ class LanguageModelPolicyMethods:
         model: str | Path | PreTrainedModel = "embedded",
         temperature: float = 1.0,
         lora: bool | LoraConfig = False,
+        dtype: str | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
         **keywords: Any,
@@ -85,14 +87,21 @@ class LanguageModelPolicyMethods:
             **keywords,
         )
         # In a dict, because a loaded model as an attribute would become a submodule of the policy.
-        self._language_model_arguments = {"model": model, "temperature": temperature, "lora": lora}
+        self._language_model_arguments = {
+            "model": model,
+            "temperature": temperature,
+            "lora": lora,
+            "dtype": dtype,
+        }
         language_model = copy.deepcopy(load_language_model(model)).requires_grad_(True)
         if lora is not False:
             add_lora(language_model, lora)
         self._num_actions = int(action_space.n)
         self._knows_illegal_token = "illegal_token" in observation_space.spaces
         rules = ActionRules(self._num_actions)
-        self.network = LanguageModelNetwork(language_model, rules, temperature)
+        self.network = LanguageModelNetwork(
+            language_model, rules, temperature, parse_autocast(dtype)
+        )
         with self.network.reading():  # Refuses a model whose texts cannot be read so.
             pass
         trained = [one for one in self.network.parameters() if one.requires_grad]
@@ -115,7 +124,8 @@ class LanguageModelPolicyMethods:
     def reference(self) -> Self:
         """A frozen policy with the model that this one was made of, as it was before training.
 
-        Temperature and legal tokens are the same. There are no adapters, since these start at zero.
+        Temperature, dtype and legal tokens are the same. There are no adapters, since these start
+        at zero.
         """
         arguments = {**self._get_constructor_parameters(), "lora": False}
         reference: Any = type(self)(**arguments)
@@ -237,13 +247,15 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
         temperature: Divides the logits, in sampling and in training.
         lora: Freeze the model and train low-rank adapters (and the value head): True, or a
             ``peft.LoraConfig``; needs the extra ``textgym[lora]``.
+        dtype: Autocast dtype of the model: "bfloat16", or None for float32. Weights stay float32.
         optimizer_class: The optimizer; AdamW by default.
         optimizer_kwargs: Its keyword arguments except the learning rate. By default AdamW has no
             weight decay.
         **keywords: ``use_sde``, which SB3 passes and which has no effect on Discrete actions.
 
     Raises:
-        InvalidArgumentError: If the spaces, the model, the temperature or the adapters do not fit.
+        InvalidArgumentError: If the spaces, the model, the temperature, the adapters or the dtype
+            do not fit, or the model cannot be read token by token.
         MissingDependencyError: If adapters are requested and ``peft`` is not installed.
 
     Example:

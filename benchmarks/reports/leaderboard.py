@@ -46,10 +46,10 @@ FOOT = """
   end.
 - **Settings** of the bundled agents won a search at 8 to 16 tokens; on long texts, one at 40 to 60
   tokens. For the planted task there was no search: it takes those of 8 to 16 tokens.
-- **Agents of Stable-Baselines3** had no search for their settings. They train in float32, their KL
-  is an estimate, and they draw prompts and tokens in their own way, so equal seeds do not pair them
-  with the others. DQN is missing, because it cannot choose among a whole vocabulary;
-  [agents.md](agents.md) has it, on 16 tokens.
+- **Agents of Stable-Baselines3** had no search for their settings. Their KL is an estimate, and
+  they draw prompts and tokens in their own way, so equal seeds do not pair them with the others.
+  DQN is missing, because it cannot choose among a whole vocabulary; [agents.md](agents.md) has it,
+  on 16 tokens.
 
 ## How to enter
 

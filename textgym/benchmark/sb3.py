@@ -18,16 +18,16 @@ class SB3Agent:
     """Trains an on-policy algorithm of SB3, and shows what suites read of an agent.
 
     An iteration is a rollout of as many steps as a completion may have tokens. So it has about as
-    many tokens as an iteration of the bundled agents, but no fixed number of episodes. The KL is
-    SB3's estimate from the sampled tokens. The seed is its own: prompts and tokens are not those
-    of the other agents.
+    many tokens as an iteration of the bundled agents, but no fixed number of episodes. Minibatches
+    are whole texts, as those of the bundled agents are. The KL is SB3's estimate from the sampled
+    tokens. The seed is its own: prompts and tokens are not those of the other agents.
 
     Args:
         algorithm: "PPO", "A2C", or "MaskablePPO" (of sb3-contrib).
         task: What is learned.
         envs: The environment, with credit.
-        settings: ``seed``, ``kl_coef``, and arguments of the algorithm. ``dtype`` and ``log_dir``
-            are not used: SB3 trains in float32.
+        settings: ``seed``, ``dtype``, ``kl_coef``, and arguments of the algorithm. ``log_dir`` is
+            not used.
     """
 
     def __init__(
@@ -37,14 +37,15 @@ class SB3Agent:
         from textgym.agents.sb3 import HindsightCreditCallback, KLPenaltyCallback, TextVecEnv
         from textgym.wrappers.vector import ActionMask, IllegalToken
 
-        learner, policy = _algorithm(algorithm)
+        learner, policy, buffer = _algorithm(algorithm)
         masks = algorithm == "MaskablePPO"
         arguments = {k: v for k, v in settings.items() if k not in ("dtype", "log_dir", "kl_coef")}
         base: Any = envs.unwrapped
         self.agent = learner(
             policy,
             TextVecEnv(ActionMask(envs) if masks else IllegalToken(envs)),
-            policy_kwargs={"model": task.policy},
+            policy_kwargs={"model": task.policy, "dtype": settings["dtype"]},
+            rollout_buffer_class=buffer,
             n_steps=base.max_new_tokens,
             gamma=1.0,
             **arguments,
@@ -70,19 +71,22 @@ class SB3Agent:
         self.agent.learn(total_timesteps, callback=CallbackList([*self._callbacks, recorder]))
 
 
-def _algorithm(name: str) -> tuple[Any, Any]:
-    """The class of an algorithm, and that of its policy."""
-    from textgym.agents.sb3 import LanguageModelPolicy
-
+def _algorithm(name: str) -> tuple[Any, Any, Any]:
+    """The class of an algorithm, and those of its policy and its buffer."""
     if name == "MaskablePPO":
         from sb3_contrib import MaskablePPO
 
-        from textgym.agents.sb3.maskable import MaskableLanguageModelPolicy
+        from textgym.agents.sb3.maskable import (
+            MaskableLanguageModelPolicy,
+            MaskableWholeTextDictRolloutBuffer,
+        )
 
-        return MaskablePPO, MaskableLanguageModelPolicy
+        return MaskablePPO, MaskableLanguageModelPolicy, MaskableWholeTextDictRolloutBuffer
     import stable_baselines3
 
-    return getattr(stable_baselines3, name), LanguageModelPolicy
+    from textgym.agents.sb3 import LanguageModelPolicy, WholeTextDictRolloutBuffer
+
+    return getattr(stable_baselines3, name), LanguageModelPolicy, WholeTextDictRolloutBuffer
 
 
 def _make_recorder(history: list[dict[str, float]], callback: Any) -> Any:

@@ -5,6 +5,7 @@ Each agent's own advantages and losses are in the agent's file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -85,9 +86,13 @@ def clipped_surrogate(
     Returns:
         Same shape.
     """
-    ratio = log_ratio.exp()
     high = clip_coef if clip_coef_high is None else clip_coef_high
-    return torch.minimum(advantages * ratio, advantages * ratio.clamp(1 - clip_coef, 1 + high))
+    # Clipped before exp: the ratio of a long completion may be infinite, and where the clip makes
+    # the gradient 0, that of exp would make it 0 · ∞.
+    upper = math.log1p(high)
+    lower = math.log1p(-clip_coef) if clip_coef < 1 else -math.inf
+    clipped = torch.where(advantages < 0, log_ratio.clamp(min=lower), log_ratio.clamp(max=upper))
+    return advantages * clipped.exp()
 
 
 def is_clipped(log_ratio: Tensor, clip_coef: float, clip_coef_high: float | None = None) -> Tensor:

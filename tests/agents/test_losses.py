@@ -106,6 +106,30 @@ def test_each_epoch_sees_every_episode_once_in_an_order_of_its_own(generator) ->
 # --- Clipping
 
 
+@pytest.mark.parametrize("clip_coef", [0.2, 1.0, 3.0])
+def test_the_surrogate_is_that_of_the_paper(clip_coef: float) -> None:
+    log_ratio = torch.linspace(-3, 3, 25, dtype=torch.float64).repeat(3, 1).requires_grad_()
+    advantages = torch.tensor([[0.7], [-1.3], [0.0]], dtype=torch.float64).expand(3, 25)
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_coef, 1.4)
+    expected = torch.minimum(advantages * ratio, advantages * clipped)
+    surrogate = clipped_surrogate(log_ratio, advantages, clip_coef, 0.4)
+    torch.testing.assert_close(surrogate, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(x.sum(), log_ratio)[0] for x in (surrogate, expected))
+    )
+
+
+def test_a_clipped_ratio_that_is_infinite_has_no_gradient() -> None:
+    """Tokens of a long completion that each became e times as likely."""
+    log_ratio = torch.tensor([150.0, 150.0, -150.0], requires_grad=True)
+    surrogate = clipped_surrogate(log_ratio, torch.tensor([2.0, 0.0, -2.0]), 0.2)
+    surrogate.sum().backward()
+    torch.testing.assert_close(surrogate, torch.tensor([2.4, 0.0, -1.6]))
+    assert log_ratio.grad is not None
+    assert log_ratio.grad.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_the_upper_clip_may_be_wider_than_the_lower_one() -> None:
     # Ratios below, within and above 1 − 0.2 and 1 + 0.28; advantages of both signs.
     log_ratio = torch.tensor([0.7, 0.79, 0.81, 1.25, 1.27, 1.3]).log().repeat(2, 1)

@@ -67,7 +67,7 @@ class PPOConfig(AgentConfig):
     critic_learning_rate: float | None = None
     """Learning rate of a critic with a network of its own; None for learning_rate."""
     critic_warmup: int = 0
-    """Iterations in which only the critic is trained."""
+    """Iterations in which only the critic is trained; the weight of the KL penalty waits, too."""
     group_size: int = 1
     """Episodes that start from the same prompt, for critics that compare them."""
     kl_penalty: str = "k1"
@@ -380,7 +380,8 @@ class PPO(Agent):
             )
 
         kl_per_episode = processes.mean((old.logprobs - old.ref_logprobs).sum(dim=1).mean()).item()
-        self.kl_controller.update(kl_per_episode, num_episodes)
+        if not is_warming_up:  # The policy has not moved, whatever the weight.
+            self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(processes),
             **processes.means(about_sampler),

@@ -240,6 +240,17 @@ class Alternating:
         self.coef = state["coef"]
 
 
+@pytest.mark.parametrize("name", ["ziegler", "pi"])
+def test_the_weight_of_the_penalty_waits_while_only_the_critic_is_trained(
+    make_agent, name: str
+) -> None:
+    """The policy does not move then, so its KL says nothing about the weight."""
+    settings = {"kl_controller": name, "kl_target": 1.0, "kl_horizon": 20.0}
+    agent = train(make_agent(**settings, critic_warmup=3), 5)
+    coefs = [row["train/kl_coef"] for row in agent.history]
+    assert coefs[0] == coefs[1] == coefs[2] == coefs[3] != coefs[4]
+
+
 def test_a_controller_of_your_own_is_an_object_that_is_passed_again(
     make_agent, make_vector_env, tmp_path
 ) -> None:

@@ -404,6 +404,7 @@ class PPO(Agent):
             self.critic.load_state_dict(checkpoint["critic"])
         self._check_critic()
         if self.critic.network is not None:
+            self.processes.synchronize(self.critic.network)  # As the policy: it may be random.
             self._train_too("critic", self.critic.network, self.config.critic_learning_rate)
 
     def _check_critic(self) -> None:

@@ -415,7 +415,7 @@ class Agent(Saving):
 
     def _state_of_parts(self) -> dict[str, Any]:
         """What an iteration changes in the agent's parts, beside weights."""
-        return {"kl_controller": self.kl_controller.state_dict()}
+        return {"kl_controller": copy.deepcopy(self.kl_controller.state_dict())}
 
     def _restore_parts(self, state: dict[str, Any]) -> None:
         self.kl_controller.load_state_dict(state["kl_controller"])

@@ -240,6 +240,29 @@ class Alternating:
         self.coef = state["coef"]
 
 
+class Open(Alternating):
+    """Its state is the object's own dict, which goes on changing."""
+
+    def state_dict(self):
+        return vars(self)
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+def test_an_interruption_restores_a_controller_whose_state_is_not_a_copy(make_agent) -> None:
+    agent = train(make_agent(kl_controller=Open()), 1)
+    agent.optimizer.zero_grad = lambda: agent.kl_controller.update(0.0, 8)
+
+    def stepping():
+        raise KeyboardInterrupt
+
+    agent.optimizer.step = stepping
+    with pytest.raises(KeyboardInterrupt):
+        train(agent, 1)
+    assert agent.kl_controller.coef == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("name", ["ziegler", "pi"])
 def test_the_weight_of_the_penalty_waits_while_only_the_critic_is_trained(
     make_agent, name: str

@@ -35,7 +35,7 @@ from .losses import (
     whitening,
 )
 from .metrics import ScalarMeans, explained_variance
-from .parts import CUSTOM, own_part
+from .parts import CUSTOM, check_part, own_part
 from .policy import Comparison
 from .rollout import collect_episodes
 
@@ -398,7 +398,10 @@ class PPO(Agent):
     def _set_up_parts(self, own_parts: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         super()._set_up_parts(own_parts, checkpoint)
         own_critic = own_part("critic", self.config.critic, own_parts)
-        self.critic: Critic = own_critic or CRITICS[self.config.critic]()
+        if self.config.critic == CUSTOM:
+            needs = ("set_up", "known", "learned", "after_truncation", "parameters", "state_dict")
+            check_part("critic", own_critic, needs, "textgym.agents.Critic")
+        self.critic: Critic = CRITICS[self.config.critic]() if own_critic is None else own_critic
         self.critic.set_up(self)
         if checkpoint is not None:
             self.critic.load_state_dict(checkpoint["critic"])

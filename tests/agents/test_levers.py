@@ -11,6 +11,7 @@ import torch
 
 from textgym.agents import AGENTS, GRPO, PPO, RLOO, ppo
 from textgym.agents.agent import Agent
+from textgym.agents.critics import HeadCritic
 from textgym.agents.kl import kl_estimate
 from textgym.agents.kl_control import AdaptiveKLController, LogPIKLController
 from textgym.agents.ppo import PPOConfig
@@ -261,6 +262,13 @@ def test_an_interruption_restores_a_controller_whose_state_is_not_a_copy(make_ag
     with pytest.raises(KeyboardInterrupt):
         train(agent, 1)
     assert agent.kl_controller.coef == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["kl_controller", "critic"])
+@pytest.mark.parametrize("part", [None, 0.1, Alternating, HeadCritic])
+def test_what_cannot_be_a_part_is_refused(make_agent, name: str, part) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{name}=.*pass an object like"):
+        make_agent(**{name: part})
 
 
 @pytest.mark.parametrize("name", ["ziegler", "pi"])

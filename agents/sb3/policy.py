@@ -16,6 +16,7 @@ from torch import Tensor
 from textgym.agents.distribution import ActionRules, masked_entropy
 from textgym.agents.lora import add_lora
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
+from textgym.agents.policy import in_float32
 from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
@@ -101,8 +102,11 @@ class LanguageModelPolicyMethods:
         )
         # In a dict, because a loaded model as an attribute would become a submodule of the policy.
         self._language_model_arguments = {"model": model, "temperature": temperature, "lora": lora}
-        language_model = copy.deepcopy(load_language_model(model)).requires_grad_(True)
-        if lora is not False:
+        language_model = copy.deepcopy(load_language_model(model))
+        if lora is False:
+            language_model = in_float32(language_model, "model", "pass lora=True")
+            language_model.requires_grad_(True)
+        else:
             add_lora(language_model, lora)
         self._num_actions = int(action_space.n)
         self._knows_illegal_token = "illegal_token" in observation_space.spaces
@@ -132,6 +136,12 @@ class LanguageModelPolicyMethods:
         """
         arguments = {**self._get_constructor_parameters(), "lora": False}
         reference: Any = type(self)(**arguments)
+        if self._language_model_arguments["lora"] is not False:
+            # Below adapters the model keeps its dtype, and both policies must round alike.
+            network, model = reference.network, load_language_model(arguments["model"])
+            reference.network = LanguageModelNetwork(
+                copy.deepcopy(model), network.rules, network.temperature
+            )
         return reference.to(self.device).requires_grad_(False)  # type: ignore[attr-defined]
 
     def set_training_mode(self, mode: bool) -> None:
@@ -228,9 +238,10 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
             optionally ``illegal_token``, (1,), a token that must not be chosen now, or -1.
         action_space: Discrete, no larger than the model's vocabulary.
         lr_schedule: Learning rate as a function of the remaining progress, from SB3.
-        model: See :func:`textgym.models.load_language_model`. An algorithm's ``save`` stores this
-            argument beside the trained weights. A name is smaller than a loaded model, which cannot
-            be stored at all once a wrapper has read text with it (Transformers adds hooks then).
+        model: See :func:`textgym.models.load_language_model`. A copy is trained, in float32; below
+            adapters it keeps its dtype. An algorithm's ``save`` stores this argument beside the
+            trained weights. A name is smaller than a loaded model, which cannot be stored at all
+            once a wrapper has read text with it (Transformers adds hooks then).
         temperature: Divides the logits, in sampling and in training.
         lora: Freeze the model and train low-rank adapters (and the value head): True, or a
             ``peft.LoraConfig``; needs the extra ``textgym[lora]``.

@@ -106,10 +106,12 @@ def test_each_token_pays_its_log_ratio(language_model, env, algorithm):
         np.testing.assert_allclose(rollout.returns, rollout.returns_anew, atol=1e-5)
 
 
-def test_nothing_is_paid_before_the_first_update(language_model, env):
-    first, second = rollouts(
-        make_agent(env, language_model), KLPenaltyCallback(COEF), num_rollouts=2
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lora", [False, True])
+def test_nothing_is_paid_before_the_first_update(language_model, env, lora, dtype):
+    agent = make_agent(env, language_model.to(dtype), lora=lora)
+    agent.learning_rate = agent.lr_schedule = lambda _: 3e-2
+    first, second = rollouts(agent, KLPenaltyCallback(COEF), num_rollouts=2)
     np.testing.assert_allclose(first.rewards, first.paid, atol=1e-6)
     assert first.kl == pytest.approx(0, abs=1e-5)
     assert np.abs(second.rewards - second.paid).max() > 0.01

@@ -40,7 +40,7 @@ from .kl_control import KLController, make_kl_controller
 from .lora import AdapterOffPolicy, add_lora, check_gradient
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .mismatch import mismatch, sound_mismatch
-from .parts import own_part, split_own_parts
+from .parts import CUSTOM, check_part, own_part, split_own_parts
 from .policy import LanguageModelPolicy, in_float32, parse_autocast
 from .processes import Processes
 from .sampling import Sampler, as_sampler
@@ -217,9 +217,15 @@ class Agent(Saving):
         """Make the parts that are the user's own objects, or chosen by name; restore them."""
         config = self.config
         own_controller = own_part("kl_controller", config.kl_controller, own_parts)
-        self.kl_controller: KLController = own_controller or make_kl_controller(
-            config.kl_controller, config.kl_coef, config.kl_target, config.kl_horizon
-        )
+        self.kl_controller: KLController
+        if config.kl_controller == CUSTOM:
+            needs = ("coef", "update", "state_dict", "load_state_dict")
+            check_part("kl_controller", own_controller, needs, "textgym.agents.KLController")
+            self.kl_controller = own_controller
+        else:
+            self.kl_controller = make_kl_controller(
+                config.kl_controller, config.kl_coef, config.kl_target, config.kl_horizon
+            )
         if checkpoint is not None and not self._steers_otherwise(checkpoint["hyperparameters"]):
             self.kl_controller.load_state_dict(checkpoint["kl_controller"])
         own_sampler = own_part("sampler", config.sampler, own_parts)
@@ -415,7 +421,7 @@ class Agent(Saving):
 
     def _state_of_parts(self) -> dict[str, Any]:
         """What an iteration changes in the agent's parts, beside weights."""
-        return {"kl_controller": self.kl_controller.state_dict()}
+        return {"kl_controller": copy.deepcopy(self.kl_controller.state_dict())}
 
     def _restore_parts(self, state: dict[str, Any]) -> None:
         self.kl_controller.load_state_dict(state["kl_controller"])

@@ -139,7 +139,11 @@ class Critic:
         return list((self.network or self.policy.value_head).parameters())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the policy's weights."""
+        """What a checkpoint needs beside the policy's weights.
+
+        It is also what undoing an interrupted iteration restores, unless the critic has a network:
+        then only the parameters of the network are restored.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -60,7 +60,8 @@ def as_vector_env(env: gym.Env | VectorEnv) -> VectorEnv:
             "needs finished rows to wait: make it with "
             "gym.make_vec(..., autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED).",
         )
-    if env.num_envs > 1 and isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+    is_sync, is_async = (isinstance(env.unwrapped, c) for c in (SyncVectorEnv, AsyncVectorEnv))
+    if is_async or (is_sync and env.num_envs > 1):
         raise InvalidArgumentError(
             "env",
             env,

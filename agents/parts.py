@@ -12,7 +12,7 @@ from typing import Any
 
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["CUSTOM", "own_part", "split_own_parts"]
+__all__ = ["CUSTOM", "check_part", "own_part", "split_own_parts"]
 
 CUSTOM = "custom"
 
@@ -53,3 +53,22 @@ def own_part(name: str, chosen: str, own_parts: dict[str, Any]) -> Any:
             name, CUSTOM, f"the agent was made with an object: pass it again, as {name}=..."
         )
     return own_parts.get(name)
+
+
+def check_part(name: str, part: Any, needs: Sequence[str], example: str) -> None:
+    """Make sure that an object can be used as a part.
+
+    Args:
+        name: The hyperparameter.
+        part: What the user passed.
+        needs: The attributes that it must have.
+        example: The class or protocol of such objects, for the error.
+
+    Raises:
+        InvalidArgumentError: If it lacks one, or is a class.
+    """
+    lacks = [attribute for attribute in needs if not hasattr(part, attribute)]
+    if lacks or isinstance(part, type):
+        fault = f"it has no {lacks[0]}" if lacks else "it is a class"
+        remedy = f"{fault}: pass an object like {example}, or the name of a part that ships."
+        raise InvalidArgumentError(name, part, remedy)

@@ -35,7 +35,7 @@ from .losses import (
     whitening,
 )
 from .metrics import ScalarMeans, explained_variance
-from .parts import CUSTOM, own_part
+from .parts import CUSTOM, check_part, own_part
 from .policy import Comparison
 from .rollout import collect_episodes
 
@@ -67,7 +67,7 @@ class PPOConfig(AgentConfig):
     critic_learning_rate: float | None = None
     """Learning rate of a critic with a network of its own; None for learning_rate."""
     critic_warmup: int = 0
-    """Iterations in which only the critic is trained."""
+    """Iterations in which only the critic is trained; the weight of the KL penalty waits, too."""
     group_size: int = 1
     """Episodes that start from the same prompt, for critics that compare them."""
     kl_penalty: str = "k1"
@@ -380,7 +380,8 @@ class PPO(Agent):
             )
 
         kl_per_episode = processes.mean((old.logprobs - old.ref_logprobs).sum(dim=1).mean()).item()
-        self.kl_controller.update(kl_per_episode, num_episodes)
+        if not is_warming_up:  # The policy has not moved, whatever the weight.
+            self.kl_controller.update(kl_per_episode, num_episodes)
         return {
             **rollout.scalars(processes),
             **processes.means(about_sampler),
@@ -397,12 +398,16 @@ class PPO(Agent):
     def _set_up_parts(self, own_parts: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         super()._set_up_parts(own_parts, checkpoint)
         own_critic = own_part("critic", self.config.critic, own_parts)
-        self.critic: Critic = own_critic or CRITICS[self.config.critic]()
+        if self.config.critic == CUSTOM:
+            needs = ("set_up", "known", "learned", "after_truncation", "parameters", "state_dict")
+            check_part("critic", own_critic, needs, "textgym.agents.Critic")
+        self.critic: Critic = CRITICS[self.config.critic]() if own_critic is None else own_critic
         self.critic.set_up(self)
         if checkpoint is not None:
             self.critic.load_state_dict(checkpoint["critic"])
         self._check_critic()
         if self.critic.network is not None:
+            self.processes.synchronize(self.critic.network)  # As the policy: it may be random.
             self._train_too("critic", self.critic.network, self.config.critic_learning_rate)
 
     def _check_critic(self) -> None:

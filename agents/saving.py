@@ -312,6 +312,12 @@ class Saving(ABC):
                 parameter.requires_grad_(name in contents["trained"])
         agent.base_model = base_model
         agent._set_up(model, rules, vector_env, config, own_parts, contents)
+        place, was = Path(path).expanduser().resolve(), contents["hyperparameters"]["log_dir"]
+        agent._is_new = agent.log_dir.resolve() not in (Path(was).resolve(), place, *place.parents)
+        if lora:  # The weights below the adapters were not cast when the agent was made.
+            for name, tensor in agent.policy.state_dict(keep_vars=True).items():
+                if name in contents["policy"]:
+                    tensor.data = tensor.data.to(contents["policy"][name].dtype)
         load_full_state(agent.policy, contents["policy"], strict=not lora)
         if not lora:
             load_full_state(agent.ref_policy, contents["ref_policy"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from textgym.agents.distribution import ActionRules, masked_entropy
 from textgym.agents.lora import add_lora
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
-from textgym.agents.policy import parse_autocast
+from textgym.agents.policy import in_float32, parse_autocast
 from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
@@ -93,8 +93,11 @@ class LanguageModelPolicyMethods:
             "lora": lora,
             "dtype": dtype,
         }
-        language_model = copy.deepcopy(load_language_model(model)).requires_grad_(True)
-        if lora is not False:
+        language_model = copy.deepcopy(load_language_model(model))
+        if lora is False:
+            language_model = in_float32(language_model, "model", "pass lora=True")
+            language_model.requires_grad_(True)
+        else:
             add_lora(language_model, lora)
         self._num_actions = int(action_space.n)
         self._knows_illegal_token = "illegal_token" in observation_space.spaces
@@ -124,11 +127,13 @@ class LanguageModelPolicyMethods:
     def reference(self) -> Self:
         """A frozen policy with the model that this one was made of, as it was before training.
 
-        Temperature, dtype and legal tokens are the same. There are no adapters, since these start
-        at zero.
+        Temperature, dtype and legal tokens are the same. With adapters it has some as well, which
+        are switched off, so that both policies round alike.
         """
-        arguments = {**self._get_constructor_parameters(), "lora": False}
-        reference: Any = type(self)(**arguments)
+        with torch.random.fork_rng(devices=[]):  # Adapters start at random numbers.
+            reference: Any = type(self)(**self._get_constructor_parameters())
+        if self._language_model_arguments["lora"] is not False:
+            reference.network.model.disable_adapters()
         return reference.to(self.device).requires_grad_(False)  # type: ignore[attr-defined]
 
     def set_training_mode(self, mode: bool) -> None:
@@ -241,9 +246,10 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
             optionally ``illegal_token``, (1,), a token that must not be chosen now, or -1.
         action_space: Discrete, no larger than the model's vocabulary.
         lr_schedule: Learning rate as a function of the remaining progress, from SB3.
-        model: See :func:`textgym.models.load_language_model`. An algorithm's ``save`` stores this
-            argument beside the trained weights. A name is smaller than a loaded model, which cannot
-            be stored at all once a wrapper has read text with it (Transformers adds hooks then).
+        model: See :func:`textgym.models.load_language_model`. A copy is trained, in float32; below
+            adapters it keeps its dtype. An algorithm's ``save`` stores this argument beside the
+            trained weights. A name is smaller than a loaded model, which cannot be stored at all
+            once a wrapper has read text with it (Transformers adds hooks then).
         temperature: Divides the logits, in sampling and in training.
         lora: Freeze the model and train low-rank adapters (and the value head): True, or a
             ``peft.LoraConfig``; needs the extra ``textgym[lora]``.

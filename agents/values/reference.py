@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ from textgym.agents.policy import LanguageModelPolicy
 from textgym.agents.rollout import collect_episodes
 from textgym.agents.values.potential import read_rollout
 from textgym.checks import check_number, check_whole_number
+from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -61,7 +63,7 @@ def fit_reference_value(
         seed: Seeds prompts and tokens.
 
     Raises:
-        InvalidArgumentError: If an argument cannot be used.
+        InvalidArgumentError: If an argument cannot be used, or an episode is truncated.
 
     Example:
         >>> import gymnasium as gym
@@ -84,9 +86,16 @@ def fit_reference_value(
         model = load_language_model(policy)
         check_vocabulary(policy, model, vector_env)
         check_context("policy", name_of_policy(policy), model, vector_env)
-        policy = LanguageModelPolicy(model, action_rules(vector_env))
+        policy = LanguageModelPolicy(copy.deepcopy(model), action_rules(vector_env))
     generator = torch.Generator().manual_seed(seed)
     rollout = collect_episodes(policy, vector_env, num_episodes, generator)
+    if rollout.truncated.any():
+        raise InvalidArgumentError(
+            "env",
+            env,
+            "an episode was truncated, so its score is not known: let the environment end it "
+            "(max_new_tokens), without TimeLimit.",
+        )
     scored = read_rollout(env, rollout, ReferenceValue.readouts)
     return ReferenceFit(
         ReferenceValue.fit(scored, ridge),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from token_env import TokenVectorEnv, make_tiny_model
+from token_env import TokenEnv, TokenVectorEnv, make_tiny_model
 
-from textgym.agents import AGENTS, Agent, Processes, groups, ppo
+from textgym.agents import AGENTS, Agent, Critic, Processes, groups, ppo
 from textgym.agents.sharding import full_state
 
 MANY = 10**9
@@ -30,6 +30,22 @@ COMMON = {"episodes_per_iteration": 8, "minibatch_size": 4, "num_epochs": 2, "ad
 def make_agent(name: str, log_dir: Path, num_envs: int, **changes: Any) -> Agent:
     kwargs = COMMON | AGENT_KWARGS[name] | {"learning_rate": 0.05, "log_dir": str(log_dir)}
     return AGENTS[name](make_tiny_model(), TokenVectorEnv(num_envs), **kwargs | changes)
+
+
+class OwnNetwork(Critic):
+    """A critic that looks at the newest prompt token alone, with weights that start at random."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def set_up(self, agent: Agent) -> None:
+        super().set_up(agent)
+        torch.manual_seed(self.seed)
+        self.network = torch.nn.Embedding(TokenEnv.VOCAB, 1)
+
+    def learned(self, texts: Any, evaluation: Any) -> torch.Tensor:
+        newest = texts[0][:, -texts[2].shape[1] - 1]  # (batch,)
+        return self.network(newest).masked_fill(~texts[2], 0.0)
 
 
 def train(agent: Agent, num_iterations: int) -> Agent:
@@ -95,6 +111,10 @@ def main(folder: Path) -> None:
             "numbers": sum(p.to_local().numel() if shard else p.numel() for p in parameters),
         }
         agent.save_pretrained(folder / f"exported-{shard}")
+
+    # A critic whose own weights start at random in each process.
+    agent = make_agent("ppo", folder / "critic", num_envs=4, critic=OwnNetwork(rank))
+    seen["critic"] = train(agent, 1).critic.network.weight.detach().clone()
 
     # Weights of the main process; gradients that only one process has; unequal numbers of tokens.
     torch.manual_seed(rank)

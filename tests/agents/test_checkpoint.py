@@ -282,6 +282,27 @@ def test_a_new_agent_does_not_delete_the_checkpoints_of_another(make_agent, tmp_
     assert names(tmp_path / "run" / "checkpoints") == before
 
 
+def test_a_loaded_agent_does_not_delete_the_checkpoints_of_another_run(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    train(make_agent(log_dir=tmp_path / "other", save_every=1), 3)
+    train(make_agent(save_every=1), 1)
+    before = names(tmp_path / "other" / "checkpoints")
+    loaded = PPO.load(tmp_path / "run", make_vector_env(4), log_dir=tmp_path / "other")
+    with pytest.raises(InvalidArgumentError, match=r"^log_dir=.*earlier run"):
+        train(loaded, 1)
+    assert names(tmp_path / "other" / "checkpoints") == before
+
+
+def test_a_run_that_was_moved_goes_on_in_its_new_folder(
+    make_agent, make_vector_env, tmp_path
+) -> None:
+    train(make_agent(save_every=1), 1)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    train(PPO.load(moved, make_vector_env(4), log_dir=moved), 1)
+    assert names(moved / "checkpoints") == ["0000001", "0000002"]
+
+
 def test_a_checkpoint_from_before_the_first_iteration_is_gone_on_from(
     make_agent, make_vector_env, tmp_path
 ) -> None:

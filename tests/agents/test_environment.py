@@ -3,7 +3,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -39,6 +39,14 @@ def test_environments_whose_rows_cannot_wait_are_refused(make_env) -> None:
     env = SyncVectorEnv([make_env] * 2, autoreset_mode=AutoresetMode.DISABLED)
     with pytest.raises(InvalidArgumentError, match="native vector environment"):
         as_vector_env(env)
+
+
+def test_an_environment_in_a_process_of_its_own_is_refused(make_env) -> None:
+    """Its tokenizer cannot be seen from here, and without it no token would end a text."""
+    env = AsyncVectorEnv([make_env], autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(InvalidArgumentError, match="or a single environment"):
+        as_vector_env(env)
+    env.close()
 
 
 def test_environments_without_tokens_are_refused() -> None:

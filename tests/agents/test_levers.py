@@ -11,6 +11,7 @@ import torch
 
 from textgym.agents import AGENTS, GRPO, PPO, RLOO, ppo
 from textgym.agents.agent import Agent
+from textgym.agents.critics import HeadCritic
 from textgym.agents.kl import kl_estimate
 from textgym.agents.kl_control import AdaptiveKLController, LogPIKLController
 from textgym.agents.ppo import PPOConfig
@@ -238,6 +239,47 @@ class Alternating:
 
     def load_state_dict(self, state):
         self.coef = state["coef"]
+
+
+class Open(Alternating):
+    """Its state is the object's own dict, which goes on changing."""
+
+    def state_dict(self):
+        return vars(self)
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+def test_an_interruption_restores_a_controller_whose_state_is_not_a_copy(make_agent) -> None:
+    agent = train(make_agent(kl_controller=Open()), 1)
+    agent.optimizer.zero_grad = lambda: agent.kl_controller.update(0.0, 8)
+
+    def stepping():
+        raise KeyboardInterrupt
+
+    agent.optimizer.step = stepping
+    with pytest.raises(KeyboardInterrupt):
+        train(agent, 1)
+    assert agent.kl_controller.coef == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["kl_controller", "critic"])
+@pytest.mark.parametrize("part", [None, 0.1, Alternating, HeadCritic])
+def test_what_cannot_be_a_part_is_refused(make_agent, name: str, part) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{name}=.*pass an object like"):
+        make_agent(**{name: part})
+
+
+@pytest.mark.parametrize("name", ["ziegler", "pi"])
+def test_the_weight_of_the_penalty_waits_while_only_the_critic_is_trained(
+    make_agent, name: str
+) -> None:
+    """The policy does not move then, so its KL says nothing about the weight."""
+    settings = {"kl_controller": name, "kl_target": 1.0, "kl_horizon": 20.0}
+    agent = train(make_agent(**settings, critic_warmup=3), 5)
+    coefs = [row["train/kl_coef"] for row in agent.history]
+    assert coefs[0] == coefs[1] == coefs[2] == coefs[3] != coefs[4]
 
 
 def test_a_controller_of_your_own_is_an_object_that_is_passed_again(

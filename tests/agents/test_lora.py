@@ -113,6 +113,19 @@ def test_a_checkpoint_of_a_loaded_model_needs_nothing_else(make_agent, make_mode
     assert torch.equal(logits_of(again.policy.model), logits_of(agent.policy.model))
 
 
+def test_a_loaded_model_in_bfloat16_is_gone_on_with_exactly(make_agent, make_model, tmp_path):
+    """Restored in float32, its layers would round otherwise than those that were trained on."""
+    unbroken = make_agent(make_model("gpt2").to(torch.bfloat16), lora=True)
+    unbroken.learn(10)
+    unbroken.save(tmp_path / "agent")
+    resumed = PPO.load(tmp_path / "agent", unbroken.env, log_dir=tmp_path / "again")
+    for agent in (unbroken, resumed):
+        agent.learn(10)
+    for name, tensor in unbroken.policy.state_dict().items():
+        assert torch.equal(tensor, resumed.policy.state_dict()[name])
+        assert tensor.dtype == resumed.policy.state_dict()[name].dtype
+
+
 def test_nothing_is_trained_that_stays_without_the_adapters(make_agent, make_model):
     """With biases trained, the reference policy would move with the policy."""
     lora = {"target_modules": ["c_attn"], "bias": "all"}

@@ -196,6 +196,10 @@ def test_weights_are_those_of_the_main_process(seen) -> None:
     assert torch.equal(seen[0]["layer"], seen[1]["layer"])
 
 
+def test_a_critics_own_network_is_the_same_in_all_processes(seen) -> None:
+    assert torch.equal(seen[0]["critic"], seen[1]["critic"])
+
+
 def test_gradients_are_averaged_and_missing_ones_count_as_0(seen) -> None:
     for one in seen:
         weight, bias, unused = one["gradients"]

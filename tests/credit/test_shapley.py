@@ -246,7 +246,9 @@ def test_arguments_out_of_range_are_refused(arguments):
         ShapleyCredit(**arguments)
 
 
-@pytest.mark.parametrize("spans", [lambda ids: ids[1:], lambda ids: [0.5] * len(ids)])
+@pytest.mark.parametrize(
+    "spans", [lambda ids: ids[1:], lambda ids: [0.5] * len(ids), len, lambda ids: None]
+)
 def test_spans_that_do_not_number_each_token_are_refused(scored, spans):
     with pytest.raises(InvalidArgumentError, match="4 whole numbers"):
         ShapleyCredit(spans=spans)(scored)

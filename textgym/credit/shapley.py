@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import comb
 from numbers import Integral
 
@@ -269,10 +269,11 @@ class ShapleyCredit(HindsightCredit):
         length = len(completion_ids)
         if not callable(self.spans):
             return torch.arange(length) // (self.spans or 1)
-        span = list(self.spans(completion_ids.tolist()))
+        answer = self.spans(completion_ids.tolist())
+        span = list(answer) if isinstance(answer, Iterable) else []
         if len(span) != length or not all(isinstance(number, Integral) for number in span):
             raise InvalidArgumentError(
-                "spans", span, f"the function must return {length} whole numbers, one per token"
+                "spans", answer, f"the function must return {length} whole numbers, one per token"
             )
         return torch.tensor(span).unique(return_inverse=True)[1]
 

@@ -106,10 +106,12 @@ def test_each_token_pays_its_log_ratio(language_model, env, algorithm):
         np.testing.assert_allclose(rollout.returns, rollout.returns_anew, atol=1e-5)
 
 
-def test_nothing_is_paid_before_the_first_update(language_model, env):
-    first, second = rollouts(
-        make_agent(env, language_model), KLPenaltyCallback(COEF), num_rollouts=2
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lora", [False, True])
+def test_nothing_is_paid_before_the_first_update(language_model, env, lora, dtype):
+    agent = make_agent(env, language_model.to(dtype), lora=lora)
+    agent.learning_rate = agent.lr_schedule = lambda _: 3e-2
+    first, second = rollouts(agent, KLPenaltyCallback(COEF), num_rollouts=2)
     np.testing.assert_allclose(first.rewards, first.paid, atol=1e-6)
     assert first.kl == pytest.approx(0, abs=1e-5)
     assert np.abs(second.rewards - second.paid).max() > 0.01
@@ -184,9 +186,13 @@ def test_the_reference_of_a_loaded_agent_is_the_model_it_was_made_of(
     agent.save(tmp_path / "agent.zip")
     loaded = PPO.load(tmp_path / "agent.zip", env=env, device="cpu")
     reference = loaded.policy.reference().network.model
-    assert reference.state_dict().keys() == language_model.state_dict().keys()
-    for name, weight in reference.state_dict().items():
-        assert torch.equal(weight, language_model.state_dict()[name])
+    ids = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        said, expected, now = (
+            model(ids).logits for model in (reference, language_model, loaded.policy.network.model)
+        )
+    assert torch.equal(said, expected)
+    assert (now - expected).abs().max() > 0.01
     (rollout,) = rollouts(loaded, KLPenaltyCallback(COEF), num_rollouts=1)
     assert np.abs(rollout.rewards - rollout.paid).max() > 0.01
 

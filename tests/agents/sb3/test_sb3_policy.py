@@ -197,6 +197,18 @@ def test_predictions_of_one_text_and_of_several(language_model, env, observation
         assert env.action_space.contains(agent.predict(one)[0])
 
 
+def test_small_steps_are_not_lost_in_rounding(language_model, env):
+    """Transformers loads a model in the dtype of its file, which is bfloat16 for most."""
+    agent = make_agent(env, language_model.to(torch.bfloat16))
+    agent.learning_rate = agent.lr_schedule = lambda _: 1e-6
+    before = agent.policy.network.model.lm_head.weight.detach().clone()
+    agent.learn(24)
+    step = agent.policy.network.model.lm_head.weight.detach() - before
+    # In bfloat16 nearly all of the entries, of about 0.05, would stay where they are.
+    assert (step != 0).float().mean() > 0.5
+    assert {weight.dtype for weight in language_model.parameters()} == {torch.bfloat16}
+
+
 def test_adapters_start_at_the_model_and_train_alone(language_model, env, observations):
     agent = make_agent(env, language_model, lora=LoraConfig(r=2, target_modules=["q_proj"]))
     torch.testing.assert_close(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium as gym
 import pytest
 import torch
@@ -69,6 +71,20 @@ def test_what_is_fitted_is_the_environments_score(generator) -> None:
     torch.testing.assert_close(potential.coefficients, by_program.coefficients)
     by_reward_model = ReferenceValue.fit(scored)
     assert not torch.allclose(potential.coefficients, by_reward_model.coefficients)
+
+
+def test_a_loaded_model_stays_in_training_mode() -> None:
+    model = copy.deepcopy(load_language_model("planted")).train()
+    env = gym.make_vec("ABC-RLHF-Planted-v0", num_envs=2, autoreset_mode="Disabled")
+    fit_reference_value(model, env, 2)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_truncated_episode_is_refused() -> None:
+    """It has no score, and would count as one of 0."""
+    env = gym.wrappers.TimeLimit(gym.make("ABC-RLHF-Planted-v0", min_new_tokens=3), 2)
+    with pytest.raises(InvalidArgumentError, match=r"^env=.*truncated"):
+        fit_reference_value("planted", env, 2)
 
 
 def test_an_environment_without_a_reward_model_is_refused(make_vector_env, make_model) -> None:

@@ -14,6 +14,7 @@ Every number is a ratio of two things that take turns on the same machine in the
 - ``environment``: steps of the batched environment, against Gymnasium's ``SyncVectorEnv``;
 - ``machine``: floating-point operations of a PPO update, against the fastest matrix product;
 - ``choices``: what some choices in the agents' code gain, against what they replaced;
+- ``sb3``: an iteration of SB3's PPO with a language model, against reading every text anew;
 - ``growth``: time and memory against batch, length and size of the model.
 
 Where the processor has no instructions for bfloat16, the parts that compare dtypes leave it out.

@@ -35,8 +35,8 @@ class KLPenaltyCallback(BaseCallback):
     over the episodes that ended in it. The mean estimates the KL divergence; a single episode may
     be negative. Nothing is logged if no episode ended.
 
-    Cost: the reference policy takes memory for a second model, and reads the text once more in
-    every step of a rollout. That is as much as sampling costs, and a small part of the training.
+    Cost: the reference policy takes memory for a second model, and reads the new token of each text
+    in every step of a rollout. That is as much as sampling costs.
 
     Args:
         coef: Weight of the penalty, in units of the reward per nat; with 0 it only logs.

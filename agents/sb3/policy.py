@@ -151,12 +151,8 @@ class LanguageModelPolicyMethods:
 
         Without gradients, they continue those of the last call, unless they are read ``at_once``.
         """
-        ids, mask = obs["input_ids"].long(), obs["attention_mask"].bool()
-        if at_once or torch.is_grad_enabled():
-            logits, values = self._read_at_once(ids, mask)
-        else:
-            texts = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
-            logits, values = self.network.read_on(texts)
+        read = self._read_at_once if at_once or torch.is_grad_enabled() else self._read_on
+        logits, values = read(obs["input_ids"].long(), obs["attention_mask"].bool())
         # Logits beyond the action space belong to padding rows of the embedding matrix.
         legal = logits[:, : self._num_actions] / self.network.temperature
         if self._knows_illegal_token:
@@ -168,6 +164,11 @@ class LanguageModelPolicyMethods:
         if action_masks is not None:
             distribution.apply_masking(action_masks)
         return distribution, values[:, None]
+
+    def _read_on(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch, vocab) and values (batch,), for which only new tokens are read."""
+        texts = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+        return self.network.read_on(texts)
 
     def _read_at_once(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, vocab) and values (batch,), in a forward pass over the longest texts."""

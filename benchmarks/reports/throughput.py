@@ -23,6 +23,7 @@ PARTS = (
     "environment",
     "machine",
     "choices",
+    "sb3",
     "growth",
 )
 """The parts, in the order of the tables."""

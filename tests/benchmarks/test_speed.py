@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from reports.throughput import make_goals
-from speed import environment, lean, models, peers, stages
+from speed import environment, lean, models, peers, sb3, stages
 from speed.operations import forward_operations, update_operations
 from speed.race import reached
 from speed.update import Updater, random_episodes
@@ -108,3 +109,18 @@ def test_goals_are_met_or_not():
         "**no**",
         "yes",
     ]
+
+
+def test_sb3_with_every_text_read_anew_writes_the_same_texts():
+    """So both sides of the ratio do the same work."""
+    budget = {"min_new_tokens": 2, "max_new_tokens": 4}
+    anew, ours = (sb3._agent(policy, 2, budget) for policy in (sb3._Anew, sb3.LanguageModelPolicy))
+    sb3._check(anew, ours)  # the same of the states of a rollout
+    for agent in (anew, ours):
+        agent.set_random_seed(1)
+        sb3._iteration(agent)()
+    buffers = anew.rollout_buffer, ours.rollout_buffer
+    assert (buffers[0].actions == buffers[1].actions).all()
+    np.testing.assert_allclose(buffers[0].log_probs, buffers[1].log_probs, atol=1e-3)
+    for name, weight in anew.policy.state_dict().items():  # eight steps of at most 1e-4
+        torch.testing.assert_close(ours.policy.state_dict()[name], weight, atol=1.6e-3, rtol=0)

@@ -7,11 +7,12 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["commit", "commit_of_code", "describe"]
+__all__ = ["commit", "commit_of_code", "describe", "finished_today"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
@@ -52,6 +53,13 @@ def describe(*packages: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "finished": time.strftime("%Y-%m-%d"),
     }
+
+
+def finished_today(circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`describe` found when something began, with today's date where it has one."""
+    if "finished" not in circumstances:
+        return dict(circumstances)
+    return {**circumstances, "finished": time.strftime("%Y-%m-%d")}
 
 
 def _command() -> str:

@@ -108,5 +108,5 @@ def draw_frontier(ends: pd.DataFrame, path: Path) -> None:
 
 def _number_of_completions(ends: pd.DataFrame) -> str:
     """How many fresh completions each run was measured on, as the texts tell, or nothing."""
-    texts = ends["fresh_texts"].dropna() if "fresh_texts" in ends else ()
-    return f"{len(json.loads(texts.iloc[0]))} " if len(texts) else ""
+    texts = ends["fresh_texts"].dropna().tolist() if "fresh_texts" in ends else []
+    return f"{len(json.loads(texts[0]))} " if texts else ""

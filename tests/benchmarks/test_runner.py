@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -207,6 +208,12 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_rows(pd.DataFrame({"a": [1, 2]}), path)
     assert read_rows(path)["a"].tolist() == [1]
+
+
+def test_the_command_can_be_given_to_a_shell_again(monkeypatch):
+    command = ["textgym", "benchmark", "run", "main", "--only", "ABC, β = 1", "sparse"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/textgym", *command[1:]])
+    assert shlex.split(describe()["command"]) == command
 
 
 def test_circumstances_name_command_commit_machine_and_versions():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -63,12 +64,12 @@ def finished_today(circumstances: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command() -> str:
-    """The command without the folder of the script, which is the machine's affair."""
+    """The command as a shell takes it, without the folder that textgym is installed in."""
     script, *arguments = sys.argv
     path = Path(script)
     if path.name == "textgym" or path.parts[-2:] == ("textgym", "__main__.py"):
-        return " ".join(["textgym", *arguments])
-    return " ".join(["python", script, *arguments])
+        return shlex.join(["textgym", *arguments])
+    return shlex.join(["python", script, *arguments])
 
 
 def _git(*arguments: str) -> str:

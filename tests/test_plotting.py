@@ -83,6 +83,16 @@ def test_a_group_is_drawn_as_far_as_all_of_its_runs_have_come():
     assert len(axes.collections) == 1  # the band
 
 
+def test_a_run_that_has_only_begun_does_not_hide_the_others_of_its_group():
+    axes = new_figure(4, 3).subplots()
+    draw_curves(axes, {"a": [[1.0, 2.0], [3.0, 4.0], []]}, "score", window=1)
+    assert [line.get_ydata().tolist() for line in axes.lines] == [
+        [2.0, 3.0],
+        [1.0, 2.0],
+        [3.0, 4.0],
+    ]
+
+
 def test_a_single_run_has_no_band():
     axes = new_figure(4, 3).subplots()
     draw_curves(axes, {"a": [[1.0, 5.0, 3.0]]}, "score", window=2)

@@ -109,7 +109,8 @@ def draw_curves(
     """Draw a quantity against iterations: a line per group of runs, the mean over its runs.
 
     Of a single run, single iterations are drawn faintly. Of several, every run is, and a band shows
-    the 95% interval of the mean, over the iterations that all of them have reached.
+    the 95% interval of the mean, over the iterations that all of them have reached. A run without
+    values is passed over.
 
     Args:
         axes: What is drawn on.
@@ -119,10 +120,11 @@ def draw_curves(
         window: Iterations in the trailing means.
     """
     shown: list[NDArray[np.float64]] = []
-    for (name, runs), (color, dashes) in zip(groups.items(), _STYLES, strict=False):
-        length = min((len(run) for run in runs), default=0)
-        if not length:
+    for (name, all_runs), (color, dashes) in zip(groups.items(), _STYLES, strict=False):
+        runs = [run for run in all_runs if len(run)]
+        if not runs:
             continue
+        length = min(map(len, runs))
         if len(runs) == 1:
             axes.plot(range(1, length + 1), runs[0], color=color, alpha=0.25, linewidth=1)
         smooth = np.stack([trailing_mean(run[:length], window) for run in runs])

@@ -56,9 +56,5 @@ def _exceptions(rows: pd.DataFrame) -> list[str]:
     for (kind, architecture), of_one in exceptions.groupby(list(KEYS), sort=True):
         for (outcome, reason), group in of_one.groupby(["outcome", "reason"], sort=False):
             ways = ", ".join(group["way"])
-            lines.append([str(kind), str(architecture), ways, str(outcome), _cell(str(reason))])
+            lines.append([str(kind), str(architecture), ways, str(outcome), str(reason)])
     return markdown_table(["kind", "architecture", "way", "outcome", "reason"], lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

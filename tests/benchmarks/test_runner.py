@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +17,10 @@ import pandas as pd
 import pytest
 from counted_runs import run, started
 
+from textgym.benchmark import runner, storage
 from textgym.benchmark.circumstances import commit, describe
 from textgym.benchmark.runner import run_missing
-from textgym.benchmark.storage import read_rows, write_rows
+from textgym.benchmark.storage import only_writer, read_rows, write_rows
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 
 KEYS = ("condition", "seed")
@@ -143,6 +146,45 @@ def test_meta_stands_beside_the_rows(tmp_path):
     assert json.loads((tmp_path / "meta.json").read_text()) == {"command": "test"}
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Runs take place in this process."""
+    monkeypatch.setattr(
+        runner, "_in_processes", lambda run, missing, jobs: ((one, run(*one)) for one in missing)
+    )
+
+
+def test_a_kill_between_two_writes_leaves_no_rows_without_their_settings(
+    tmp_path, here, monkeypatch
+):
+    written = []
+
+    def once(path, write):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path)
+
+    monkeypatch.setattr(storage, "_replace", once)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(tmp_path)
+    assert [path.name for path in written] == ["meta.json"]
+
+
+def test_meta_tells_the_day_of_the_last_run(tmp_path, here):
+    began = {"finished": "2020-01-01"}
+    days = [date.today().isoformat()]
+    run_missing(partial(run, tmp_path), TODO, KEYS, tmp_path / "runs.csv", began, order="iteration")
+    days.append(date.today().isoformat())
+    assert json.loads((tmp_path / "meta.json").read_text())["finished"] in days
+
+
+def test_a_folder_takes_one_writer_at_a_time(tmp_path, here):
+    with only_writer(tmp_path), pytest.raises(InvalidArgumentError, match="another process"):
+        run_all(tmp_path)
+    assert len(run_all(tmp_path)) == 8
+
+
 def test_bad_arguments_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(InvalidArgumentError, match="jobs=0"):
         run_all(tmp_path, jobs=0)
@@ -166,6 +208,12 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_rows(pd.DataFrame({"a": [1, 2]}), path)
     assert read_rows(path)["a"].tolist() == [1]
+
+
+def test_the_command_can_be_given_to_a_shell_again(monkeypatch):
+    command = ["textgym", "benchmark", "run", "main", "--only", "ABC, β = 1", "sparse"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/textgym", *command[1:]])
+    assert shlex.split(describe()["command"]) == command
 
 
 def test_circumstances_name_command_commit_machine_and_versions():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from reports import tuning
 from reports.leaderboard import make_leaderboard
 from reports.suites import by_beta, by_length, share_of_mean_curves, share_of_other_seeds
@@ -45,8 +49,9 @@ from textgym.benchmark.measures import (
 )
 from textgym.benchmark.methods import FRONTIER_KL_COEFS
 from textgym.benchmark.page import make_page
-from textgym.benchmark.report import make_tables, measure_all, write_report
+from textgym.benchmark.report import draw, make_tables, measure_all, write_report
 from textgym.benchmark.running import plan_runs, run_suite
+from textgym.benchmark.tables import markdown_table
 from textgym.benchmark.training import hyperparameters, train
 from textgym.credit import get_credit_assigner
 from textgym.errors import InvalidArgumentError
@@ -609,3 +614,95 @@ def test_a_method_that_is_as_fast_as_sparse_reward_shows_what_sparse_reward_show
     runs = pd.concat(run_of("sparse", seed, one) for seed, one in enumerate((low, high)))
     (row,) = rows_of(by_length(runs))
     assert row[6:8] == ["–", f"{share_of_other_seeds(runs, 'sparse'):.0%}"]
+
+
+def test_methods_of_one_color_are_drawn_with_different_dashes(tmp_path, monkeypatch):
+    """The suite "beta" has more methods than matplotlib has colours, and families share one."""
+    figures = []
+    monkeypatch.setattr(
+        "textgym.benchmark.report.save", lambda figure, path: figures.append(figure)
+    )
+    for suite in ("beta", "frontier"):
+        names = SUITES[suite].methods
+        draw(pd.concat(run_of(name, 0, range(9)) for name in names), "8-16", tmp_path / "c.png")
+        for panel in figures[-1].axes:
+            lines = [line for line in panel.get_lines() if len(line.get_xdata()) == 9]
+            looks = {(line.get_color(), line.get_linestyle()) for line in lines}
+            assert len(lines) == len(looks) == len(names)
+
+
+def test_the_figure_says_how_many_seeds_each_method_has(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "textgym.benchmark.report.save", lambda figure, path: titles.append(figure.get_suptitle())
+    )
+    sparse = [run_of("sparse", seed, range(9)) for seed in range(3)]
+    draw(pd.concat([*sparse, run_of("ABC", 0, range(9))]), "8-16", tmp_path / "c.png")
+    draw(pd.concat(sparse), "8-16", tmp_path / "c.png")
+    assert [title.split(".")[0] for title in titles] == ["8-16: 1 to 3 seeds", "8-16: 3 seeds"]
+
+
+def test_a_family_of_ones_own_is_drawn_in_one_color(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        "textgym.benchmark.frontier.save", lambda figure, path: figures.append(figure)
+    )
+    ends = pd.DataFrame(
+        {
+            "family": ["mine", "mine", "ABC"],  # No method is called "mine".
+            "method": ["mine, KL 0.02", "mine, KL 0.04", "ABC, KL 0.02"],
+            "seed": 0,
+            "fresh_kl": [10.0, 20.0, 15.0],
+            "fresh_score": [1.0, 2.0, 1.5],
+        }
+    )
+    draw_frontier(ends, tmp_path / "frontier.png")
+    (axes,) = figures[0].axes
+    dots, means, *others = (line.get_color() for line in axes.get_lines())
+    assert dots == means
+    assert means not in others
+
+
+def test_the_table_at_equal_kl_counts_the_completions_it_is_made_of():
+    texts = json.dumps([["The film", " was fine"]] * 64)
+    columns = {"family": "ABC", "seed": [0, 0], "fresh_kl": [10.0, 40.0], "fresh_score": [1.0, 2.0]}
+    ends = pd.DataFrame({**columns, "fresh_texts": texts})
+    assert frontier_tables(ends)[0].startswith("| score of 64 fresh completions at |")
+
+
+def test_a_seed_that_the_baseline_has_not_run_has_no_goal_to_miss():
+    runs = pd.concat(
+        [run_of("sparse", 0, range(30)), *(run_of("ABC", seed, range(30)) for seed in (0, 1, 2))]
+    )
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    (line,) = [row for row in rows_of(text[text.index("# To the best") :]) if row[0] == "ABC"][:1]
+    assert line[1:4] == ["100%", "1 of 1", "30"]
+
+
+def test_a_folder_holds_runs_with_as_many_fresh_completions(tmp_path, made):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(InvalidArgumentError, match="0 fresh completions"):
+        run_suite(SMALL, tmp_path, seeds=1, iterations=1, only=("ABC",), num_fresh=64)
+
+
+def test_settings_that_cannot_be_stored_are_refused_before_anything_runs(tmp_path, mine):
+    unstorable = replace(METHODS["mine"], hyperparameters={"gamma": np.float32(0.9)})
+    METHODS["mine"] = unstorable
+    with pytest.raises(InvalidArgumentError, match="mine"):
+        run_suite(mine, tmp_path, seeds=1, iterations=1, only=("mine",), num_fresh=0)
+    assert not (tmp_path / "runs.parquet").exists()
+
+
+def test_an_agent_made_with_other_keyword_arguments_has_another_name():
+    narrow, wide = (Method(agent=partial(stored_runs, width=width)) for width in (8, 16))
+    assert narrow.agent_name == "stored_runs(width=8)"
+    assert wide.agent_name == "stored_runs(width=16)"
+
+
+def test_a_bar_in_the_name_of_a_method_stays_in_its_cell():
+    page = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .render("\n".join(markdown_table(["method", "score"], [["ABC|mine", "1"]])))
+    )
+    assert re.findall("<td>(.*)</td>", page) == ["ABC|mine", "1"]

@@ -45,6 +45,8 @@ def test_a_suite_runs_once_and_is_reported(tmp_path, capsys):
         (["run", "--methods", "none.py"], "must be a Python file"),
         (["report", "--output", "nowhere"], "has no runs of the suite"),
         (["print"], "invalid choice"),
+        (["report", "--tasks", "8-16"], "tasks=('8-16',): only `benchmark run` takes it"),
+        (["list", "--seeds", "2"], "seeds=2: only `benchmark run` takes it"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_flag(flags, message, capsys, tmp_path, monkeypatch):

@@ -124,6 +124,26 @@ def test_a_run_that_is_under_way_is_shown_as_far_as_it_is(trained, tmp_path):
     assert not pictures(page)
 
 
+def test_a_run_that_is_named_twice_is_one_run(trained, tmp_path, monkeypatch):
+    """Two would have an interval, and it would be too narrow."""
+    monkeypatch.chdir(trained.parent)
+    page = page_of([trained, trained.name, f"{trained.name}/../{trained.name}"], tmp_path)
+    assert len(tables(page)[0]) == 2  # with its head
+    assert "Student" not in page
+
+
+def test_a_run_that_has_only_begun_does_not_change_how_others_are_drawn(trained, tmp_path):
+    long, begun = tmp_path / "long", tmp_path / "begun"
+    for folder in (long, begun):
+        shutil.copytree(trained, folder)
+    rows = logged(trained)[:1] * 8
+    (long / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (begun / "metrics.jsonl").write_text("")
+    config = json.loads((trained / "config.json").read_text()) | {"seed": 99}
+    (begun / "config.json").write_text(json.dumps(config))
+    assert "Strong lines: means of the last 2 iterations" in page_of([long, begun], tmp_path)
+
+
 def test_the_folder_of_an_agent_without_the_command_line_will_do(trained, tmp_path):
     folder = tmp_path / "<b>run"
     folder.mkdir()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["commit", "commit_of_code", "describe"]
+__all__ = ["commit", "commit_of_code", "describe", "finished_today"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CODE = ("textgym", "agents", "benchmarks", ":!benchmarks/results")
@@ -54,13 +56,20 @@ def describe(*packages: str) -> dict[str, Any]:
     }
 
 
+def finished_today(circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`describe` found when something began, with today's date where it has one."""
+    if "finished" not in circumstances:
+        return dict(circumstances)
+    return {**circumstances, "finished": time.strftime("%Y-%m-%d")}
+
+
 def _command() -> str:
-    """The command without the folder of the script, which is the machine's affair."""
+    """The command as a shell takes it, without the folder that textgym is installed in."""
     script, *arguments = sys.argv
     path = Path(script)
     if path.name == "textgym" or path.parts[-2:] == ("textgym", "__main__.py"):
-        return " ".join(["textgym", *arguments])
-    return " ".join(["python", script, *arguments])
+        return shlex.join(["textgym", *arguments])
+    return shlex.join(["python", script, *arguments])
 
 
 def _git(*arguments: str) -> str:

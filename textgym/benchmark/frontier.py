@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def frontier_tables(
 ) -> list[str]:
     """A table for each measure: families in lines, values of KL in columns."""
     text: list[str] = []
+    number = _number_of_completions(ends)
     for column, name in _MEASURES.items():
         if column not in ends or ends[column].isna().all():
             continue
@@ -77,7 +79,7 @@ def frontier_tables(
             [str(family), *(estimate_at_kl(rows, kl, column) for kl in levels)]
             for family, rows in ends.groupby("family", sort=False)
         ]
-        header = [f"{name} of 512 fresh completions at", *(f"KL {kl:.0f}" for kl in levels)]
+        header = [f"{name} of {number}fresh completions at", *(f"KL {kl:.0f}" for kl in levels)]
         text += [*markdown_table(header, lines), ""]
     return text
 
@@ -90,13 +92,21 @@ def draw_frontier(ends: pd.DataFrame, path: Path) -> None:
         np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True
     ):
         for family, rows in ends.groupby("family", sort=False):
-            color = METHODS[str(family)].color
             means = rows.groupby("method", sort=False)[["fresh_kl", column]].mean()
             means = means.sort_values("fresh_kl")
-            axes.plot(rows["fresh_kl"], rows[column], ".", color=color, alpha=0.4)
-            axes.plot(means["fresh_kl"], means[column], "o-", color=color, label=family)
+            color = METHODS[str(family)].color if family in METHODS else None
+            (line,) = axes.plot(means["fresh_kl"], means[column], "o-", color=color, label=family)
+            axes.plot(
+                rows["fresh_kl"], rows[column], ".", color=line.get_color(), alpha=0.4, zorder=1.5
+            )
         axes.set_xlabel("KL to the reference policy (nats per completion)")
         axes.set_ylabel(f"{_MEASURES[column]} of fresh completions, at the end")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     save(figure, path)
+
+
+def _number_of_completions(ends: pd.DataFrame) -> str:
+    """How many fresh completions each run was measured on, as the texts tell, or nothing."""
+    texts = ends["fresh_texts"].dropna().tolist() if "fresh_texts" in ends else []
+    return f"{len(json.loads(texts[0]))} " if texts else ""

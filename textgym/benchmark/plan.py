@@ -93,7 +93,9 @@ class Method:
     def agent_name(self) -> str:
         """What tables call the agent: its name, or that of the function that makes it."""
         if isinstance(self.agent, partial):
-            return f"{self.agent.func.__qualname__}({', '.join(map(repr, self.agent.args))})"
+            named = (f"{name}={value!r}" for name, value in self.agent.keywords.items())
+            arguments = ", ".join((*map(repr, self.agent.args), *named))
+            return f"{self.agent.func.__qualname__}({arguments})"
         return self.agent if isinstance(self.agent, str) else self.agent.__qualname__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ _FRESH = {
     "fresh_length": ("tokens", ".1f"),
 }
 """By column, what tables call it and how they show it."""
+_DASHES = ("-", "--", ":", "-.")
+"""Of the first, the second, ... method that is drawn in one colour."""
 
 
 def write_report(folder: Path, suite: Suite) -> str:
@@ -157,10 +160,15 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
 
 
 def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
-    """Score and KL against iterations, with the spread over seeds, and score against KL."""
+    """Score and KL against iterations, with the spread over seeds, and score against KL.
+
+    Methods without a colour of their own get those of matplotlib. Where a colour comes again, its
+    dashes differ.
+    """
     measured = "fresh_gold" in runs and runs["fresh_gold"].notna().any()
     figure = new_figure(20 if measured else 15, 5.2)
     panels = figure.subplots(1, 4 if measured else 3)
+    times_drawn: Counter[str] = Counter()
     for method, rows in runs.groupby("method", sort=False):
         color = METHODS[method].color if method in METHODS else None
         wide = {
@@ -171,20 +179,26 @@ def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
         }
         (line,) = panels[0].plot(wide["score"].mean(axis=1), color=color, label=method)
         color = line.get_color()
+        dashes = _DASHES[times_drawn[color] % len(_DASHES)]
+        times_drawn[color] += 1
+        line.set_linestyle(dashes)
         spread = wide["score"].quantile([0.25, 0.75], axis=1)
         panels[0].fill_between(spread.columns, *spread.to_numpy(), color=color, alpha=0.12)
-        panels[1].plot(wide["kl"].mean(axis=1), color=color)
-        panels[2].plot(wide["kl"].mean(axis=1), wide["score"].mean(axis=1), color=color)
+        kl, score = wide["kl"].mean(axis=1), wide["score"].mean(axis=1)
+        panels[1].plot(kl, color=color, linestyle=dashes)
+        panels[2].plot(kl, score, color=color, linestyle=dashes)
         if measured:
             gold = rows.groupby("iteration")[["fresh_kl", "fresh_gold"]].mean().dropna()
-            panels[3].plot(gold["fresh_kl"], gold["fresh_gold"], "o-", color=color)
+            panels[3].plot(gold["fresh_kl"], gold["fresh_gold"], "o", color=color, linestyle=dashes)
     label_panels(panels[:3], TASKS[task].kl_budget)
     if measured:
         panels[3].set_xlabel(panels[2].get_xlabel())
         panels[3].set_ylabel("score by the gold reward model")
         panels[3].grid(alpha=0.3)
+    seeds = runs.groupby("method")["seed"].nunique()
+    few = f"{seeds.min()} to " if seeds.min() < seeds.max() else ""
     figure.suptitle(
-        f"{task}: {runs['seed'].nunique()} seeds. Lines: means over seeds and {WINDOW} iterations; "
+        f"{task}: {few}{seeds.max()} seeds. Lines: means over seeds and {WINDOW} iterations; "
         "bands: the middle half of the seeds; dotted: KL budget",
         fontsize=10,
     )
@@ -222,13 +236,15 @@ def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
 
 def _speed(by_method: dict[str, pd.DataFrame]) -> list[str]:
     lines = []
-    for method, rows in by_method.items():
-        share = rows["share"].dropna()
+    for method, all_rows in by_method.items():
+        # Under a seed that the baseline has not run, there is no goal to reach.
+        rows = all_rows.dropna(subset=["share"])
+        if rows.empty:
+            lines.append([method, *["–"] * 6])
+            continue
         there = rows.dropna(subset=["iterations"])
-        cells = [method, "–", f"{len(there)} of {len(rows)}"]
-        if len(share):
-            estimate = stratified_bootstrap(share)
-            cells[1] = f"{estimate:.0%}"
+        estimate = stratified_bootstrap(rows["share"])
+        cells = [method, f"{estimate:.0%}", f"{len(there)} of {len(rows)}"]
         # A run that does not get there takes longer than all that do.
         medians = rows[["iterations", "tokens", "seconds"]].fillna(math.inf).median()
         cells += ["–" if math.isinf(median) else f"{median:,.0f}" for median in medians]

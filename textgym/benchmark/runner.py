@@ -20,8 +20,8 @@ import pandas as pd
 
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 
-from .circumstances import commit_of_code
-from .storage import Aliases, read_rows, write_json, write_rows
+from .circumstances import commit_of_code, finished_today
+from .storage import Aliases, only_writer, read_rows, write_json, write_rows
 
 __all__ = ["duration", "run_missing"]
 
@@ -51,7 +51,7 @@ def run_missing(
         todo: Arguments of all runs.
         keys: Names of the arguments. They become the first columns, with the commit behind them.
         path: A .csv or .parquet file with the rows of all runs; meta.json goes beside it.
-        meta: Written to meta.json after every run.
+        meta: Written to meta.json after every run, ``finished`` as of that day.
         order: The column that sorts the rows of a run.
         jobs: Number of processes.
         engine: "processes" of this machine, or "ray": tasks of the cluster that the environment
@@ -64,7 +64,7 @@ def run_missing(
 
     Raises:
         InvalidArgumentError: If there are fewer than one jobs, the engine is unknown, or arguments
-            do not match the keys.
+            do not match the keys, or another process is writing to the folder.
         MissingDependencyError: If the engine is "ray" and it is not installed.
         ExceptionGroup: If runs failed. The others are stored, and a second call tries those again.
     """
@@ -76,36 +76,38 @@ def run_missing(
     for arguments in todo:
         if len(arguments) != len(keys):
             raise InvalidArgumentError("todo", arguments, f"must hold one value for each of {keys}")
-    runs = read_rows(path, keys, aliases)
-    done = set(runs[list(keys)].itertuples(index=False, name=None))
-    missing = [arguments for arguments in todo if arguments not in done]
-    if not missing:
+    with only_writer(path.parent):
+        runs = read_rows(path, keys, aliases)
+        done = set(runs[list(keys)].itertuples(index=False, name=None))
+        missing = [arguments for arguments in todo if arguments not in done]
+        if not missing:
+            return runs
+        version = commit_of_code()  # when the code is read, not when a run ends
+        failures: list[Exception] = []
+        started = time.monotonic()
+        outcomes = (_in_processes if engine == "processes" else _with_ray)(run, missing, jobs)
+        with closing(outcomes):
+            for number_done, (arguments, rows) in enumerate(outcomes, start=1):
+                name = ", ".join(map(str, arguments))
+                if isinstance(rows, Exception):
+                    rows.add_note(f"in the run {name}")
+                    print(f"{name}: failed, {rows!r}", flush=True)
+                    failures.append(rows)
+                    continue
+                columns = dict(zip((*keys, "commit"), (*arguments, version), strict=True))
+                for number, (column, value) in enumerate(columns.items()):
+                    rows.insert(number, column, value)
+                runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
+                runs = runs.sort_values([*keys, order], ignore_index=True)
+                # The settings first: a process that is killed leaves no rows without them.
+                write_json(finished_today(meta), path.with_name("meta.json"))
+                write_rows(runs, path)
+                left = (time.monotonic() - started) / number_done * (len(missing) - number_done)
+                progress = f"{number_done} of {len(missing)}, {duration(left)} left"
+                print(f"[{progress}] {name}: {report(rows)}", flush=True)
+        if failures:
+            raise ExceptionGroup(f"{len(failures)} of {len(missing)} runs failed", failures)
         return runs
-    version = commit_of_code()  # when the code is read, not when a run ends
-    failures: list[Exception] = []
-    started = time.monotonic()
-    outcomes = (_in_processes if engine == "processes" else _with_ray)(run, missing, jobs)
-    with closing(outcomes):
-        for number_done, (arguments, rows) in enumerate(outcomes, start=1):
-            name = ", ".join(map(str, arguments))
-            if isinstance(rows, Exception):
-                rows.add_note(f"in the run {name}")
-                print(f"{name}: failed, {rows!r}", flush=True)
-                failures.append(rows)
-                continue
-            columns = dict(zip((*keys, "commit"), (*arguments, version), strict=True))
-            for number, (column, value) in enumerate(columns.items()):
-                rows.insert(number, column, value)
-            runs = rows if runs.empty else pd.concat([runs, rows], ignore_index=True)
-            runs = runs.sort_values([*keys, order], ignore_index=True)
-            write_rows(runs, path)
-            write_json(meta, path.with_name("meta.json"))
-            left = (time.monotonic() - started) / number_done * (len(missing) - number_done)
-            progress = f"{number_done} of {len(missing)}, {duration(left)} left"
-            print(f"[{progress}] {name}: {report(rows)}", flush=True)
-    if failures:
-        raise ExceptionGroup(f"{len(failures)} of {len(missing)} runs failed", failures)
-    return runs
 
 
 def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,9 @@ from textgym.errors import InvalidArgumentError
 from .circumstances import describe
 from .measures import ENDS
 from .methods import METHODS, load_methods
-from .plan import EPISODES, TASKS, Method, Suite
+from .plan import EPISODES, TASKS, Suite
 from .runner import run_missing
-from .stored import check_kinds, check_settings, settings_of, take_over
+from .stored import check_kinds, check_measurement, check_settings, settings_of, take_over
 from .training import KEYS, train
 
 __all__ = ["plan_runs", "run_suite"]
@@ -92,13 +93,14 @@ def run_suite(
 
     Raises:
         InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have, or the
-            folder has runs of another length or dtype, or of a method with other settings, which
-            no table should mix, or a folder of ``reuse`` has nothing to offer.
+            folder has runs of another length or dtype, with another number of fresh completions,
+            or of a method with other settings, which no table should mix, or a method has settings
+            that JSON cannot hold, or a folder of ``reuse`` has nothing to offer.
     """
     own = load_methods(methods_file)
     suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
     runs = plan_runs(suite, seeds, iterations, dtype, only, tasks)
-    settings = {method: _plain(METHODS[method]) for method in suite.methods}
+    settings = {method: _plain(method) for method in suite.methods}
     kept = settings_of(folder)
     check_kinds(folder, runs)
     check_settings(folder, kept, settings)
@@ -110,6 +112,7 @@ def run_suite(
         "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
         "methods": settings | {name: kept[name] for name in kept if name not in settings},
     }
+    check_measurement(folder, meta)
     for other in reuse:
         print(f"{take_over(folder, runs, meta, other)} runs taken from {other}", flush=True)
     return run_missing(
@@ -131,10 +134,19 @@ def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> N
             raise InvalidArgumentError(argument, name, f"the suite has {', '.join(known)}")
 
 
-def _plain(method: Method) -> dict[str, Any]:
+def _plain(name: str) -> dict[str, Any]:
     """A method as JSON values."""
-    plain = dataclasses.asdict(dataclasses.replace(method, agent=""))
-    return {**plain, "agent": method.agent_name}
+    method = METHODS[name]
+    plain = {
+        **dataclasses.asdict(dataclasses.replace(method, agent="")),
+        "agent": method.agent_name,
+    }
+    try:
+        json.dumps(plain)
+    except TypeError as error:
+        remedy = f"its settings go into meta.json, so make them of numbers, text and lists: {error}"
+        raise InvalidArgumentError("method", name, remedy) from None
+    return plain
 
 
 def _describe_run(run: pd.DataFrame) -> str:

@@ -1,9 +1,14 @@
-"""Tables on disk. A file is replaced in one step: a process that is killed leaves the old one."""
+"""Tables on disk. A file is replaced in one step: a process that is killed leaves the old one.
+
+Who adds to a table reads it, and writes it anew. So two processes that add to one table would undo
+what the other has stored, and a folder takes one of them at a time.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,36 @@ import pandas as pd
 
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["read_rows", "write_json", "write_rows"]
+__all__ = ["only_writer", "read_rows", "write_json", "write_rows"]
 
 Aliases = Mapping[str, Mapping[str, str]]
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """A context in which no other process may add to the tables of a folder.
+
+    It ends with the process, too, however that ends.
+
+    Args:
+        folder: Made if it is missing.
+
+    Raises:
+        InvalidArgumentError: If another process is at it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        remedy = "another process is writing there: wait for it, or name another folder"
+        raise InvalidArgumentError("output", str(folder), remedy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_rows(

@@ -15,10 +15,10 @@ import pandas as pd
 
 from textgym.errors import InvalidArgumentError
 
-from .storage import read_rows, write_json, write_rows
+from .storage import only_writer, read_rows, write_json, write_rows
 from .training import KEYS
 
-__all__ = ["check_kinds", "check_settings", "settings_of", "take_over"]
+__all__ = ["check_kinds", "check_measurement", "check_settings", "settings_of", "take_over"]
 
 _ROWS, _META = "runs.parquet", "meta.json"
 _SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task")
@@ -45,6 +45,28 @@ def check_kinds(folder: Path, runs: Sequence[tuple]) -> None:
                 f"has runs of {iterations} iterations in {dtype} on {task}; "
                 "a folder holds runs of one length and dtype, so take another",
             )
+
+
+def check_measurement(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Refuse a folder whose runs were measured otherwise, or on tasks that have changed since.
+
+    Args:
+        folder: Has the runs.
+        meta: What its ``meta.json`` will tell.
+
+    Raises:
+        InvalidArgumentError: If they were.
+    """
+    told, tasks = _meta_of(folder), set(_rows_of(folder)["task"])
+    remedy = "a folder holds runs of one kind, so take another"
+    for name in _MEASUREMENT:
+        if tasks and told.get(name, meta[name]) != meta[name]:
+            number = f"{told[name]} {name.replace('_', ' ')}"
+            raise InvalidArgumentError("output", str(folder), f"has runs with {number}; {remedy}")
+    for task, now in meta["tasks"].items():
+        if task in tasks and told.get("tasks", {}).get(task, _in_json(now)) != _in_json(now):
+            changed = f"has runs on {task} as an earlier version defined it"
+            raise InvalidArgumentError("output", str(folder), f"{changed}; {remedy}")
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -92,9 +114,10 @@ def take_over(folder: Path, runs: Sequence[tuple], meta: Mapping[str, Any], othe
         The number of runs taken.
 
     Raises:
-        InvalidArgumentError: If the other folder has none of the runs asked for.
+        InvalidArgumentError: If the other folder has none of the runs asked for, or another process
+            is writing to this one.
     """
-    told, offered, own = _meta_of(other), _rows_of(other), _rows_of(folder)
+    told, offered = _meta_of(other), _rows_of(other)
     tasks, settings = told.get("tasks", {}), settings_of(other)
     shared = {
         run
@@ -111,12 +134,15 @@ def take_over(folder: Path, runs: Sequence[tuple], meta: Mapping[str, Any], othe
             "has no run that this suite asks for: the same task, method, length, dtype and seed, "
             "with the same settings and as many fresh completions",
         )
-    wanted = shared.difference(_keys_of(own))
-    new = offered[[key in wanted for key in keys]]
-    if len(new):
-        rows = new if own.empty else pd.concat([own, new], ignore_index=True)
-        write_rows(rows.sort_values([*KEYS, "iteration"], ignore_index=True), folder / _ROWS)
-        write_json(meta, folder / _META)
+    with only_writer(folder):
+        own = _rows_of(folder)
+        wanted = shared.difference(_keys_of(own))
+        new = offered[[key in wanted for key in keys]]
+        if len(new):
+            rows = new if own.empty else pd.concat([own, new], ignore_index=True)
+            # The settings first: a process that is killed leaves no rows without them.
+            write_json(meta, folder / _META)
+            write_rows(rows.sort_values([*KEYS, "iteration"], ignore_index=True), folder / _ROWS)
     return len(wanted.intersection(keys))
 
 

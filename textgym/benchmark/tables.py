@@ -9,8 +9,8 @@ __all__ = ["markdown_table", "write_tables"]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
-    lines = [list(header), *map(list, rows)]
+    """The lines of a table. A bar in a cell is escaped, or it would begin another one."""
+    lines = [[cell.replace("|", r"\|") for cell in cells] for cells in (header, *rows)]
     text = [f"| {' | '.join(cells)} |" for cells in lines]
     return [text[0], "|---" * len(header) + "|", *text[1:]]
 

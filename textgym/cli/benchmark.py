@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,6 +54,7 @@ class BenchmarkCommand:
         _check_packages()
         from textgym.benchmark import SUITES, find_suite, load_methods
 
+        self._check_for_the_action()
         console = make_console()
         load_methods(self.methods)
         if self.action == "list":
@@ -93,6 +95,15 @@ class BenchmarkCommand:
         write_report(folder, suite)
         console.print(f"tables  {folder / 'table.md'}", soft_wrap=True)
         console.print(f"page  {folder / 'report.html'}", soft_wrap=True)
+
+    def _check_for_the_action(self) -> None:
+        """Refuse what the action would pass over: a report shows all runs that are there."""
+        if self.action == "run":
+            return
+        for flag in dataclasses.fields(self):
+            value = getattr(self, flag.name)
+            if flag.name not in ("action", "suite", "output", "methods") and value != flag.default:
+                raise InvalidArgumentError(flag.name, value, "only `benchmark run` takes it")
 
     def _check(self) -> None:
         for name in ("seeds", "iterations", "jobs"):

@@ -36,7 +36,9 @@ class ReportCommand:
         from textgym.cli.run_data import grouped, read_run
         from textgym.plotting import MOST_LINES
 
-        groups = grouped([read_run(Path(run)) for run in dict.fromkeys(self.runs)])
+        runs = [read_run(Path(run)) for run in self.runs]
+        # A run that is named twice must not count as two.
+        groups = grouped(list({run.folder.resolve(): run for run in runs}.values()))
         if len(groups) > MOST_LINES:
             remedy = f"are {len(groups)} kinds of runs; only {MOST_LINES} can be told apart"
             raise InvalidArgumentError("runs", " ".join(self.runs), remedy)

@@ -103,7 +103,8 @@ def _duration(seconds: float) -> str:
 
 def _window(groups: Sequence[RunGroup]) -> int:
     """Iterations in the trailing means: fewer if a run is so short that little would be left."""
-    shortest = min(len(run.scores) for group in groups for run in group.runs)
+    lengths = (len(run.scores) for group in groups for run in group.runs if run.rows)
+    shortest = min(lengths, default=0)
     return max(1, min(_WINDOW, shortest // 4))
 
 

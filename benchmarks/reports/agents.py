@@ -20,6 +20,8 @@ from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
 from textgym.plotting import first_reached
 
+from .ends import mean_of_last
+
 __all__ = [
     "ABC",
     "AGENTS",
@@ -71,8 +73,7 @@ def ends_of(run: pd.DataFrame) -> tuple[float, float]:
     """Mean score of the first and of the last episodes of a run."""
     episodes = run["episodes"].cumsum()
     first = run[episodes <= max(START, episodes.iloc[0])]
-    last = run[episodes > episodes.iloc[-1] - END]
-    return float(first["score"].mean()), float(last["score"].mean())
+    return float(first["score"].mean()), mean_of_last(run, END)
 
 
 def steps_to(run: pd.DataFrame, score: float) -> float:

@@ -1,19 +1,36 @@
-"""What a run has gained: its mean score in the first and in the last 256 episodes."""
+"""What a run has gained: its mean score in the first and in the last 256 episodes.
+
+A row of a run is the mean of 64 episodes; the last one, of those that are left over. So it counts
+by their number.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["HEADER", "describe", "ends_row", "rolling_score"]
+__all__ = ["HEADER", "describe", "ends_row", "mean_of_last", "rolling_score"]
 
 ROWS = 4
-"""Rows at either end of a run that are averaged, of 64 episodes each."""
+"""Rows of 64 episodes each that are averaged."""
+EPISODES = 64 * ROWS
 HEADER = ("steps", "mean score, first → last 256 episodes", "gain")
 
 
+def mean_of_last(run: pd.DataFrame, number: int) -> float:
+    """The mean score of the last episodes; of a row that is only needed in part, its own mean.
+
+    Args:
+        run: A row per chunk of episodes, with the columns episodes and score.
+        number: Of episodes.
+    """
+    later = run["episodes"].sum() - run["episodes"].cumsum()
+    weights = (number - later).clip(lower=0).clip(upper=run["episodes"])
+    return float(np.average(run["score"], weights=weights))
+
+
 def _ends(run: pd.DataFrame) -> tuple[float, float]:
-    return run["score"].head(ROWS).mean(), run["score"].tail(ROWS).mean()
+    return run["score"].head(ROWS).mean(), mean_of_last(run, EPISODES)
 
 
 def describe(run: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from textgym.benchmark import (
     find_suite,
     load_methods,
     register_method,
+    sb3,
 )
 from textgym.benchmark.fresh_completions import windows
 from textgym.benchmark.frontier import (
@@ -185,6 +187,30 @@ def test_an_agent_of_sb3_is_measured_like_the_others(name):
     assert rows["fresh_kl"].iloc[0] > 1e-5
     assert rows["fresh_length"].between(8, 16).all()
     assert rows["samples"].notna().all()
+
+
+def test_seconds_and_alarm_of_sb3_are_those_of_the_bundled_agents(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(sb3.time, "perf_counter", lambda: clock[0])
+
+    def measure(row):
+        clock[0] += 100.0
+
+    history = []
+    recorder = sb3._make_recorder(history, measure, num_actions=4096)
+    logged = {"train/entropy_loss": -4.0, "rollout/kl": 40.0}
+    recorder.model = SimpleNamespace(logger=SimpleNamespace(name_to_value=logged))
+    recorder.locals = {"infos": [{"score": 1.0, "completion_tokens": 12}]}
+    for kl in (40.0, 50.0, 70.0):  # on average 40, 45, 53; 12 tokens of 4 nats have 48
+        recorder._on_rollout_start()
+        logged["rollout/kl"] = kl
+        recorder._on_step()
+        recorder._on_rollout_end()
+        clock[0] += 1.0
+    with pytest.warns(RuntimeWarning, match="more than the reference"):
+        recorder._on_training_end()
+    assert [row["time/seconds"] for row in history] == [1.0, 2.0, 3.0]
+    assert [row["train/alarm"] for row in history] == [0.0, 0.0, 1.0]
 
 
 def test_methods_start_from_the_same_policy_and_prompts():

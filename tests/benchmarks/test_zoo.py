@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from reports import zoo as report
+from reports.ends import mean_of_last
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from training.zoo import ENV_ID, settings_of
@@ -59,3 +61,10 @@ def test_the_first_trial_is_the_file_and_the_others_differ():
     drawn = [report.draw_settings("ppo", trial) for trial in range(1, report.NUM_TRIALS)]
     assert drawn == [report.draw_settings("ppo", trial) for trial in range(1, report.NUM_TRIALS)]
     assert len({tuple(settings.items()) for settings in drawn}) == len(drawn)
+
+
+def test_what_is_left_over_at_the_end_of_a_run_counts_by_its_episodes():
+    scores = [9.0] * 3 + [1.0] * 4 + [101.0]
+    run = pd.DataFrame({"episodes": [64] * 7 + [1], "score": scores})
+    assert mean_of_last(run, 256) == pytest.approx((255 * 1.0 + 101.0) / 256)
+    assert mean_of_last(run[:-1], 256) == 1.0

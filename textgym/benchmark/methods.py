@@ -185,13 +185,11 @@ def _register_all() -> None:
     sb3 = {
         "learning_rate": 1e-4,
         "kl_coef": 0.034,
-        "batch_size": 64,
+        "num_minibatches": 4,
         "n_epochs": 2,
         "vf_coef": 0.1,
         "gae_lambda": 1.0,
     }
-    # A quarter of the rollout, as 64 are at 16 tokens: of 16 episodes of the longest completions.
-    quarters = {name: {"batch_size": 4 * int(name.split("-")[1])} for name in _LONGER}
     a2c = {
         "learning_rate": 3e-4,
         "kl_coef": 0.034,
@@ -200,17 +198,14 @@ def _register_all() -> None:
         "gae_lambda": 1.0,
     }
     tuned |= {
-        "SB3's PPO": Method(agent=partial(SB3Agent, "PPO"), hyperparameters=sb3, by_task=quarters),
+        "SB3's PPO": Method(agent=partial(SB3Agent, "PPO"), hyperparameters=sb3),
         "SB3's A2C": Method(agent=partial(SB3Agent, "A2C"), hyperparameters=a2c),
-        "SB3's MaskablePPO": Method(
-            agent=partial(SB3Agent, "MaskablePPO"), hyperparameters=sb3, by_task=quarters
-        ),
+        "SB3's MaskablePPO": Method(agent=partial(SB3Agent, "MaskablePPO"), hyperparameters=sb3),
         "SB3's PPO, prefix score": Method(
             agent=partial(SB3Agent, "PPO"),
             credit="prefix-score",
             credit_kwargs=_PROMPT,
             hyperparameters={**sb3, "gae_lambda": 0.8},
-            by_task=quarters,
         ),
     }
     # Variants and controls of ABC take its settings.

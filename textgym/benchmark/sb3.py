@@ -17,8 +17,8 @@ __all__ = ["SB3Agent"]
 class SB3Agent:
     """Trains an on-policy algorithm of SB3, and shows what suites read of an agent.
 
-    An iteration is a rollout of as many steps as a completion may have tokens. So it has about as
-    many tokens as an iteration of the bundled agents, but no fixed number of episodes. Minibatches
+    An iteration is a rollout of as many steps as a completion has tokens on average. So it has
+    about as many tokens as one of the bundled agents, but no fixed number of episodes. Minibatches
     are whole texts, as those of the bundled agents are. The KL is SB3's estimate from the sampled
     tokens. The seed is its own: prompts and tokens are not those of the other agents.
 
@@ -26,8 +26,8 @@ class SB3Agent:
         algorithm: "PPO", "A2C", or "MaskablePPO" (of sb3-contrib).
         task: What is learned.
         envs: The environment, with credit.
-        settings: ``seed``, ``dtype``, ``kl_coef``, and arguments of the algorithm. ``log_dir`` is
-            not used.
+        settings: ``seed``, ``dtype``, ``kl_coef``, ``num_minibatches`` per epoch, and arguments of
+            the algorithm. ``log_dir`` is not used.
     """
 
     def __init__(
@@ -39,14 +39,18 @@ class SB3Agent:
 
         learner, policy, buffer = _algorithm(algorithm)
         masks = algorithm == "MaskablePPO"
-        arguments = {k: v for k, v in settings.items() if k not in ("dtype", "log_dir", "kl_coef")}
+        own = ("dtype", "log_dir", "kl_coef", "num_minibatches")
+        arguments = {name: value for name, value in settings.items() if name not in own}
         base: Any = envs.unwrapped
+        num_steps = (base.min_new_tokens + base.max_new_tokens) // 2
+        if "num_minibatches" in settings:  # A2C has one.
+            arguments["batch_size"] = num_steps * envs.num_envs // settings["num_minibatches"]
         self.agent = learner(
             policy,
             TextVecEnv(ActionMask(envs) if masks else IllegalToken(envs)),
             policy_kwargs={"model": task.policy, "dtype": settings["dtype"]},
             rollout_buffer_class=buffer,
-            n_steps=base.max_new_tokens,
+            n_steps=num_steps,
             gamma=1.0,
             **arguments,
         )
@@ -67,7 +71,7 @@ class SB3Agent:
         """Train until the callback says stop; see :meth:`textgym.agents.Agent.learn`."""
         from stable_baselines3.common.callbacks import CallbackList
 
-        recorder = _make_recorder(self.history, callback)
+        recorder = _make_recorder(self.history, callback, self.policy.rules.num_actions)
         self.agent.learn(total_timesteps, callback=CallbackList([*self._callbacks, recorder]))
 
 
@@ -89,8 +93,10 @@ def _algorithm(name: str) -> tuple[Any, Any, Any]:
     return getattr(stable_baselines3, name), LanguageModelPolicy, WholeTextDictRolloutBuffer
 
 
-def _make_recorder(history: list[dict[str, float]], callback: Any) -> Any:
+def _make_recorder(history: list[dict[str, float]], callback: Any, num_actions: int) -> Any:
     from stable_baselines3.common.callbacks import BaseCallback
+
+    from textgym.agents.alarm import sound_alarm
 
     class Recorder(BaseCallback):
         """Notes a row per rollout, after the update that follows it."""
@@ -121,7 +127,6 @@ def _make_recorder(history: list[dict[str, float]], callback: Any) -> Any:
                 "rollout/score_mean": float(np.mean(self._scores)),
                 "rollout/kl_exact": float(logged.get("rollout/kl", np.nan)),
                 "rollout/episode_length": float(np.mean(self._lengths)),
-                "train/alarm": 0.0,
             }
 
         def _on_training_end(self) -> None:
@@ -134,9 +139,13 @@ def _make_recorder(history: list[dict[str, float]], callback: Any) -> Any:
             # SB3 logs the negative entropy of the update as a loss.
             entropy = -float(self.logger.name_to_value.get("train/entropy_loss", np.nan))
             seconds = time.perf_counter() - self._started
-            history.append({**self._row, "train/entropy": entropy, "time/seconds": seconds})
+            row = {**self._row, "train/entropy": entropy, "time/seconds": seconds}
+            row["train/alarm"] = float(sound_alarm([*history, row], num_actions))
+            history.append(row)
             self._row = None
-            if callback is not None and callback(history[-1]) is False:
+            before = time.perf_counter()
+            if callback is not None and callback(row) is False:
                 self._goes_on = False
+            self._started += time.perf_counter() - before  # What is measured is no training.
 
     return Recorder()

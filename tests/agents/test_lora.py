@@ -150,6 +150,48 @@ def test_the_policy_is_exported_with_its_adapters_in_the_weights(make_agent, mak
     torch.testing.assert_close(logits_of(loaded), logits_of(agent.policy.model))
 
 
+OTHER_PARTS = [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3, 4]}]
+"""What peft trains beside adapters, on request: whole modules, and rows of the embedding."""
+
+
+@pytest.mark.parametrize("others", OTHER_PARTS)
+def test_what_is_trained_beside_adapters_moves_and_the_reference_does_not(
+    make_agent, make_model, others
+):
+    agent = make_agent(make_model(), lora=TARGETS | others)
+    first = logits_of(make_model())
+    names = [n for n in agent.trained_parameters if "lora_" not in n and "value_head" not in n]
+    before = {n: agent.trained_parameters[n].detach().clone() for n in names}
+    agent.learn(60)
+    assert names
+    assert all(not torch.equal(agent.trained_parameters[n], before[n]) for n in names)
+    torch.testing.assert_close(
+        agent.ref_policy(IDS, torch.ones_like(IDS, dtype=torch.bool))[0], first
+    )
+
+
+@pytest.mark.parametrize("others", OTHER_PARTS)
+def test_what_is_trained_beside_adapters_is_exported(make_agent, make_model, tmp_path, others):
+    agent = make_agent(make_model(), lora=TARGETS | others)
+    agent.learn(30)
+    agent.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits_of(loaded), logits_of(agent.policy.model))
+
+
+@pytest.mark.parametrize("end", ["wte", "lm_head"])
+def test_adapters_on_one_end_of_tied_weights_are_exported(make_agent, make_model, tmp_path, end):
+    agent = make_agent(make_model("gpt2"), lora={"target_modules": [end]})
+    for name, parameter in agent.trained_parameters.items():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    agent.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(
+        logits_of(loaded), logits_of(agent.policy.model), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_adapters_alone_are_exported_for_peft(make_agent, make_model, folder, tmp_path):
     agent = make_agent(folder)
     agent.learn(10)

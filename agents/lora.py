@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 
@@ -29,6 +31,7 @@ __all__ = [
     "fingerprint",
     "lora_as_text",
     "merged",
+    "weights_kept",
 ]
 
 
@@ -107,6 +110,31 @@ def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | Lora
             f"it does not fit {type(model).__name__} ({error}); name the layers that adapters "
             'belong on, as in {"target_modules": ["q_proj", "v_proj"]}',
         ) from None
+
+
+@contextmanager
+def weights_kept(model: PreTrainedModel) -> Iterator[None]:
+    """A context in which adapters are added, which must leave the weights below them alone.
+
+    PiSSA and OLoRA, among the ways to start adapters, move a part of the weights into them. With
+    such adapters switched off, a model is not what it was before, so not the reference policy.
+
+    Args:
+        model: A model without adapters.
+
+    Raises:
+        InvalidArgumentError: If a weight is another one at the end.
+    """
+    before = {name: _first_numbers(parameter) for name, parameter in model.named_parameters()}
+    yield
+    for name, parameter in model.named_parameters():
+        was = before.get(name.replace(".base_layer", ""))
+        if was is not None and not np.array_equal(was, _first_numbers(parameter)):
+            remedy = (
+                "without them, the reference policy would not be the model that you passed: leave "
+                "init_lora_weights at true."
+            )
+            raise InvalidArgumentError("lora", f"adapters that change {name}", remedy)
 
 
 def check_gradient(model: PreTrainedModel) -> None:
@@ -239,6 +267,10 @@ def fingerprint(model: torch.nn.Module) -> int:
     total = 0
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
-            first = parameter.detach().flatten()[:64].float().cpu().numpy()
-            total = zlib.crc32(first.tobytes(), total)
+            total = zlib.crc32(_first_numbers(parameter).tobytes(), total)
     return total
+
+
+def _first_numbers(parameter: torch.Tensor) -> NDArray[np.float32]:
+    """The first 64 numbers of a weight, in a copy."""
+    return parameter.detach().flatten()[:64].float().cpu().numpy().copy()

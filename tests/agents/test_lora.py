@@ -133,6 +133,13 @@ def test_nothing_is_trained_that_stays_without_the_adapters(make_agent, make_mod
         make_agent(make_model("gpt2"), lora=lora)
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_adapters_that_begin_with_a_part_of_the_weights_are_refused(make_agent, make_model, init):
+    """Without them, the reference policy would be the rest of the weights."""
+    with pytest.raises(InvalidArgumentError, match=r"^lora=.*q_proj.*reference policy"):
+        make_agent(make_model(), lora=TARGETS | {"r": 2, "init_lora_weights": init})
+
+
 def test_adapters_are_not_put_on_other_weights(make_agent, make_model, folder, tmp_path):
     agent = make_agent(folder)
     agent.save(tmp_path / "agent")

@@ -37,7 +37,7 @@ from .environment import (
 from .importance import weighted_advantages
 from .inputs import check_action_masks, check_learn, check_observation
 from .kl_control import KLController, make_kl_controller
-from .lora import AdapterOffPolicy, add_lora, check_gradient
+from .lora import AdapterOffPolicy, add_lora, check_gradient, weights_kept
 from .metrics import MetricsLog, TrainingProgress, fresh_log_dir
 from .mismatch import mismatch, sound_mismatch
 from .parts import CUSTOM, check_part, own_part, split_own_parts
@@ -148,7 +148,7 @@ class Agent(Saving):
         self.config = config
         self.env = env
         if config.lora is not None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), weights_kept(model):
                 torch.manual_seed(config.seed)
                 add_lora(model, config.lora)
             if is_quantized(model):

@@ -46,7 +46,8 @@ class AgentConfig:
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
     kl_coef: float = 0.07
-    """Weight of the KL penalty per token; the initial weight if ``kl_target`` is set."""
+    """Weight of the KL penalty per token; the initial weight if ``kl_target`` is set, of which "pi"
+    starts at 1/e."""
     kl_target: float | None = None
     """KL per episode, in nats, that the penalty is steered towards; None keeps ``kl_coef``."""
     kl_horizon: float = 160.0

@@ -57,7 +57,8 @@ class GRPOConfig(GroupConfig):
     minibatch_size: int | None = 4
     """Episodes per gradient step; None takes all episodes of the iteration."""
     kl_coef: float = 0.04
-    """Weight of the KL penalty in the loss; the initial weight if ``kl_target`` is set."""
+    """Weight of the KL penalty in the loss; the initial weight if ``kl_target`` is set, of which
+    "pi" starts at 1/e."""
     normalize_std: bool = True
     """Divide the advantages of a group by the standard deviation of its returns."""
     normalize_length: bool = True

@@ -6,11 +6,13 @@ import copy
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from textgym.errors import InvalidArgumentError, MissingDependencyError
 
@@ -29,6 +31,7 @@ __all__ = [
     "fingerprint",
     "lora_as_text",
     "merged",
+    "weights_kept",
 ]
 
 
@@ -109,6 +112,31 @@ def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | Lora
         ) from None
 
 
+@contextmanager
+def weights_kept(model: PreTrainedModel) -> Iterator[None]:
+    """A context in which adapters are added, which must leave the weights below them alone.
+
+    PiSSA and OLoRA, among the ways to start adapters, move a part of the weights into them. With
+    such adapters switched off, a model is not what it was before, so not the reference policy.
+
+    Args:
+        model: A model without adapters.
+
+    Raises:
+        InvalidArgumentError: If a weight is another one at the end.
+    """
+    before = {name: _first_numbers(parameter) for name, parameter in model.named_parameters()}
+    yield
+    for name, parameter in model.named_parameters():
+        was = before.get(name.replace(".base_layer", ""))
+        if was is not None and not np.array_equal(was, _first_numbers(parameter)):
+            remedy = (
+                "without them, the reference policy would not be the model that you passed: leave "
+                "init_lora_weights at true."
+            )
+            raise InvalidArgumentError("lora", f"adapters that change {name}", remedy)
+
+
 def check_gradient(model: PreTrainedModel) -> None:
     """Check that a quantised model passes gradients to the adapters in its first layer.
 
@@ -174,16 +202,19 @@ class AdapterOffPolicy(LanguageModelPolicy):
 @contextmanager
 def _adapters_off(model: PreTrainedModel) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
-    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    if all(layer.disable_adapters for layer in layers):
+    kinds = BaseTunerLayer, ModulesToSaveWrapper
+    modules = [module for module in model.modules() if isinstance(module, kinds)]
+    if all(module.disable_adapters for module in modules):
         yield  # In another such context, whose end turns them on again.
         return
     model.disable_adapters()
     try:
         yield
     finally:
-        model.enable_adapters()
+        for module in modules:  # model.enable_adapters() would leave modules_to_save off.
+            module.enable_adapters(enabled=True)
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
@@ -195,18 +226,39 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     if not getattr(model, "_hf_peft_config_loaded", False):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
     model = copy.deepcopy(model)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    _untie_if_any(model, layers.values())
     for layer in layers.values():
         layer.merge()
-    for name, layer in layers.items():
+    # Modules that are trained whole, and embeddings of which some rows are.
+    kind = AuxiliaryTrainingWrapper
+    wrappers = {n: m for n, m in model.named_modules() if isinstance(m, kind)}
+    plain = {name: layer.get_base_layer() for name, layer in layers.items()} | {
+        name: wrapper.unload_and_optionally_merge_module(False, False, None)
+        for name, wrapper in wrappers.items()
+    }
+    for name, module in plain.items():
         parent, _, attribute = name.rpartition(".")
         # Adapters of several parameters of one module are wrapped around each other.
-        if not any(name.startswith(f"{outer}.") for outer in layers):
-            setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
+        if not any(name.startswith(f"{outer}.") for outer in plain):
+            setattr(model.get_submodule(parent), attribute, module)
     model._hf_peft_config_loaded = False
     return model
+
+
+def _untie_if_any(model: PreTrainedModel, layers: Iterable[Any]) -> None:
+    """Give the head weights of its own, if it shares those of an embedding and one has adapters.
+
+    Otherwise, what is added to one would be added to the other, too.
+    """
+    ends: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = (getattr(module, "base_layer", module) for module in ends)
+    if not set(layers).isdisjoint(ends) and head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
 
 
 def fingerprint(model: torch.nn.Module) -> int:
@@ -214,6 +266,10 @@ def fingerprint(model: torch.nn.Module) -> int:
     total = 0
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
-            first = parameter.detach().flatten()[:64].float().cpu().numpy()
-            total = zlib.crc32(first.tobytes(), total)
+            total = zlib.crc32(_first_numbers(parameter).tobytes(), total)
     return total
+
+
+def _first_numbers(parameter: torch.Tensor) -> NDArray[np.float32]:
+    """The first 64 numbers of a weight, in a copy."""
+    return parameter.detach().flatten()[:64].float().cpu().numpy().copy()

@@ -133,6 +133,13 @@ def test_nothing_is_trained_that_stays_without_the_adapters(make_agent, make_mod
         make_agent(make_model("gpt2"), lora=lora)
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_adapters_that_begin_with_a_part_of_the_weights_are_refused(make_agent, make_model, init):
+    """Without them, the reference policy would be the rest of the weights."""
+    with pytest.raises(InvalidArgumentError, match=r"^lora=.*q_proj.*reference policy"):
+        make_agent(make_model(), lora=TARGETS | {"r": 2, "init_lora_weights": init})
+
+
 def test_adapters_are_not_put_on_other_weights(make_agent, make_model, folder, tmp_path):
     agent = make_agent(folder)
     agent.save(tmp_path / "agent")
@@ -148,6 +155,48 @@ def test_the_policy_is_exported_with_its_adapters_in_the_weights(make_agent, mak
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not any("lora" in name for name, _ in loaded.named_parameters())
     torch.testing.assert_close(logits_of(loaded), logits_of(agent.policy.model))
+
+
+OTHER_PARTS = [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [3, 4]}]
+"""What peft trains beside adapters, on request: whole modules, and rows of the embedding."""
+
+
+@pytest.mark.parametrize("others", OTHER_PARTS)
+def test_what_is_trained_beside_adapters_moves_and_the_reference_does_not(
+    make_agent, make_model, others
+):
+    agent = make_agent(make_model(), lora=TARGETS | others)
+    first = logits_of(make_model())
+    names = [n for n in agent.trained_parameters if "lora_" not in n and "value_head" not in n]
+    before = {n: agent.trained_parameters[n].detach().clone() for n in names}
+    agent.learn(60)
+    assert names
+    assert all(not torch.equal(agent.trained_parameters[n], before[n]) for n in names)
+    torch.testing.assert_close(
+        agent.ref_policy(IDS, torch.ones_like(IDS, dtype=torch.bool))[0], first
+    )
+
+
+@pytest.mark.parametrize("others", OTHER_PARTS)
+def test_what_is_trained_beside_adapters_is_exported(make_agent, make_model, tmp_path, others):
+    agent = make_agent(make_model(), lora=TARGETS | others)
+    agent.learn(30)
+    agent.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits_of(loaded), logits_of(agent.policy.model))
+
+
+@pytest.mark.parametrize("end", ["wte", "lm_head"])
+def test_adapters_on_one_end_of_tied_weights_are_exported(make_agent, make_model, tmp_path, end):
+    agent = make_agent(make_model("gpt2"), lora={"target_modules": [end]})
+    for name, parameter in agent.trained_parameters.items():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    agent.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(
+        logits_of(loaded), logits_of(agent.policy.model), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_adapters_alone_are_exported_for_peft(make_agent, make_model, folder, tmp_path):

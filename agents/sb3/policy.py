@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from textgym.agents.distribution import ActionRules, masked_entropy
-from textgym.agents.lora import add_lora
+from textgym.agents.lora import add_lora, weights_kept
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
 from textgym.agents.policy import in_float32, parse_autocast
 from textgym.checks import check_number
@@ -98,7 +98,8 @@ class LanguageModelPolicyMethods:
             language_model = in_float32(language_model, "model", "pass lora=True")
             language_model.requires_grad_(True)
         else:
-            add_lora(language_model, lora)
+            with weights_kept(language_model):
+                add_lora(language_model, lora)
         self._num_actions = int(action_space.n)
         self._knows_illegal_token = "illegal_token" in observation_space.spaces
         rules = ActionRules(self._num_actions)

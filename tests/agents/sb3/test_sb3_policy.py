@@ -231,7 +231,10 @@ def test_adapters_without_peft_name_the_extra(language_model, env, monkeypatch):
         make_agent(env, language_model, lora=True)
 
 
-@pytest.mark.parametrize("lora", ["yes", LoraConfig(target_modules=["no_such_layer"])])
+PISSA = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights="pissa")
+
+
+@pytest.mark.parametrize("lora", ["yes", LoraConfig(target_modules=["no_such_layer"]), PISSA])
 def test_adapters_that_do_not_fit_are_refused(language_model, env, lora):
     with pytest.raises(InvalidArgumentError, match="lora"):
         make_agent(env, language_model, lora=lora)

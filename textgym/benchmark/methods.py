@@ -198,14 +198,17 @@ def _register_all() -> None:
         "gae_lambda": 1.0,
     }
     tuned |= {
-        "SB3's PPO": Method(agent=partial(SB3Agent, "PPO"), hyperparameters=sb3),
-        "SB3's A2C": Method(agent=partial(SB3Agent, "A2C"), hyperparameters=a2c),
-        "SB3's MaskablePPO": Method(agent=partial(SB3Agent, "MaskablePPO"), hyperparameters=sb3),
+        "SB3's PPO": Method(agent=partial(SB3Agent, "PPO"), hyperparameters=sb3, num_envs=4),
+        "SB3's A2C": Method(agent=partial(SB3Agent, "A2C"), hyperparameters=a2c, num_envs=4),
+        "SB3's MaskablePPO": Method(
+            agent=partial(SB3Agent, "MaskablePPO"), hyperparameters=sb3, num_envs=4
+        ),
         "SB3's PPO, prefix score": Method(
             agent=partial(SB3Agent, "PPO"),
             credit="prefix-score",
             credit_kwargs=_PROMPT,
             hyperparameters={**sb3, "gae_lambda": 0.8},
+            num_envs=4,
         ),
     }
     # Variants and controls of ABC take its settings.

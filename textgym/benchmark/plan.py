@@ -76,6 +76,9 @@ class Method:
         credit_kwargs: Its keyword arguments.
         hyperparameters: Of the agent.
         by_task: Hyperparameters that differ on single tasks, by the task's name.
+        num_envs: Rows of the environment. The bundled agents finish every episode that they begin,
+            and have a row for each. Where a rollout has a fixed number of steps and cuts episodes,
+            fewer rows cut fewer.
         color: In figures; None for any.
         family: What this method is a variant of, with another weight of the KL penalty. The
             variants of a family are a line in the figure of score against KL.
@@ -86,6 +89,7 @@ class Method:
     credit_kwargs: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    num_envs: int = EPISODES
     color: str | None = None
     family: str | None = None
 

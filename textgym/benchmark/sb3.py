@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from .plan import Task
+from .plan import EPISODES, Task
 
 __all__ = ["SB3Agent"]
 
@@ -17,10 +17,10 @@ __all__ = ["SB3Agent"]
 class SB3Agent:
     """Trains an on-policy algorithm of SB3, and shows what suites read of an agent.
 
-    An iteration is a rollout of as many steps as a completion has tokens on average. So it has
-    about as many tokens as one of the bundled agents, but no fixed number of episodes. Minibatches
-    are whole texts, as those of the bundled agents are. The KL is SB3's estimate from the sampled
-    tokens. The seed is its own: prompts and tokens are not those of the other agents.
+    An iteration is a rollout of as many tokens as :data:`textgym.benchmark.plan.EPISODES`
+    completions have on average. It may cut episodes at either end. Minibatches are whole texts, as
+    those of the bundled agents are. The KL is SB3's estimate from the sampled tokens. The seed is
+    its own: prompts and tokens are not those of the other agents.
 
     Args:
         algorithm: "PPO", "A2C", or "MaskablePPO" (of sb3-contrib).
@@ -42,15 +42,15 @@ class SB3Agent:
         own = ("dtype", "log_dir", "kl_coef", "num_minibatches")
         arguments = {name: value for name, value in settings.items() if name not in own}
         base: Any = envs.unwrapped
-        num_steps = (base.min_new_tokens + base.max_new_tokens) // 2
+        num_tokens = EPISODES * (base.min_new_tokens + base.max_new_tokens) // 2
         if "num_minibatches" in settings:  # A2C has one.
-            arguments["batch_size"] = num_steps * envs.num_envs // settings["num_minibatches"]
+            arguments["batch_size"] = num_tokens // settings["num_minibatches"]
         self.agent = learner(
             policy,
             TextVecEnv(ActionMask(envs) if masks else IllegalToken(envs)),
             policy_kwargs={"model": task.policy, "dtype": settings["dtype"]},
             rollout_buffer_class=buffer,
-            n_steps=num_steps,
+            n_steps=num_tokens // envs.num_envs,
             gamma=1.0,
             **arguments,
         )

@@ -15,14 +15,17 @@ import pandas as pd
 
 from textgym.errors import InvalidArgumentError
 
+from .plan import EPISODES
 from .storage import only_writer, read_rows, write_json, write_rows
 from .training import KEYS
 
 __all__ = ["check_kinds", "check_measurement", "check_settings", "settings_of", "take_over"]
 
 _ROWS, _META = "runs.parquet", "meta.json"
-_SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task")
+_SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task", "num_envs")
 """What a method's runs depend on."""
+_BEFORE = {"num_envs": EPISODES}
+"""Settings that older folders do not tell, as they were then."""
 _MEASUREMENT = ("episodes_per_iteration", "fresh_completions")
 """What all runs of a folder have in common, besides."""
 
@@ -161,6 +164,7 @@ def _meta_of(folder: Path) -> dict[str, Any]:
 
 def _are_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether the settings of a method, as stored, are those of today."""
+    stored = {**_BEFORE, **stored}
     return all(stored.get(name) == _in_json(now[name]) for name in _SETTINGS)
 
 

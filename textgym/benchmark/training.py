@@ -75,7 +75,7 @@ def train(
     with tempfile.TemporaryDirectory() as log_dir:
         settings = {"dtype": autocast, "seed": seed, "log_dir": log_dir}
         envs = CreditAssignment(
-            make_envs(task, EPISODES, autocast),
+            make_envs(task, method.num_envs, autocast),
             get_credit_assigner(method.credit, **method.credit_kwargs),
         )
         settings |= hyperparameters(method, task_name, iterations)

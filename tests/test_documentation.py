@@ -73,6 +73,7 @@ def test_the_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch, r
 def shortened(block):
     """The same with the least training: one iteration, or one rollout of SB3."""
     block = block.replace("learn(10_000", "learn(64").replace("=10_000", "=64")
+    block = re.sub(r"n_steps=64,\s+batch_size=256", "n_steps=64", block)
     return block.replace("n_steps=64", "n_steps=4, batch_size=16")
 
 

@@ -39,8 +39,8 @@ def make_tables(runs: pd.DataFrame) -> str:
         ),
         "",
         "The score at a given KL, in nats, interpolated under each seed between the coefficients "
-        "on either side of it; interquartile mean and 95% bootstrap interval. –: some seed has no "
-        "coefficient on one side.",
+        "on either side of it; interquartile mean and 95% bootstrap interval. Seeds without a "
+        "coefficient on one side are left out (–: all of them).",
         "",
         *markdown_table(["method", *(f"KL {kl:.0f}" for kl in _EQUAL_KL)], equal),
     ]

@@ -153,8 +153,9 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
         "gain kept: at the end, of the highest gain over the first score, median. collapsed: "
         "runs that keep less than half of it. alarm: runs in which "
         "KL or entropy ran away for at least an iteration. to the best score: "
-        f"of the baseline under the same seed, mean over {WINDOW} iterations. Medians over all "
-        "runs (–: half of them do not get there); that of the KL over those that do.",
+        f"of the baseline under the same seed, mean over {WINDOW} iterations. A run that does not "
+        "get there counts with all of its iterations. Medians over all runs (–: half of them do "
+        "not get there); that of the KL over those that do.",
     ]
     return "\n".join(text) + "\n"
 

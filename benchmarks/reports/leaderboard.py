@@ -26,10 +26,10 @@ TITLES = {
 HEAD = """# Leaderboard
 
 Which agent and which credit learn best? Every entry trains the same policy on the same score for
-{iterations} iterations of 16 episodes, under paired seeds; [protocol.md](protocol.md) says what
-else is kept. The order is that of the area under the score curve, in which iterations above a KL
-budget count less. A rank alone says little: read the difference from the first entry, and its p.
-Scores are in standard deviations of the untrained policy's score, with 95% intervals in brackets.
+{iterations} iterations of 16 episodes; [protocol.md](protocol.md) says what else is kept. The order
+is that of the area under the score curve, in which iterations above a KL budget count less. A rank
+alone says little: read the difference from the first entry, and its p. Scores are in standard
+deviations of the untrained policy's score, with 95% intervals in brackets.
 
 The tables are made from the rows in
 [`benchmarks/results/suites/leaderboard`](../benchmarks/results/suites/leaderboard), by
@@ -46,8 +46,9 @@ FOOT = """
   end.
 - **Settings** of the bundled agents won a search at 8 to 16 tokens; on long texts, one at 40 to 60
   tokens. For the planted task there was no search: it takes those of 8 to 16 tokens.
-- **Agents of Stable-Baselines3** had no search for their settings. Their KL is an estimate, and
-  they draw prompts and tokens in their own way, so equal seeds do not pair them with the others.
+- **Agents of Stable-Baselines3** had no search for their settings. An iteration of theirs has as
+  many tokens as 16 episodes have on average, and may cut episodes at either end. Their KL is an
+  estimate, and they draw prompts and tokens in their own way, so equal seeds do not pair them.
   DQN is missing, because it cannot choose among a whole vocabulary; [agents.md](agents.md) has it,
   on 16 tokens.
 
@@ -94,7 +95,8 @@ def make_leaderboard(runs: pd.DataFrame, methods: Mapping[str, Mapping[str, Any]
 def _ranking(
     measured: pd.DataFrame, runs: pd.DataFrame, methods: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    ends = runs.groupby(["method", "seed"], as_index=False).last()
+    ends = runs.groupby(["method", "seed"]).tail(1)
+    gold = ends.groupby("method")["fresh_gold"].mean() if "fresh_gold" in ends else pd.Series()
     entries = {str(method): rows.set_index("seed") for method, rows in measured.groupby("method")}
     areas = {method: rows["area"] for method, rows in entries.items()}
     ranks = sorted(areas, key=lambda method: interquartile_mean(areas[method]), reverse=True)
@@ -102,7 +104,6 @@ def _ranking(
     p_values = corrected_by_holm(behind)
     lines = []
     for rank, method in enumerate(ranks, start=1):
-        gold = ends.loc[ends["method"] == method, "fresh_gold"].mean()
         rows = entries[method]
         cells = [
             str(rank),
@@ -115,7 +116,7 @@ def _ranking(
             format_p(p_values[method]) if method in behind else "–",
             str(stratified_bootstrap(rows["final"])),
             f"{rows['kl'].mean():.0f}",
-            "–" if pd.isna(gold) else f"{gold:+.2f}",
+            f"{gold[method]:+.2f}" if pd.notna(gold.get(method)) else "–",
             f"{rows['collapsed'].sum():.0f}",
         ]
         lines.append(cells)

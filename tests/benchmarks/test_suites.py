@@ -573,6 +573,15 @@ def test_the_leaderboard_ranks_by_the_area_under_the_curve():
     assert page.count("Not run yet.") == 2
 
 
+def test_the_leaderboard_shows_the_gold_score_of_the_end_or_none():
+    runs = pd.concat([run_of("sparse", 0, [1.0] * 20), run_of("ABC", 0, [2.0] * 20)])
+    methods = {name: {"agent": "ppo", "credit": "uniform"} for name in ("sparse", "ABC")}
+    assert [row[10] for row in rows_of(make_leaderboard(runs, methods))] == ["–", "–"]
+    gold = np.where((runs["iteration"] == 10) | (runs["method"] == "ABC"), 1.5, np.nan)
+    judged = runs.assign(fresh_gold=gold)
+    assert [row[10] for row in rows_of(make_leaderboard(judged, methods))] == ["+1.50", "–"]
+
+
 def test_the_leaderboard_says_whether_seeds_separate_an_entry_from_the_first():
     first, near, far = (3.0, 2.0, 4.0, 3.0), (2.9, 1.9, 4.1, 2.9), (1.0, 0.1, 2.0, 0.9)
     _, rows = leaderboard_of({"sparse": far, "near": near, "first": first})

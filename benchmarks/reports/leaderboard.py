@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,8 +43,8 @@ FOOT = """
 - **minus the first**: the mean difference under the same seeds, with the interval of a paired
   t-test, and its p after Holm's correction for all rows of the table. Above .05, the seeds do not
   separate an entry from the first.
-- **gold**: what a reward model that no policy was trained on says of 512 fresh completions at the
-  end.
+- **gold**: what a reward model that none of these policies was trained on says of 512 fresh
+  completions at the end, in log-odds.
 - **Settings** of the bundled agents won a search at 8 to 16 tokens; on long texts, one at 40 to 60
   tokens. For the planted task there was no search: it takes those of 8 to 16 tokens.
 - **Agents of Stable-Baselines3** had no search for their settings. An iteration of theirs has as
@@ -108,7 +109,7 @@ def _ranking(
         cells = [
             str(rank),
             method,
-            methods[method]["agent"].replace("SB3Agent", "SB3"),
+            re.sub(r"SB3Agent\('(\w+)'\)", r"SB3 \1", methods[method]["agent"]),
             f"`{methods[method]['credit']}`",
             str(len(rows)),
             str(stratified_bootstrap(areas[method])),

@@ -83,6 +83,7 @@ NOT_TRIED = {
     "sb3.HindsightDictReplayBuffer": "Stable-Baselines3 makes it, from its own arguments",
     "sb3.HindsightReplayBuffer": "Stable-Baselines3 makes it, from its own arguments",
     "sb3.LanguageModelPolicy": "Stable-Baselines3 makes it; its own arguments are tried below",
+    "sb3.WholeTextDictRolloutBuffer": "Stable-Baselines3 makes it, from its own arguments",
     "benchmark.Method": "a plan; the environment and the agent that it names check it",
     "benchmark.Suite": "a plan; the environment and the agent that it names check it",
     "benchmark.Task": "a plan; the environment and the agent that it names check it",

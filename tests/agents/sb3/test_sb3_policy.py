@@ -113,6 +113,26 @@ def test_the_first_probability_ratio_is_one(gpt2, env):
     assert (probe.entropy > 0).all()
 
 
+def test_mixed_precision_computes_in_bfloat16_and_trains_float32(language_model, env, observations):
+    agent = make_agent(env, language_model, dtype="bfloat16")
+    got, expected = (
+        logits_of(agent.policy, observations),
+        plain_logprobs(language_model, observations),
+    )
+    assert 1e-4 < (got - expected).abs().max() < 0.1  # eight bits, and not 24
+    before = agent.policy.network.model.lm_head.weight.clone()
+    agent.learn(24)
+    after = agent.policy.network.model.lm_head.weight
+    assert after.dtype == torch.float32
+    assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", 16])
+def test_other_dtypes_are_refused(language_model, env, dtype):
+    with pytest.raises(InvalidArgumentError, match=f"^dtype={dtype!r}"):
+        make_agent(env, language_model, dtype=dtype)
+
+
 def test_values_start_at_zero(language_model, env, observations):
     policy = make_agent(env, language_model).policy
     values = policy.predict_values(policy.obs_to_tensor(observations)[0])

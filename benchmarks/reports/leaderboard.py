@@ -42,7 +42,7 @@ FOOT = """
 
 - **minus the first**: the mean difference under the same seeds, with the interval of a paired
   t-test, and its p after Holm's correction for all rows of the table. Above .05, the seeds do not
-  separate an entry from the first.
+  separate an entry from the first. The first was chosen for its result, which flatters its lead.
 - **gold**: what a reward model that none of these policies was trained on says of 512 fresh
   completions at the end, in log-odds.
 - **Settings** of the bundled agents won a search at 8 to 16 tokens; on long texts, one at 40 to 60

@@ -32,9 +32,11 @@ from reports import (
     tuning,
     zoo,
 )
+from reports.leaderboard import make_leaderboard
 from scipy.stats import ttest_rel
 
 from textgym.benchmark.comparison import compare
+from textgym.benchmark.storage import read_rows
 from textgym.benchmark.training import KEYS
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -123,6 +125,13 @@ def test_a_score_of_an_agent_is_the_mean_of_its_raw_numbers():
     half = 2.776445 * means.std(ddof=1) / 5**0.5  # Student's t with 4 degrees of freedom
     shown = cells(RESULTS / "agents" / "table.md", "SB3 DQN, MLP")
     assert shown[3] == f"{means.mean():+.2f} ± {half:.2f}"
+
+
+def test_the_leaderboard_is_that_of_its_rows():
+    folder = RESULTS / "suites" / "leaderboard"
+    methods = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["methods"]
+    page = make_leaderboard(read_rows(folder / "runs.parquet"), methods)
+    assert (RESULTS.parents[1] / "docs" / "leaderboard.md").read_text(encoding="utf-8") == page
 
 
 def test_a_ratio_of_throughput_is_that_of_its_raw_seconds():

@@ -223,9 +223,9 @@ def _at_equal_kl(runs: pd.DataFrame, order: Sequence[str], budget: float) -> lis
 def _stability(by_method: dict[str, pd.DataFrame]) -> list[str]:
     lines = []
     for method, rows in by_method.items():
-        spread = rows["final"].std() if len(rows) > 1 else float("nan")
+        spread = f"{rows['final'].std():.2f}" if len(rows) > 1 else "–"
         kept = rows["kept"].median()
-        cells = [method, f"{rows['kl'].mean():.1f}", f"{spread:.2f}"]
+        cells = [method, f"{rows['kl'].mean():.1f}", spread]
         cells.append("–" if math.isnan(kept) else f"{kept:.0%}")
         cells.append(f"{rows['collapsed'].sum():.0f} of {len(rows)}")
         logged = rows["alarmed"].dropna()

@@ -82,7 +82,7 @@ def test_code_is_on_many_pages():
 
 
 def test_the_readmes_loop_ends_with_a_score():
-    (block,) = python_blocks(README)
+    block = python_blocks(README)[0]
     namespace: dict = {}
     exec(block, namespace)
     assert namespace["terminated"]

@@ -168,8 +168,8 @@ class LanguageModelPolicyMethods:
 
     def _read_on(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, vocab) and values (batch,), for which only new tokens are read."""
-        texts = [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
-        return self.network.read_on(texts)
+        rows = zip(ids.cpu(), mask.cpu(), strict=True)  # once, not row by row
+        return self.network.read_on([row[kept].tolist() for row, kept in rows])
 
     def _read_at_once(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, vocab) and values (batch,), in a forward pass over the longest texts."""

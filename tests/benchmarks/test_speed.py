@@ -115,9 +115,8 @@ def test_sb3_with_every_text_read_anew_writes_the_same_texts():
     """So both sides of the ratio do the same work."""
     budget = {"min_new_tokens": 2, "max_new_tokens": 4}
     anew, ours = (sb3._agent(policy, 2, budget) for policy in (sb3._Anew, sb3.LanguageModelPolicy))
-    sb3._check(anew, ours)  # the same of the states of a rollout
     for agent in (anew, ours):
-        agent.set_random_seed(1)
+        agent.set_random_seed(0)
         sb3._iteration(agent)()
     buffers = anew.rollout_buffer, ours.rollout_buffer
     assert (buffers[0].actions == buffers[1].actions).all()

@@ -13,6 +13,7 @@ FLOORS = [  # from the ground up
     [
         "textgym",
         "textgym.checks",
+        "textgym.locking",
         "textgym.rendering",
         "textgym.reviews",
         "textgym.planted",

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from textgym.errors import InvalidArgumentError
+from textgym.locking import alone_in
 
 __all__ = ["only_writer", "read_rows", "write_json", "write_rows"]
 
@@ -33,19 +34,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         InvalidArgumentError: If another process is at it.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        remedy = "another process is writing there: wait for it, or name another folder"
-        raise InvalidArgumentError("output", str(folder), remedy) from None
-    try:
+    with alone_in(folder, "writing there"):
         yield
-    finally:
-        lock.release()
 
 
 def read_rows(

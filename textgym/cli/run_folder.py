@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from textgym.cli.flags import EnvironmentFlags
 from textgym.errors import InvalidArgumentError
+from textgym.locking import alone_in
 
 __all__ = ["SETTINGS", "RunSettings", "locked", "newest_run"]
 
 SETTINGS = "environment.json"
 """File of the :class:`RunSettings`."""
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +82,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InvalidArgumentError: If another process does.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        remedy = "another process is training in this folder: wait for it, or name another folder"
-        raise InvalidArgumentError("output", str(folder), remedy) from None
-    try:
+    with alone_in(folder, "training in this folder"):
         yield
-    finally:
-        lock.release()
 
 
 def newest_run(root: Path = Path("runs")) -> Path | None:

@@ -17,7 +17,8 @@ about where sparse reward ends.
 hypercube over learning rate, KL coefficient, minibatch size and two choices of its own, and then
 eight recombinations of the best four. All twenty run for 32 iterations (seed 100), the best four
 for 80 (seed 101), the best two of these once more (seed 102). On ``medium``, these two run for 60
-iterations (seed 100). ``long`` searches nothing, and uses what was best on ``medium``.
+iterations (seed 100). On ``long``, the two of ``medium`` are tried with their learning rate times
+1, 1/2, 1/4 and 1/8: all eight for 20 iterations (seed 100), the best two for 50 (seed 101).
 
 **Test**: the setting that won, under seeds from 0 up. Here the policies also write 512 completions
 to prompts of their own, which are scored by the reward model, judged by an outside scorer that no
@@ -70,7 +71,15 @@ def search(task: str, methods: list[str], jobs: int, output: Path) -> None:
             tried[method] += study.recombined(best, NUM_RECOMBINED)
     else:
         kept = report.finalists(output, source)
-        tried = {method: kept[method] for method in methods}
+        factors = TASKS[task].learning_rate_factors
+        tried = {
+            method: [
+                changed
+                for setting in kept[method]
+                for changed in study.with_learning_rates(setting, factors)
+            ]
+            for method in methods
+        }
     search_on(rungs, tried)
 
 

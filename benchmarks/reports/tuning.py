@@ -58,9 +58,6 @@ def finalists(output: Path, task: str) -> dict[str, list[str]]:
         task: One of the plan's.
     """
     rungs = TASKS[task].rungs
-    if not rungs:
-        assert TASKS[task].settings_from is not None
-        return finalists(output, TASKS[task].settings_from)
     runs = read_rows(output / task / "search" / "runs.parquet", KEYS)
     full = runs[(runs["iterations"] == rungs[-1].iterations)]
     last_seeds = full[full["seed"].isin(rungs[-1].seeds)]

@@ -36,7 +36,8 @@ class Task:
         iterations: Length of a full run.
         kl_budget: Of the criterion, in nats per completion.
         settings_from: The task whose best settings the search starts from; None for new ones.
-        rungs: Of the search; none: the best setting is taken over.
+        rungs: Of the search.
+        learning_rate_factors: Each of those settings is tried with its learning rate times these.
     """
 
     min_new_tokens: int
@@ -45,6 +46,7 @@ class Task:
     kl_budget: float
     settings_from: str | None
     rungs: tuple[Rung, ...]
+    learning_rate_factors: tuple[float, ...] = (1.0,)
 
 
 TASKS = {
@@ -52,7 +54,15 @@ TASKS = {
         8, 16, 80, 25.0, None, (Rung(32, (100,), 4), Rung(80, (101,), 2), Rung(80, (102,), 2))
     ),
     "medium": Task(40, 60, 60, 40.0, "short", (Rung(60, (100,), 2),)),
-    "long": Task(140, 160, 50, 70.0, "medium", ()),
+    "long": Task(
+        140,
+        160,
+        50,
+        70.0,
+        "medium",
+        (Rung(20, (100,), 2), Rung(50, (101,), 2)),
+        (1, 1 / 2, 1 / 4, 1 / 8),
+    ),
 }
 
 

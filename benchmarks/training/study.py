@@ -113,7 +113,13 @@ def variants(setting: str) -> dict[str, str]:
 
 
 def train(
-    task_name: str, measured: bool, method: str, setting: str, iterations: int, seed: int
+    task_name: str,
+    measured: bool,
+    dtype: str,
+    method: str,
+    setting: str,
+    iterations: int,
+    seed: int,
 ) -> pd.DataFrame:
     """One run, a row per iteration.
 
@@ -121,17 +127,18 @@ def train(
         task_name: One of the plan's.
         measured: Whether fresh completions are measured after a quarter, a half and all
             of the iterations: columns that begin with ``fresh_``, empty in other rows.
+        dtype: "float32" or "bfloat16", for reward model and policy.
         method: One of the plan's, or a variant of its ablated method; or "untrained" with 0
             iterations: a row of fresh completions.
         setting: Hyperparameters, and ``start`` and ``credit`` of the environment, as JSON.
         iterations: Length of the run. The learning rate falls as in a run of the task's length.
         seed: Of the agent.
     """
-    task = TASKS[task_name]
+    task, autocast = TASKS[task_name], None if dtype == "float32" else dtype
     with tempfile.TemporaryDirectory() as log_dir:
         of_method = METHODS.get(method, METHODS[ABLATED])
-        agent = _make_agent(task, of_method, json.loads(setting), seed, log_dir)
-        fresh = FreshCompletions(_make_envs(task, 128, "sparse")) if measured else None
+        agent = _make_agent(task, of_method, json.loads(setting), autocast, seed, log_dir)
+        fresh = FreshCompletions(_make_envs(task, 128, autocast, "sparse")) if measured else None
         if method == UNTRAINED:
             assert fresh is not None
             measures = fresh.measure(fresh.write(agent))
@@ -142,7 +149,12 @@ def train(
 
 
 def _make_agent(
-    task: Task, method: Method, setting: dict[str, Any], seed: int, log_dir: str
+    task: Task,
+    method: Method,
+    setting: dict[str, Any],
+    dtype: str | None,
+    seed: int,
+    log_dir: str,
 ) -> Agent:
     """An agent before its first iteration."""
     credit, start = setting.pop("credit", method.credit), setting.pop("start", "zero")
@@ -150,21 +162,23 @@ def _make_agent(
         "episodes_per_iteration": NUM_EPISODES,
         "kl_target": None,
         "anneal_iterations": task.iterations,
-        "dtype": "bfloat16",
+        "dtype": dtype,
         "seed": seed,
         "log_dir": log_dir,
     }
-    envs = _make_envs(task, NUM_EPISODES, credit, start)
+    envs = _make_envs(task, NUM_EPISODES, dtype, credit, start)
     return AGENTS[method.agent]("embedded", envs, **shared | method.fixed | setting)
 
 
-def _make_envs(task: Task, num_envs: int, credit: str, start: str = "zero") -> VectorEnv:
+def _make_envs(
+    task: Task, num_envs: int, dtype: str | None, credit: str, start: str = "zero"
+) -> VectorEnv:
     envs = gym.make_vec(
         "ABC-RLHF-v0",
         num_envs=num_envs,
         min_new_tokens=task.min_new_tokens,
         max_new_tokens=task.max_new_tokens,
-        dtype="bfloat16",
+        dtype=dtype,
         autoreset_mode=AutoresetMode.DISABLED,
     )
     return CreditAssignment(envs, get_credit_assigner(credit, start=start))

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
+import tuning
 from gymnasium.vector import AutoresetMode
 from harness.halving import Rung, best_settings, halve
 from reports import frontier
@@ -21,6 +22,7 @@ from textgym.agents import PPO
 from textgym.benchmark import fresh_completions
 from textgym.benchmark.fresh_completions import FreshCompletions, distinct_2
 from textgym.benchmark.measures import score_at_kl_budget
+from textgym.benchmark.storage import write_rows
 from textgym.reviews import load_reviews
 
 # --- The criterion and the search
@@ -120,16 +122,48 @@ def test_recombined_settings_take_every_choice_from_one_of_the_best():
             assert min(max(setting[name] / p[name], p[name] / setting[name]) for p in parents) < 1.6
 
 
+def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_shorter_ones(
+    tmp_path, monkeypatch
+):
+    rates = (0.0004, 0.00032, 0.0008)
+    before = pd.DataFrame(
+        [
+            {"method": "sparse", "setting": json.dumps({"learning_rate": rate, "kl_coef": 0.04})}
+            | {"iterations": 60, "seed": 100, "iteration": 1, "score": score, "kl": 1.0}
+            for rate, score in zip(rates, (3.0, 2.0, 1.0), strict=True)
+        ]
+    )
+    write_rows(before, tmp_path / "medium" / "search" / "runs.parquet")
+    asked = []
+
+    def run(task, stage, jobs, output, keys, dtype):
+        asked.append([(json.loads(s), iterations, seed) for _, s, iterations, seed in keys])
+        rows = pd.DataFrame(keys, columns=report.KEYS)
+        # The higher the rate, the lower the score.
+        scores = [-json.loads(setting)["learning_rate"] for setting in rows["setting"]]
+        return rows.assign(iteration=1, score=scores, kl=1.0)
+
+    monkeypatch.setattr(tuning, "_run", run)
+    tuning.search("long", ["sparse"], 1, tmp_path)
+    tried, best = asked
+    wanted = [0.0004, 0.0002, 0.0001, 5e-5, 0.00032, 0.00016, 8e-5, 4e-5]
+    assert tried == [({"learning_rate": rate, "kl_coef": 0.04}, 20, 100) for rate in wanted]
+    wanted = [4e-5, 5e-5]
+    assert best == [({"learning_rate": rate, "kl_coef": 0.04}, 50, 101) for rate in wanted]
+
+
 # --- Runs
 
 
 def test_a_run_has_a_row_per_iteration_and_measures_fresh_completions(monkeypatch):
     monkeypatch.setattr(fresh_completions, "outside_scorer", small_outside_scorer)
     monkeypatch.setattr(study, "FreshCompletions", partial(FreshCompletions, number=128))
-    rows = study.train("short", True, "prefix score", study.settings("prefix score", 1)[0], 2, 100)
+    rows = study.train(
+        "short", True, "bfloat16", "prefix score", study.settings("prefix score", 1)[0], 2, 100
+    )
     assert rows["iteration"].tolist() == [1, 2]
     assert rows["fresh_score"].notna().tolist() == [True, True]
-    start = study.train("short", True, UNTRAINED, "{}", 0, 0)
+    start = study.train("short", True, "bfloat16", UNTRAINED, "{}", 0, 0)
     assert start["iteration"].tolist() == [0]
     assert start["fresh_kl"].item() == pytest.approx(0.0, abs=1e-3)
 
@@ -137,14 +171,14 @@ def test_a_run_has_a_row_per_iteration_and_measures_fresh_completions(monkeypatc
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_from_every_setting_that_is_searched(method):
     for setting in study.settings(method, 12)[:2]:
-        rows = study.train("short", False, method, setting, 1, 100)
+        rows = study.train("short", False, "bfloat16", method, setting, 1, 100)
         assert np.isfinite(rows[["score", "kl", "entropy"]]).all(axis=None)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_ablation_runs(variant):
     setting = study.variants(study.settings(ABLATED, 1)[0])[variant]
-    rows = study.train("short", False, variant, setting, 1, 100)
+    rows = study.train("short", False, "bfloat16", variant, setting, 1, 100)
     assert np.isfinite(rows[["score", "kl", "entropy"]]).all(axis=None)
 
 

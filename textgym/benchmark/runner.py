@@ -7,6 +7,7 @@ run, so a benchmark that is killed loses only the runs that were going on.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -40,6 +41,7 @@ def run_missing(
     order: str,
     jobs: int = 1,
     engine: Literal["processes", "ray"] = "processes",
+    shared: Mapping[str, Any] | None = None,
     aliases: Aliases | None = None,
     report: Callable[[pd.DataFrame], str] = lambda rows: f"{len(rows)} rows",
 ) -> pd.DataFrame:
@@ -56,6 +58,8 @@ def run_missing(
         jobs: Number of processes.
         engine: "processes" of this machine, or "ray": tasks of the cluster that the environment
             variable ``RAY_ADDRESS`` names, or else of this machine.
+        shared: What all runs of a folder have in common and no key tells, such as a dtype; None as
+            a value stands for the usual. It goes into meta.json, and what it lacks was the usual.
         aliases: By column, labels of earlier results and what they are called today.
         report: What is printed of a run that has finished.
 
@@ -64,7 +68,8 @@ def run_missing(
 
     Raises:
         InvalidArgumentError: If there are fewer than one jobs, the engine is unknown, or arguments
-            do not match the keys, or another process is writing to the folder.
+            do not match the keys, or the folder's runs have something else in common, or another
+            process is writing to the folder.
         MissingDependencyError: If the engine is "ray" and it is not installed.
         ExceptionGroup: If runs failed. The others are stored, and a second call tries those again.
     """
@@ -78,10 +83,13 @@ def run_missing(
             raise InvalidArgumentError("todo", arguments, f"must hold one value for each of {keys}")
     with only_writer(path.parent):
         runs = read_rows(path, keys, aliases)
+        if len(runs):
+            _check_shared(path.parent, shared or {})
         done = set(runs[list(keys)].itertuples(index=False, name=None))
         missing = [arguments for arguments in todo if arguments not in done]
         if not missing:
             return runs
+        meta = {**meta, "shared": dict(shared)} if shared else meta
         version = commit_of_code()  # when the code is read, not when a run ends
         failures: list[Exception] = []
         started = time.monotonic()
@@ -108,6 +116,18 @@ def run_missing(
         if failures:
             raise ExceptionGroup(f"{len(failures)} of {len(missing)} runs failed", failures)
         return runs
+
+
+def _check_shared(folder: Path, shared: Mapping[str, Any]) -> None:
+    """Refuse a folder whose runs have something else in common."""
+    path = folder / "meta.json"
+    stored = json.loads(path.read_text(encoding="utf-8")).get("shared", {}) if path.exists() else {}
+    for name in shared.keys() | stored.keys():
+        before, now = stored.get(name), shared.get(name)
+        if before != now:
+            usual = "the usual one" if before is None else before
+            remedy = f"the runs in {folder} have {usual}; take another folder for the output"
+            raise InvalidArgumentError(name, now, remedy)
 
 
 def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:

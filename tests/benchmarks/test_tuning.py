@@ -144,7 +144,7 @@ def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_short
         return rows.assign(iteration=1, score=scores, kl=1.0)
 
     monkeypatch.setattr(tuning, "_run", run)
-    tuning.search("long", ["sparse"], 1, tmp_path)
+    tuning.search("long", ["sparse"], 1, tmp_path, "float32")
     tried, best = asked
     wanted = [0.0004, 0.0002, 0.0001, 5e-5, 0.00032, 0.00016, 8e-5, 4e-5]
     assert tried == [({"learning_rate": rate, "kl_coef": 0.04}, 20, 100) for rate in wanted]
@@ -158,9 +158,8 @@ def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_short
 def test_a_run_has_a_row_per_iteration_and_measures_fresh_completions(monkeypatch):
     monkeypatch.setattr(fresh_completions, "outside_scorer", small_outside_scorer)
     monkeypatch.setattr(study, "FreshCompletions", partial(FreshCompletions, number=128))
-    rows = study.train(
-        "short", True, "bfloat16", "prefix score", study.settings("prefix score", 1)[0], 2, 100
-    )
+    setting = study.settings("prefix score", 1)[0]
+    rows = study.train("short", True, "bfloat16", "prefix score", setting, 2, 100)
     assert rows["iteration"].tolist() == [1, 2]
     assert rows["fresh_score"].notna().tolist() == [True, True]
     start = study.train("short", True, "bfloat16", UNTRAINED, "{}", 0, 0)

@@ -4,7 +4,6 @@ import statistics
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
@@ -177,14 +176,11 @@ def test_iterations_until_the_best_of_sparse():
     assert "not reached" in console.file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("instructions", "dtype"),
-    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({}, "float32")],
-)
-def test_bfloat16_is_for_processors_with_instructions_for_it(
-    monkeypatch, tiny, language_model, tmp_path, instructions, dtype
+@pytest.mark.parametrize(("is_faster", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_bfloat16_is_for_processors_that_are_faster_in_it(
+    monkeypatch, tiny, language_model, tmp_path, is_faster, dtype
 ):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    monkeypatch.setattr("textgym.demo.run.is_bfloat16_faster", lambda: is_faster)
     out = io.StringIO()
     folder = run_demo(
         tmp_path / "out",

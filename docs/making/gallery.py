@@ -47,11 +47,12 @@ def coloured(prompt: str, pieces: Sequence[str], values: Sequence[float]) -> str
     limit = credit_limit(values)
     spans = [f'<span class="prompt">{html.escape(prompt)}</span>']
     for piece, value in zip(pieces, values, strict=True):
+        if abs(value) < 0.005:  # Its sign is that of a rounding error, and differs by processor.
+            value = 0.0
         (red, green, blue), opacity = credit_colour(value, limit)
         style = f"background:rgba({red},{green},{blue},{opacity:.2f})"
         style += ";text-decoration:underline" if is_marked(value, limit) else ""
-        title = f"{value:+.2f}".replace("-0.00", "+0.00")
-        spans.append(f'<span style="{style}" title="{title}">{html.escape(piece)}</span>')
+        spans.append(f'<span style="{style}" title="{value:+.2f}">{html.escape(piece)}</span>')
     return f'<div class="credit-text">{"".join(spans)}</div>'
 
 

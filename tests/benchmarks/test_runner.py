@@ -220,5 +220,6 @@ def test_circumstances_name_command_commit_machine_and_versions():
     circumstances = describe("numpy", "pandas")
     assert circumstances["commit"].startswith(commit())
     assert isinstance(circumstances["bfloat16_instructions"], bool)
+    assert isinstance(circumstances["bfloat16_is_faster"], bool)
     assert circumstances["versions"]["pandas"] == pd.__version__
     assert circumstances["command"].startswith("python ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from transformers import BertConfig, BertForSequenceClassification, Qwen3ForSequ
 from tests.conftest import make_tokenizer, tiny_config
 from textgym.errors import InvalidArgumentError
 from textgym.models import Completions, RewardModel
-from textgym.models.loading import load_language_model, load_reward_model, load_tokenizer
+from textgym.models.loading import (
+    is_bfloat16_faster,
+    load_language_model,
+    load_reward_model,
+    load_tokenizer,
+)
 
 BATCH = Completions.from_lists([[1, 40], [1]], [[50, 60, 2], [70]])
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
@@ -248,3 +254,16 @@ def test_a_padded_embedding_is_accepted(tokenizer, num_rows):
 def test_the_class_of_a_model_is_no_model(language_model):
     with pytest.raises(InvalidArgumentError, match="is a class"):
         load_language_model(type(language_model))
+
+
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_a_processor_that_is_slow_in_one_dtype_is_faster_in_the_other(monkeypatch, slow):
+    linear = torch.nn.functional.linear
+
+    def linear_of_a_slow_processor(texts, weight):
+        if texts.dtype == slow:
+            time.sleep(0.05)  # far more than a product takes
+        return linear(texts, weight)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear_of_a_slow_processor)
+    assert is_bfloat16_faster() == (slow == torch.float32)

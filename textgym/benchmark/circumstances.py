@@ -42,15 +42,17 @@ def describe(*packages: str) -> dict[str, Any]:
         *packages: Names of the packages whose versions matter.
 
     Returns:
-        Command, commit, machine, whether the processor has bfloat16 instructions, versions, date.
+        Command, commit, machine, whether the processor has bfloat16 instructions and whether they
+        pay, versions, date.
     """
-    from textgym.models.loading import has_bfloat16  # on use: slow to import
+    from textgym.models.loading import has_bfloat16, is_bfloat16_faster  # on use: slow to import
 
     return {
         "command": _command(),
         "commit": commit_of_code(),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU used",
         "bfloat16_instructions": has_bfloat16(),
+        "bfloat16_is_faster": is_bfloat16_faster(),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "finished": time.strftime("%Y-%m-%d"),
     }

@@ -34,7 +34,7 @@ class DemoCommand:
     reward_model: str = "embedded"
     """Reward model: "embedded", a folder or a hub id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the models compute in. auto: bfloat16 if the processor has instructions for it."""
+    """What the models compute in. auto: bfloat16 if it is faster on this processor."""
 
     def run(self) -> None:
         """Run the command."""

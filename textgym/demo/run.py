@@ -27,7 +27,7 @@ from textgym.demo.summary import summarize, summary_table
 from textgym.errors import InvalidArgumentError
 from textgym.memory import keep_freed_memory
 from textgym.models import load_language_model, load_tokenizer
-from textgym.models.loading import has_bfloat16
+from textgym.models.loading import is_bfloat16_faster
 from textgym.plotting import plot_learning_curves
 from textgym.samples import Sample, samples_of
 from textgym.wrappers.vector import CreditAssignment
@@ -69,7 +69,7 @@ def run_demo(
         min_new_tokens: Smallest budget of new tokens.
         max_new_tokens: Largest budget of new tokens.
         dtype: What policy and reward model compute in: "float32", "bfloat16" or "auto", which is
-            bfloat16 if the processor has instructions for it.
+            bfloat16 if it is faster on this processor.
         console: Where to print; standard output by default.
         **hyperparameters: Fields of :class:`textgym.agents.PPOConfig` for all runs, instead of
             each method's own; not ``episodes_per_iteration`` and ``log_dir``.
@@ -195,7 +195,7 @@ def _resolve_dtype(dtype: str) -> str:
         raise InvalidArgumentError("dtype", dtype, 'must be "auto", "float32" or "bfloat16"')
     if dtype != "auto":
         return dtype
-    return "bfloat16" if has_bfloat16() else "float32"
+    return "bfloat16" if is_bfloat16_faster() else "float32"
 
 
 def _fresh_folder(output: str | Path | None) -> Path:

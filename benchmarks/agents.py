@@ -51,6 +51,8 @@ def train_all(names: list[str], seeds: int, jobs: int, scale: float, output: Pat
         describe(*agents.PACKAGES),
         order="timesteps",
         jobs=jobs,
+        shared={"scale": scale},
+        untold={"scale": 1.0},
         aliases=report.ALIASES,
         report=lambda rows: "{:+.2f} → {:+.2f}".format(*report.ends_of(rows)),
     )

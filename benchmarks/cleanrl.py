@@ -26,6 +26,7 @@ from textgym.benchmark.runner import run_missing
 
 RESULTS = Path(__file__).parent / "results" / "cleanrl"
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "tyro", "tensorboard")
+TIMESTEPS = 60_000
 SHA256 = "d8dfbb7ac0b21e747b77d6e6673e566db4d6cdacc83bcebcd19cf87ad0e459ae"
 """Of cleanrl/ppo.py at CleanRL's commit fe8d8a0, April 2026."""
 
@@ -53,9 +54,11 @@ def run(
         [(setting, seed) for seed in range(1, seeds + 1) for setting in only or report.SETTINGS],
         report.KEYS,
         output / "runs.csv",
-        {**describe(*PACKAGES), "script": "cleanrl/ppo.py", "sha256": sha256_of(script)},
+        {**describe(*PACKAGES), "script": "cleanrl/ppo.py"},
         order="timesteps",
         jobs=jobs,
+        shared={"sha256": sha256_of(script), "timesteps": steps},
+        untold={"timesteps": TIMESTEPS},
         report=report.describe,
     )
 
@@ -67,7 +70,7 @@ def main() -> None:
     parser.add_argument("--setting", action="append", help="one of them; may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--timesteps", type=int, default=60_000)
+    parser.add_argument("--timesteps", type=int, default=TIMESTEPS)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
     arguments = parser.parse_args()

@@ -41,6 +41,7 @@ def train_all(task: str, seeds: int, jobs: int, output: Path, iterations: int | 
         describe(*ppo.PACKAGES) | ppo.describe_runs(task),
         order="iteration",
         jobs=jobs,
+        shared={"iterations": iterations},
         aliases=report.ALIASES,
         report=lambda rows: f"{rows['score'].tail(ENDS).mean():+.2f}",
     )

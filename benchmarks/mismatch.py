@@ -31,8 +31,9 @@ def run(seeds: int, episodes: int, only: list[str] | None, output: Path) -> None
         [(cause, seed) for cause in only or CAUSES for seed in range(seeds)],
         report.KEYS,
         output / "runs.csv",
-        describe(*PACKAGES) | {"episodes": episodes},
+        describe(*PACKAGES),
         order="episodes",
+        shared={"episodes": episodes},
         report=report.describe,
     )
 

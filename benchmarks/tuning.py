@@ -133,7 +133,8 @@ def _run(
         describe(*study.PACKAGES) | study.describe(),
         order="iteration",
         jobs=jobs,
-        shared={"dtype": None if dtype == USUAL_DTYPE else dtype},
+        shared={"dtype": dtype},
+        untold={"dtype": USUAL_DTYPE},
         report=partial(report.describe_run, task),
     )
 

@@ -85,6 +85,22 @@ def test_a_commit_that_looks_like_a_number_stays_text(digits, name, tmp_path):
     assert read_rows(tmp_path / name).to_dict("list") == {"commit": [digits], "score": [0.5]}
 
 
+def test_a_folder_refuses_runs_that_have_something_else_in_common(tmp_path):
+    run_all(tmp_path, shared={"steps": 5})
+    assert json.loads((tmp_path / "meta.json").read_text())["steps"] == 5
+    with pytest.raises(InvalidArgumentError, match="steps=6: .*have 5; take another folder"):
+        run_all(tmp_path, shared={"steps": 6})
+    run_all(tmp_path, shared={"steps": 5})
+    assert len(started(tmp_path)) == len(TODO)  # Nothing has run again.
+
+
+def test_what_an_older_folder_does_not_tell_was_as_it_was_then(tmp_path):
+    run_all(tmp_path)
+    with pytest.raises(InvalidArgumentError, match="have bfloat16; take another folder"):
+        run_all(tmp_path, shared={"dtype": "float32"}, untold={"dtype": "bfloat16"})
+    run_all(tmp_path, shared={"dtype": "bfloat16"}, untold={"dtype": "bfloat16"})
+
+
 def test_a_run_that_fails_leaves_the_others_stored_and_is_tried_again(tmp_path):
     (tmp_path / "fail b 1").touch()
     with pytest.raises(ExceptionGroup, match="1 of 4 runs failed") as failure:

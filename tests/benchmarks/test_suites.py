@@ -275,7 +275,7 @@ def mine():
 
 def test_a_folder_holds_runs_of_one_setting_of_a_method(tmp_path, mine):
     stored_runs(tmp_path, gamma=0.8)
-    with pytest.raises(InvalidArgumentError, match="runs of mine with other settings"):
+    with pytest.raises(InvalidArgumentError, match="runs of mine on 8-16 with other settings"):
         run_suite(mine, tmp_path, seeds=1, iterations=1, only=("mine",))
 
 
@@ -283,6 +283,18 @@ def test_runs_of_the_same_setting_are_continued(tmp_path, mine):
     stored_runs(tmp_path, gamma=0.9)
     rows = run_suite(mine, tmp_path, seeds=1, iterations=1, only=("mine",))
     assert rows["score"].tolist() == [0.0]  # Nothing is missing, so nothing has run.
+
+
+@pytest.mark.parametrize(("task", "is_refused"), [("140-160", False), ("8-16", True)])
+def test_only_the_settings_of_the_stored_tasks_must_be_the_same(tmp_path, mine, task, is_refused):
+    stored_runs(tmp_path, gamma=0.9)
+    METHODS["mine"] = replace(METHODS["mine"], by_task={task: {"gamma": 0.8}})
+    kind = {"seeds": 1, "iterations": 1, "only": ("mine",)}
+    if is_refused:
+        with pytest.raises(InvalidArgumentError, match="runs of mine on 8-16 with other settings"):
+            run_suite(mine, tmp_path, **kind)
+    else:
+        assert run_suite(mine, tmp_path, **kind)["score"].tolist() == [0.0]
 
 
 def test_the_settings_of_stored_runs_are_kept_when_their_method_leaves_the_suite(tmp_path):
@@ -324,6 +336,7 @@ def test_runs_that_suites_share_are_made_once(tmp_path, made, capsys):
         ({"dtype": "bfloat16"}, {}, {}),
         ({"only": ("ABC",)}, {}, {}),
         ({}, {"hyperparameters": {"gamma": 0.8}}, {}),
+        ({}, {"by_task": {"8-16": {"gamma": 0.8}}}, {}),
         ({}, {}, {"kl_budget": 9.0}),
     ],
 )

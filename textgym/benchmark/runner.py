@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pandas as pd
@@ -41,7 +42,8 @@ def run_missing(
     order: str,
     jobs: int = 1,
     engine: Literal["processes", "ray"] = "processes",
-    shared: Mapping[str, Any] | None = None,
+    shared: Mapping[str, Any] = MappingProxyType({}),
+    untold: Mapping[str, Any] = MappingProxyType({}),
     aliases: Aliases | None = None,
     report: Callable[[pd.DataFrame], str] = lambda rows: f"{len(rows)} rows",
 ) -> pd.DataFrame:
@@ -58,8 +60,9 @@ def run_missing(
         jobs: Number of processes.
         engine: "processes" of this machine, or "ray": tasks of the cluster that the environment
             variable ``RAY_ADDRESS`` names, or else of this machine.
-        shared: What all runs of a folder have in common and no key tells, such as a dtype; None as
-            a value stands for the usual. It goes into meta.json, and what it lacks was the usual.
+        shared: What all runs of a folder have in common and no key tells, such as a dtype. It goes
+            into meta.json.
+        untold: The same of runs whose meta.json does not tell it.
         aliases: By column, labels of earlier results and what they are called today.
         report: What is printed of a run that has finished.
 
@@ -84,12 +87,12 @@ def run_missing(
     with only_writer(path.parent):
         runs = read_rows(path, keys, aliases)
         if len(runs):
-            _check_shared(path.parent, shared or {})
+            _check_shared(path.parent, shared, untold)
         done = set(runs[list(keys)].itertuples(index=False, name=None))
         missing = [arguments for arguments in todo if arguments not in done]
         if not missing:
             return runs
-        meta = {**meta, "shared": dict(shared)} if shared else meta
+        meta = {**meta, **shared}
         version = commit_of_code()  # when the code is read, not when a run ends
         failures: list[Exception] = []
         started = time.monotonic()
@@ -118,16 +121,15 @@ def run_missing(
         return runs
 
 
-def _check_shared(folder: Path, shared: Mapping[str, Any]) -> None:
+def _check_shared(folder: Path, shared: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
     """Refuse a folder whose runs have something else in common."""
     path = folder / "meta.json"
-    stored = json.loads(path.read_text(encoding="utf-8")).get("shared", {}) if path.exists() else {}
-    for name in shared.keys() | stored.keys():
-        before, now = stored.get(name), shared.get(name)
-        if before != now:
-            usual = "the usual one" if before is None else before
-            remedy = f"the runs in {folder} have {usual}; take another folder for the output"
-            raise InvalidArgumentError(name, now, remedy)
+    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, value in shared.items():
+        before = told.get(name, untold.get(name))
+        if before != value:
+            remedy = f"the runs in {folder} have {before}; take another folder for the output"
+            raise InvalidArgumentError(name, value, remedy)
 
 
 def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:

@@ -22,8 +22,8 @@ from .training import KEYS
 __all__ = ["check_kinds", "check_measurement", "check_settings", "settings_of", "take_over"]
 
 _ROWS, _META = "runs.parquet", "meta.json"
-_SETTINGS = ("agent", "credit", "credit_kwargs", "hyperparameters", "by_task", "num_envs")
-"""What a method's runs depend on."""
+_SETTINGS = ("agent", "credit", "credit_kwargs", "num_envs")
+"""What a method's runs depend on, besides the hyperparameters of their task."""
 _BEFORE = {"num_envs": EPISODES}
 """Settings that older folders do not tell, as they were then."""
 _MEASUREMENT = ("episodes_per_iteration", "fresh_completions")
@@ -80,7 +80,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(folder: Path, kept: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse a folder with runs of a method whose settings have changed since.
+    """Refuse a folder with runs of a method whose settings on their task have changed since.
 
     Args:
         folder: Has the runs.
@@ -90,13 +90,15 @@ def check_settings(folder: Path, kept: Mapping[str, Any], settings: Mapping[str,
     Raises:
         InvalidArgumentError: If they have changed.
     """
-    for method, stored in kept.items():
-        if method in settings and not _are_same(stored, settings[method]):
+    has = _rows_of(folder)[["method", "task"]].drop_duplicates()
+    for method, task in has.itertuples(index=False, name=None):
+        now = settings.get(method)
+        if method in kept and now is not None and not _are_same(kept[method], now, task):
             raise InvalidArgumentError(
                 "output",
                 str(folder),
-                f"has runs of {method} with other settings; give the method another name, or take "
-                "another folder",
+                f"has runs of {method} on {task} with other settings; give the method another "
+                "name, or take another folder, which can have the other runs (--reuse)",
             )
 
 
@@ -126,7 +128,7 @@ def take_over(folder: Path, runs: Sequence[tuple], meta: Mapping[str, Any], othe
         run
         for run in runs
         if tasks.get(run[0]) == _in_json(meta["tasks"][run[0]])
-        and _are_same(settings.get(run[1], {}), meta["methods"][run[1]])
+        and _are_same(settings.get(run[1], {}), meta["methods"][run[1]], run[0])
         and all(told.get(name) == meta[name] for name in _MEASUREMENT)
     }
     keys = _keys_of(offered)
@@ -162,10 +164,15 @@ def _meta_of(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _are_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether the settings of a method, as stored, are those of today."""
-    stored = {**_BEFORE, **stored}
-    return all(stored.get(name) == _in_json(now[name]) for name in _SETTINGS)
+def _are_same(stored: Mapping[str, Any], now: Mapping[str, Any], task: str) -> bool:
+    """Whether the settings of a method on a task, as stored, are those of today."""
+    stored, now = {**_BEFORE, **stored}, _in_json(now)
+    same = all(stored.get(name) == now[name] for name in _SETTINGS)
+    return same and _hyperparameters(stored, task) == _hyperparameters(now, task)
+
+
+def _hyperparameters(settings: Mapping[str, Any], task: str) -> dict[str, Any]:
+    return {**settings.get("hyperparameters", {}), **settings.get("by_task", {}).get(task, {})}
 
 
 def _in_json(value: Any) -> Any:

@@ -146,9 +146,9 @@ def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_short
     monkeypatch.setattr(tuning, "_run", run)
     tuning.search("long", ["sparse"], 1, tmp_path, "float32")
     tried, best = asked
-    wanted = [0.0004, 0.0002, 0.0001, 5e-5, 0.00032, 0.00016, 8e-5, 4e-5]
+    wanted = [0.0004, 0.0002, 0.0001, 5e-5, 2.5e-5, 0.00032, 0.00016, 8e-5, 4e-5, 2e-5]
     assert tried == [({"learning_rate": rate, "kl_coef": 0.04}, 20, 100) for rate in wanted]
-    wanted = [4e-5, 5e-5]
+    wanted = [2e-5, 2.5e-5]
     assert best == [({"learning_rate": rate, "kl_coef": 0.04}, 50, 101) for rate in wanted]
 
 

@@ -49,7 +49,15 @@ from harness.halving import halve
 from reports import tuning as report
 from textgym.benchmark.circumstances import describe
 from textgym.benchmark.runner import run_missing
-from training.plan import ABLATED, FRONTIER, FRONTIER_KL_COEFS, METHODS, TASKS, UNTRAINED
+from training.plan import (
+    ABLATED,
+    FRONTIER,
+    FRONTIER_KL_COEFS,
+    METHODS,
+    TASKS,
+    UNTRAINED,
+    with_learning_rates,
+)
 
 RESULTS = Path(__file__).parent / "results" / "tuning"
 USUAL_DTYPE = "bfloat16"
@@ -59,8 +67,6 @@ ABLATION_SEEDS = (100, 101, 102)
 
 
 def search(task: str, methods: list[str], jobs: int, output: Path, dtype: str) -> None:
-    from training import study  # on use: tables need neither models nor torch
-
     rungs, source = TASKS[task].rungs, TASKS[task].settings_from
     search_on = partial(
         halve,
@@ -68,6 +74,8 @@ def search(task: str, methods: list[str], jobs: int, output: Path, dtype: str) -
         value_of=partial(report.value_of, task),
     )
     if source is None:
+        from training import study  # on use: tables need neither models nor torch
+
         tried = {method: study.settings(method, NUM_SETTINGS) for method in methods}
         for method, best in search_on(rungs[:1], tried).items():
             tried[method] += study.recombined(best, NUM_RECOMBINED)
@@ -78,7 +86,7 @@ def search(task: str, methods: list[str], jobs: int, output: Path, dtype: str) -
             method: [
                 changed
                 for setting in kept[method]
-                for changed in study.with_learning_rates(setting, factors)
+                for changed in with_learning_rates(setting, factors)
             ]
             for method in methods
         }

@@ -34,6 +34,8 @@ def best_settings(
         value_of: The value of one run.
         number: How many of each method.
     """
+    if runs.empty:
+        return {}
     columns = ["method", "setting", "seed"]
     values = pd.Series({key: value_of(run) for key, run in runs.groupby(columns)}, name="value")
     means = values.rename_axis(columns).groupby(columns[:2]).mean().sort_values(ascending=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ from textgym.benchmark.report import fresh_table
 from textgym.benchmark.statistics import stratified_bootstrap
 from textgym.benchmark.storage import read_rows
 from textgym.benchmark.tables import markdown_table
-from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
+from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS, with_learning_rates
 
 from . import frontier
 
@@ -85,6 +86,8 @@ def write(output: Path) -> str:
             draw(task, runs, tested.with_name("learning_curves.png"))
         if searched.exists():
             texts.append(f"# {task}: search\n\n{make_search_table(output, task)}")
+            if len(TASKS[task].learning_rate_factors) > 1:
+                texts.append(f"# {task}: learning rates\n\n{make_rates_table(output, task)}")
         if traded.exists():
             runs = read_rows(traded)
             texts.append(f"# {task}: frontier\n\n{frontier.make_tables(runs)}")
@@ -120,6 +123,36 @@ def make_search_table(output: Path, task: str) -> str:
         *markdown_table(["method", "setting", "criterion", "score", "KL", "tried"], lines),
     ]
     return "\n".join(text) + "\n"
+
+
+def make_rates_table(output: Path, task: str) -> str:
+    """What the learning rate does to the settings that a search started from."""
+    factors, source = TASKS[task].learning_rate_factors, TASKS[task].settings_from
+    assert source is not None
+    rung = TASKS[task].rungs[0]
+    runs = read_rows(output / task / "search" / "runs.parquet", KEYS)
+    runs = runs[(runs["iterations"] == rung.iterations) & runs["seed"].isin(rung.seeds)]
+    by_setting = dict(list(runs.groupby(["method", "setting"])))
+    lines = []
+    for method, settings in _in_order(finalists(output, source)).items():
+        for setting in settings:
+            tried = [by_setting.get((method, s)) for s in with_learning_rates(setting, factors)]
+            if any(run is not None for run in tried):
+                cells = ["–" if run is None else _value_and_kl(task, run) for run in tried]
+                lines.append([method, _plain(setting), *cells])
+    header = ["method", "setting", *(f"× {Fraction(factor)}" for factor in factors)]
+    text = [
+        f"Settings that the search on {source} kept, with their learning rate times a factor: the "
+        f"criterion of {rung.iterations} iterations under seed {rung.seeds[0]}, and the mean KL of "
+        "the last three in nats. A single seed is an observation.",
+        "",
+        *markdown_table(header, lines),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _value_and_kl(task: str, run: pd.DataFrame) -> str:
+    return f"{value_of(task, run):+.2f} ({run['kl'].tail(3).mean():.0f})"
 
 
 def make_test_tables(task: str, runs: pd.DataFrame) -> str:

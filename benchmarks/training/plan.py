@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "VARIANTS",
     "Method",
     "Task",
+    "with_learning_rates",
 ]
 
 NUM_EPISODES = 16
@@ -64,6 +66,13 @@ TASKS = {
         (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16),
     ),
 }
+
+
+def with_learning_rates(setting: str, factors: Sequence[float]) -> list[str]:
+    """A setting, as JSON, with its learning rate times each of the factors, to two digits."""
+    chosen = json.loads(setting)
+    rates = (float(f"{chosen['learning_rate'] * factor:.2g}") for factor in factors)
+    return [json.dumps(chosen | {"learning_rate": rate}) for rate in rates]
 
 
 @dataclass(frozen=True)

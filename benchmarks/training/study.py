@@ -31,7 +31,6 @@ __all__ = [
     "settings",
     "train",
     "variants",
-    "with_learning_rates",
 ]
 
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
@@ -84,13 +83,6 @@ def recombined(best: Sequence[str], number: int) -> list[str]:
             setting[name] = float(f"{setting[name] * 1.5 ** rng.uniform(-1, 1):.2g}")
         found.append(json.dumps(setting))
     return found
-
-
-def with_learning_rates(setting: str, factors: Sequence[float]) -> list[str]:
-    """A setting, as JSON, with its learning rate times each of the factors, to two digits."""
-    chosen = json.loads(setting)
-    rates = (float(f"{chosen['learning_rate'] * factor:.2g}") for factor in factors)
-    return [json.dumps(chosen | {"learning_rate": rate}) for rate in rates]
 
 
 def at_kl_coef(setting: str, kl_coef: float) -> str:

@@ -88,7 +88,7 @@ def test_a_commit_that_looks_like_a_number_stays_text(digits, name, tmp_path):
 def test_a_folder_refuses_runs_that_have_something_else_in_common(tmp_path):
     run_all(tmp_path, shared={"steps": 5})
     assert json.loads((tmp_path / "meta.json").read_text())["steps"] == 5
-    with pytest.raises(InvalidArgumentError, match="steps=6: .*have 5; take another folder"):
+    with pytest.raises(InvalidArgumentError, match=r"steps=6: .*have 5; take another folder"):
         run_all(tmp_path, shared={"steps": 6})
     run_all(tmp_path, shared={"steps": 5})
     assert len(started(tmp_path)) == len(TODO)  # Nothing has run again.

@@ -122,18 +122,20 @@ def test_recombined_settings_take_every_choice_from_one_of_the_best():
             assert min(max(setting[name] / p[name], p[name] / setting[name]) for p in parents) < 1.6
 
 
+def store_search(folder, task, rates, scores, iterations):
+    """Runs of one iteration, as the search on a task stores them."""
+    rows = [
+        {"method": "sparse", "setting": json.dumps({"learning_rate": rate, "kl_coef": 0.04})}
+        | {"iterations": iterations, "seed": 100, "iteration": 1, "score": score, "kl": 7.0}
+        for rate, score in zip(rates, scores, strict=True)
+    ]
+    write_rows(pd.DataFrame(rows), folder / task / "search" / "runs.parquet")
+
+
 def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_shorter_ones(
     tmp_path, monkeypatch
 ):
-    rates = (0.0004, 0.00032, 0.0008)
-    before = pd.DataFrame(
-        [
-            {"method": "sparse", "setting": json.dumps({"learning_rate": rate, "kl_coef": 0.04})}
-            | {"iterations": 60, "seed": 100, "iteration": 1, "score": score, "kl": 1.0}
-            for rate, score in zip(rates, (3.0, 2.0, 1.0), strict=True)
-        ]
-    )
-    write_rows(before, tmp_path / "medium" / "search" / "runs.parquet")
+    store_search(tmp_path, "medium", (0.0004, 0.00032, 0.0008), (3.0, 2.0, 1.0), 60)
     asked = []
 
     def run(task, stage, jobs, output, keys, dtype):
@@ -150,6 +152,17 @@ def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_short
     assert tried == [({"learning_rate": rate, "kl_coef": 0.04}, 20, 100) for rate in wanted]
     wanted = [2e-5, 2.5e-5]
     assert best == [({"learning_rate": rate, "kl_coef": 0.04}, 50, 101) for rate in wanted]
+
+
+def test_the_table_of_learning_rates_has_a_line_per_setting_and_a_column_per_factor(tmp_path):
+    store_search(tmp_path, "medium", (0.0004, 0.00032), (3.0, 2.0), 60)
+    # The search is not over: two rates of the first setting are missing, and all of the second.
+    store_search(tmp_path, "long", (0.0004, 0.0002, 0.0001), (0.5, 1.0, 2.0), 20)
+    *_, header, _, line = report.make_rates_table(tmp_path, "long").strip().splitlines()
+    assert header == "| method | setting | × 1 | × 1/2 | × 1/4 | × 1/8 | × 1/16 |"
+    setting = "learning_rate 0.0004, kl_coef 0.04"
+    assert line == f"| sparse | {setting} | +0.50 (7) | +1.00 (7) | +2.00 (7) | – | – |"
+    assert report.finalists(tmp_path, "long") == {}
 
 
 # --- Runs

@@ -30,8 +30,8 @@ class AgentConfig:
     episodes_per_iteration: int = 16
     """Episodes sampled per iteration; a multiple of the environment's ``num_envs``."""
     learning_rate: float = 3e-4
-    """Learning rate of AdamW, after the warm-up. The default is for models as small as the embedded
-    ones; models with billions of weights usually take about a hundredth."""
+    """Learning rate of AdamW, after the warm-up. The default is for short texts, and for models as
+    small as the embedded ones; models with billions of weights usually take about a hundredth."""
     warmup_iterations: int = 0
     """Iterations in which the learning rate rises in equal steps to its full value."""
     anneal_iterations: int | None = None

@@ -310,7 +310,7 @@ class PolicyAttentionCredit(_PolicyCredit):
         >>> from textgym.models import Completions
         >>> scored = Completions.from_lists([[1, 40]], [[50, 60, 70]]).with_score([2.0])
         >>> credit = PolicyAttentionCredit("embedded", beta=1.0)(scored)
-        >>> credit.shape, round(credit.sum().item(), 4), credit[0, -1].item()
+        >>> credit.shape, round(credit.sum().item(), 4), round(abs(credit[0, -1].item()), 4)
         (torch.Size([1, 5]), 2.0, 0.0)
     """
 
@@ -353,7 +353,7 @@ class PolicyLastAttentionCredit(_PolicyCredit):
         >>> from textgym.models import Completions
         >>> scored = Completions.from_lists([[1, 40]], [[50, 60, 70]]).with_score([2.0])
         >>> credit = PolicyLastAttentionCredit("embedded", beta=1.0)(scored)
-        >>> credit.shape, round(credit.sum().item(), 4), credit[0, -1].item()
+        >>> credit.shape, round(credit.sum().item(), 4), round(abs(credit[0, -1].item()), 4)
         (torch.Size([1, 5]), 2.0, 0.0)
     """
 

@@ -15,6 +15,10 @@ from typing import Any
 import torch
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # The client asks for all rows at once; the usual 5 may be too few.
+
+
 class CompletionServer:
     """Serves a model on a free port while it is entered.
 
@@ -67,7 +71,7 @@ class CompletionServer:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> CompletionServer:

@@ -23,15 +23,7 @@ from textgym.wrappers.vector import CreditAssignment
 
 from .plan import ABLATED, METHODS, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
 
-__all__ = [
-    "PACKAGES",
-    "at_kl_coef",
-    "describe",
-    "recombined",
-    "settings",
-    "train",
-    "variants",
-]
+__all__ = ["PACKAGES", "at_kl_coef", "describe", "recombined", "settings", "train", "variants"]
 
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
 

@@ -92,7 +92,9 @@ def test_every_method_has_a_credit_assigner(name):
     assert get_credit_assigner(method.credit, **method.credit_kwargs).name == method.credit
 
 
-@pytest.mark.parametrize(("searched", "task"), [("short", "8-16"), ("medium", "40-60")])
+@pytest.mark.parametrize(
+    ("searched", "task"), [("short", "8-16"), ("medium", "40-60"), ("long", "140-160")]
+)
 def test_tuned_methods_have_the_settings_that_won_the_search(searched, task):
     for name, setting in tuning.chosen(RESULTS, searched).items():
         won = json.loads(setting)

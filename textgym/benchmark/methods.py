@@ -113,8 +113,10 @@ _PUBLISHED: dict[str, Any] = {
     "gae_lambda": 0.95,
 }
 _PROMPT = {"start": "prompt"}
-_LONGER = ("20-30", "40-60", "90-110", "140-160")
+_MEDIUM = ("20-30", "40-60")
 """Tasks with the settings that the search found best at 40 to 60 tokens."""
+_LONG = ("90-110", "140-160")
+"""Tasks with the settings that the search found best at 140 to 160 tokens."""
 _COLORS = {
     "sparse": "#0072B2",
     "sparse, λ = 1": "#56B4E9",
@@ -139,28 +141,33 @@ _COLORS = {
 
 def _register_all() -> None:
     tuned = {
-        "sparse": Method(hyperparameters=_setting(4.1e-4, 0.039, gae_lambda=0.95)),
+        "sparse": Method(
+            hyperparameters=_setting(4.1e-4, 0.039, gae_lambda=0.95),
+            by_task=_at(_LONG, 1e-4, 0.039, gae_lambda=0.95),
+        ),
         "sparse, λ = 1": Method(
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(2.7e-4, 0.034, minibatch_size=8, gae_lambda=1.0),
+            by_task=_at(_LONG, 3.4e-5, 0.034, minibatch_size=8, gae_lambda=1.0),
         ),
         "uniform": Method(
             credit="uniform",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(6.2e-4, 0.039, gae_lambda=0.9),
+            by_task=_at(_LONG, 2.6e-5, 0.053, gae_lambda=1.0),
         ),
         "ABC": Method(
             credit="abc",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(5.7e-4, 0.055, gae_lambda=0.95),
+            by_task=_at(_LONG, 3.2e-5, 0.034, gae_lambda=1.0),
         ),
         "prefix score": Method(
             credit="prefix-score",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(3.3e-4, 0.076, gae_lambda=0.8),
-            by_task=dict.fromkeys(
-                _LONGER, _setting(3.7e-4, 0.075, minibatch_size=8, gae_lambda=0.0)
-            ),
+            by_task=_at(_MEDIUM, 3.7e-4, 0.075, minibatch_size=8, gae_lambda=0.0)
+            | _at(_LONG, 9.2e-5, 0.075, minibatch_size=8, gae_lambda=0.0),
         ),
         "attention-weighted": Method(
             credit="shaping",
@@ -170,7 +177,8 @@ def _register_all() -> None:
         "RLOO": Method(
             agent="rloo",
             hyperparameters=_setting(6e-4, 0.078, minibatch_size=8, num_epochs=2),
-            by_task=dict.fromkeys(_LONGER, _setting(1.7e-4, 0.031, num_epochs=2)),
+            by_task=_at(_MEDIUM, 1.7e-4, 0.031, num_epochs=2)
+            | _at(_LONG, 1.5e-4, 0.078, minibatch_size=8, num_epochs=2),
         ),
         "GRPO": Method(agent="grpo", hyperparameters=_setting(2.6e-4, 0.04, num_epochs=1)),
         "RLOO, prefix score": Method(
@@ -179,6 +187,7 @@ def _register_all() -> None:
             hyperparameters=_setting(
                 4.5e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token"
             ),
+            by_task=_at(_LONG, 2.2e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token"),
         ),
     }
     # SB3's agents had no search: the weight of the KL penalty is that of "sparse, λ = 1".
@@ -260,6 +269,10 @@ def _setting(
         "anneal_iterations": "run",
         **others,
     }
+
+
+def _at(tasks: tuple[str, ...], *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+    return dict.fromkeys(tasks, _setting(*args, **kwargs))
 
 
 _register_all()

@@ -731,7 +731,7 @@ def test_a_seed_that_the_baseline_has_not_run_has_no_goal_to_miss():
 
 def test_a_folder_holds_runs_with_as_many_fresh_completions(tmp_path, made):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(InvalidArgumentError, match="0 fresh completions"):
+    with pytest.raises(InvalidArgumentError, match="have 0; take another folder"):
         run_suite(SMALL, tmp_path, seeds=1, iterations=1, only=("ABC",), num_fresh=64)
 
 

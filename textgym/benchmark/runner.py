@@ -25,7 +25,7 @@ from textgym.errors import InvalidArgumentError, MissingDependencyError
 from .circumstances import commit_of_code, finished_today
 from .storage import Aliases, only_writer, read_rows, write_json, write_rows
 
-__all__ = ["duration", "run_missing"]
+__all__ = ["check_shared", "duration", "run_missing"]
 
 Run = Callable[..., pd.DataFrame]
 Arguments = tuple[Any, ...]
@@ -87,7 +87,7 @@ def run_missing(
     with only_writer(path.parent):
         runs = read_rows(path, keys, aliases)
         if len(runs):
-            _check_shared(path.parent, shared, untold)
+            check_shared(path.parent, shared, untold)
         done = set(runs[list(keys)].itertuples(index=False, name=None))
         missing = [arguments for arguments in todo if arguments not in done]
         if not missing:
@@ -121,8 +121,17 @@ def run_missing(
         return runs
 
 
-def _check_shared(folder: Path, shared: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
-    """Refuse a folder whose runs have something else in common."""
+def check_shared(folder: Path, shared: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
+    """Refuse a folder whose runs have something else in common.
+
+    Args:
+        folder: Has the runs.
+        shared: See :func:`run_missing`.
+        untold: See :func:`run_missing`.
+
+    Raises:
+        InvalidArgumentError: If its ``meta.json`` tells otherwise.
+    """
     path = folder / "meta.json"
     told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, value in shared.items():

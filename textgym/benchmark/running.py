@@ -107,7 +107,6 @@ def run_suite(
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
         "episodes_per_iteration": EPISODES,
-        "dtype": dtype,
         "fresh_completions": num_fresh,
         "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
         "methods": settings | {name: kept[name] for name in kept if name not in settings},

@@ -16,6 +16,7 @@ import pandas as pd
 from textgym.errors import InvalidArgumentError
 
 from .plan import EPISODES
+from .runner import check_shared
 from .storage import only_writer, read_rows, write_json, write_rows
 from .training import KEYS
 
@@ -61,15 +62,16 @@ def check_measurement(folder: Path, meta: Mapping[str, Any]) -> None:
         InvalidArgumentError: If they were.
     """
     told, tasks = _meta_of(folder), set(_rows_of(folder)["task"])
-    remedy = "a folder holds runs of one kind, so take another"
-    for name in _MEASUREMENT:
-        if tasks and told.get(name, meta[name]) != meta[name]:
-            number = f"{told[name]} {name.replace('_', ' ')}"
-            raise InvalidArgumentError("output", str(folder), f"has runs with {number}; {remedy}")
+    if tasks:
+        measurement = {name: meta[name] for name in _MEASUREMENT}
+        check_shared(folder, measurement, untold=measurement)
     for task, now in meta["tasks"].items():
         if task in tasks and told.get("tasks", {}).get(task, _in_json(now)) != _in_json(now):
-            changed = f"has runs on {task} as an earlier version defined it"
-            raise InvalidArgumentError("output", str(folder), f"{changed}; {remedy}")
+            raise InvalidArgumentError(
+                "output",
+                str(folder),
+                f"has runs on {task} as an earlier version defined it; take another folder",
+            )
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

@@ -45,11 +45,9 @@ FOOT = """
   separate an entry from the first. The first was chosen for its result, which flatters its lead.
 - **gold**: what a reward model that none of these policies was trained on says of 512 fresh
   completions at the end, in log-odds.
-- **Settings** of the bundled agents won a search at 8 to 16 tokens; on long texts, one at 40 to 60
-  tokens. [A later search](learning.md#at-140-to-160-tokens) found that at 140 to 160 tokens the
-  learning rates of sparse reward and of ABC with PPO are four to sixteen times too high: until
-  these entries have run again, that table compares settings as much as methods. For the planted
-  task there was no search: it takes those of 8 to 16 tokens.
+- **Settings** of the bundled agents won [a search](learning.md) at 8 to 16 tokens, and
+  [another](learning.md#at-140-to-160-tokens) at 140 to 160. For the planted task there was no
+  search: it takes those of 8 to 16 tokens.
 - **Agents of Stable-Baselines3** had no search for their settings. An iteration of theirs has as
   many tokens as 16 episodes have on average, and may cut episodes at either end. Their KL is an
   estimate, and they draw prompts and tokens in their own way, so equal seeds do not pair them.
@@ -62,15 +60,19 @@ FOOT = """
    [protocol.md](protocol.md#your-own-method) shows.
 2. To see it beside the others, copy `benchmarks/results/suites/leaderboard` to
    `benchmark/leaderboard`.
-3. Run it, in the dtype of the other entries. `--tasks` and `--seeds` run a part, and what is stored
-   is not run again:
+3. Run it, in the dtype of the other entries. `--seeds` runs a part, and what is stored is not run
+   again:
 
    ```sh
-   textgym benchmark run leaderboard --methods mine.py --only "my method" --dtype bfloat16 --jobs 2
+   textgym benchmark run leaderboard --methods mine.py --only "my method" --jobs 2 \\
+       --tasks 8-16 planted --dtype bfloat16
+   textgym benchmark run leaderboard --methods mine.py --only "my method" --jobs 2 \\
+       --tasks 140-160 --dtype float32
    ```
 
 4. Open a pull request with the file, the rows (`runs.parquet`) and `meta.json`. Rows name the
-   commit. Say how many settings you tried: of each bundled agent and credit, 20 were.
+   commit. Say how many settings you tried: of each bundled agent and credit, 20 were on short
+   texts, and ten on long ones.
 """
 
 
@@ -89,8 +91,11 @@ def make_leaderboard(runs: pd.DataFrame, methods: Mapping[str, Mapping[str, Any]
         parts.append(f"## {TITLES[task]}\n")
         if len(rows):
             parts.append("\n".join(_ranking(rows, runs[runs["task"] == task], methods)) + "\n")
-            budget = f"KL budget: {TASKS[task].kl_budget:.0f} nats per completion."
-            parts.append(f"{budget} At the end: mean over the last {ENDS} iterations.\n")
+            dtypes = " or ".join(runs.loc[runs["task"] == task, "dtype"].unique())
+            parts.append(
+                f"KL budget: {TASKS[task].kl_budget:.0f} nats per completion. At the end: mean of "
+                f"the last {ENDS} iterations. Computed in {dtypes}.\n"
+            )
         else:
             parts.append("Not run yet.\n")
     return "\n".join(parts) + FOOT

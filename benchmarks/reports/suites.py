@@ -9,6 +9,7 @@ than ours, so all is shown as ratios to sparse reward.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,24 +117,34 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
         "counts with all of its iterations). A run of sparse reward that is held against the best "
         f"score of another seed takes {without_gain:.0%}, counted likewise.",
         "",
+        *_minus_controls(runs, measured, CONTROLS),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _minus_controls(
+    runs: pd.DataFrame, measured: pd.DataFrame, controls: Sequence[str]
+) -> list[str]:
+    """ABC minus its controls on one task, as lines of text."""
+    mean = runs.groupby(["method", "seed"])["score"].mean()
+    by_seed = measured.set_index(["method", "seed"])
+    columns = []
+    for scores in (mean, by_seed["area"], by_seed["final"]):
+        pairs = {c: pairs_of_seeds(scores["ABC"], scores[c]) for c in controls}
+        differences = {c: paired_difference(*both.T) for c, both in pairs.items()}
+        p_values = corrected_by_holm(differences)
+        columns.append([f"{differences[c]}, p {format_p(p_values[c])}" for c in controls])
+    seeds = [str(len(both)) for both in pairs.values()]
+    lines = [list(cells) for cells in zip(controls, seeds, *columns, strict=True)]
+    header = ["ABC minus", "seeds", "mean over the run", "at the KL budget", "at the end"]
+    return [
         "ABC minus its controls under the same seeds: the mean score over the run, the same with "
         "an iteration above the KL budget counted less (its share, budget/KL), and the mean over "
         f"the last {ENDS} iterations. Mean differences with the 95% interval of a paired t-test, "
         "and its p after Holm's correction for the column.",
         "",
+        *markdown_table(header, lines),
     ]
-    by_seed = measured.set_index(["method", "seed"])
-    columns = []
-    for scores in (mean, by_seed["area"], by_seed["final"]):
-        pairs = {c: pairs_of_seeds(scores["ABC"], scores[c]) for c in CONTROLS}
-        differences = {c: paired_difference(*both.T) for c, both in pairs.items()}
-        p_values = corrected_by_holm(differences)
-        columns.append([f"{differences[c]}, p {format_p(p_values[c])}" for c in CONTROLS])
-    seeds = [str(len(both)) for both in pairs.values()]
-    lines = [list(cells) for cells in zip(CONTROLS, seeds, *columns, strict=True)]
-    header = ["ABC minus", "seeds", "mean over the run", "at the KL budget", "at the end"]
-    text += markdown_table(header, lines)
-    return "\n".join(text) + "\n"
 
 
 def share_of_mean_curves(runs: pd.DataFrame, method: str, baseline: str) -> float | None:
@@ -236,6 +247,11 @@ def by_length(runs: pd.DataFrame) -> str:
         "",
         *markdown_table([*header, *shares, "collapsed"], lines),
     ]
+    longest = runs[runs["task"] == suite.tasks[-1]]
+    controls = [control for control in CONTROLS if control in set(longest["method"])]
+    if controls and "ABC" in set(longest["method"]):
+        of_longest = measured[measured["task"] == suite.tasks[-1]]
+        text += ["", f"## {suite.tasks[-1]}", "", *_minus_controls(longest, of_longest, controls)]
     return "\n".join(text) + "\n"
 
 

@@ -49,7 +49,7 @@ SUITES = {
     "length": Suite(
         question="Is a dense reward worth more, the longer the completion?",
         tasks=("8-16", "20-30", "40-60", "90-110", "140-160"),
-        methods=("sparse", "uniform", "ABC", "prefix score"),
+        methods=("sparse", "sparse, λ = 1", "uniform", "ABC", "prefix score"),
         baseline="sparse",
         seeds=5,
     ),

@@ -659,6 +659,18 @@ def test_each_length_is_compared_with_sparse_reward_at_that_length():
     assert rows[("140-160", "ABC")][4:6] == ["–", "100%"]
 
 
+def test_abc_is_held_against_its_controls_on_the_longest_texts():
+    levels = {"sparse": (0.0, 1.0), "ABC": (1.0, 2.0), "uniform": (0.75, 1.65)}
+    runs = pd.concat(
+        run_of(method, seed, [level] * 20, task="140-160")
+        for method, of_seeds in levels.items()
+        for seed, level in enumerate(of_seeds)
+    )
+    (row,) = [row for row in rows_of(by_length(runs)) if row[0] == "uniform"]
+    assert row[1] == "2"
+    assert all(cell.startswith("+0.30") for cell in row[2:])  # the mean of .25 and .35
+
+
 def test_a_method_that_is_as_fast_as_sparse_reward_shows_what_sparse_reward_shows():
     low, high = np.minimum(np.arange(20.0), 9), np.minimum(np.arange(20.0), 12)
     runs = pd.concat(run_of("sparse", seed, one) for seed, one in enumerate((low, high)))

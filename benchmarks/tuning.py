@@ -16,9 +16,9 @@ about where sparse reward ends.
 **Search**, by successive halving. On ``short``, every method gets the same twelve points of a Latin
 hypercube over learning rate, KL coefficient, minibatch size and two choices of its own, and then
 eight recombinations of the best four. All twenty run for 32 iterations (seed 100), the best four
-for 80 (seed 101), the best two of these once more (seed 102). On ``medium``, these two run for 60
-iterations (seed 100). On ``long``, the two of ``medium`` are tried with their learning rate times
-1, 1/2, 1/4, 1/8 and 1/16: all ten for 20 iterations (seed 100), the best two for 50 (seed 101).
+for 80 (seed 101), the best two of these once more (seed 102). On ``medium`` and ``long``, these two
+are tried with their learning rate times 1, 1/2, 1/4, 1/8 and 1/16: all ten for 20 iterations (seed
+100), and the best two of them for 60 (seeds 101 and 102) and for 50 (seed 101).
 
 **Test**: the setting that won, under seeds from 0 up. Here the policies also write 512 completions
 to prompts of their own, which are scored by the reward model, judged by an outside scorer that no

@@ -247,11 +247,11 @@ def by_length(runs: pd.DataFrame) -> str:
         "",
         *markdown_table([*header, *shares, "collapsed"], lines),
     ]
-    longest = runs[runs["task"] == suite.tasks[-1]]
-    controls = [control for control in CONTROLS if control in set(longest["method"])]
-    if controls and "ABC" in set(longest["method"]):
-        of_longest = measured[measured["task"] == suite.tasks[-1]]
-        text += ["", f"## {suite.tasks[-1]}", "", *_minus_controls(longest, of_longest, controls)]
+    for task in suite.tasks:
+        curves, of_task = runs[runs["task"] == task], measured[measured["task"] == task]
+        controls = [control for control in CONTROLS if control in set(curves["method"])]
+        if controls and "ABC" in set(curves["method"]):
+            text += ["", f"## {task}", "", *_minus_controls(curves, of_task, controls)]
     return "\n".join(text) + "\n"
 
 

@@ -51,20 +51,15 @@ class Task:
     learning_rate_factors: tuple[float, ...] = (1.0,)
 
 
+_FACTORS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
 TASKS = {
     "short": Task(
         8, 16, 80, 25.0, None, (Rung(32, (100,), 4), Rung(80, (101,), 2), Rung(80, (102,), 2))
     ),
-    "medium": Task(40, 60, 60, 40.0, "short", (Rung(60, (100,), 2),)),
-    "long": Task(
-        140,
-        160,
-        50,
-        70.0,
-        "medium",
-        (Rung(20, (100,), 2), Rung(50, (101,), 2)),
-        (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16),
+    "medium": Task(
+        40, 60, 60, 40.0, "short", (Rung(20, (100,), 2), Rung(60, (101, 102), 2)), _FACTORS
     ),
+    "long": Task(140, 160, 50, 70.0, "short", (Rung(20, (100,), 2), Rung(50, (101,), 2)), _FACTORS),
 }
 
 

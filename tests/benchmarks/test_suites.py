@@ -659,16 +659,19 @@ def test_each_length_is_compared_with_sparse_reward_at_that_length():
     assert rows[("140-160", "ABC")][4:6] == ["–", "100%"]
 
 
-def test_abc_is_held_against_its_controls_on_the_longest_texts():
+def test_abc_is_held_against_its_controls_at_every_length():
     levels = {"sparse": (0.0, 1.0), "ABC": (1.0, 2.0), "uniform": (0.75, 1.65)}
     runs = pd.concat(
-        run_of(method, seed, [level] * 20, task="140-160")
+        run_of(method, seed, [level * scale] * 20, task=task)
+        for task, scale in (("40-60", 2.0), ("140-160", 1.0))
         for method, of_seeds in levels.items()
         for seed, level in enumerate(of_seeds)
     )
-    (row,) = [row for row in rows_of(by_length(runs)) if row[0] == "uniform"]
-    assert row[1] == "2"
-    assert all(cell.startswith("+0.30") for cell in row[2:])  # the mean of .25 and .35
+    rows = [row for row in rows_of(by_length(runs)) if row[0] == "uniform"]
+    assert [row[1] for row in rows] == ["2", "2"]
+    # The mean of .25 and .35, at 40 to 60 tokens twice that.
+    for row, wanted in zip(rows, ("+0.60", "+0.30"), strict=True):
+        assert all(cell.startswith(wanted) for cell in row[2:])
 
 
 def test_a_method_that_is_as_fast_as_sparse_reward_shows_what_sparse_reward_shows():

@@ -122,20 +122,25 @@ def test_recombined_settings_take_every_choice_from_one_of_the_best():
             assert min(max(setting[name] / p[name], p[name] / setting[name]) for p in parents) < 1.6
 
 
-def store_search(folder, task, rates, scores, iterations):
+def store_search(folder, task, rates, scores, rung):
     """Runs of one iteration, as the search on a task stores them."""
     rows = [
         {"method": "sparse", "setting": json.dumps({"learning_rate": rate, "kl_coef": 0.04})}
-        | {"iterations": iterations, "seed": 100, "iteration": 1, "score": score, "kl": 7.0}
+        | {"iterations": rung.iterations, "seed": seed, "iteration": 1, "score": score, "kl": 7.0}
+        for seed in rung.seeds
         for rate, score in zip(rates, scores, strict=True)
     ]
     write_rows(pd.DataFrame(rows), folder / task / "search" / "runs.parquet")
 
 
-def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_shorter_ones(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("task", "final"), [("medium", ((60, 101), (60, 102))), ("long", ((50, 101),))]
+)
+def test_the_search_on_longer_texts_varies_the_learning_rates_of_the_best_on_short_ones(
+    task, final, tmp_path, monkeypatch
 ):
-    store_search(tmp_path, "medium", (0.0004, 0.00032, 0.0008), (3.0, 2.0, 1.0), 60)
+    last_rung = TASKS["short"].rungs[-1]
+    store_search(tmp_path, "short", (0.0004, 0.00032, 0.0008), (3.0, 2.0, 1.0), last_rung)
     asked = []
 
     def run(task, stage, jobs, output, keys, dtype):
@@ -146,18 +151,19 @@ def test_the_search_on_long_texts_varies_the_learning_rates_of_the_best_on_short
         return rows.assign(iteration=1, score=scores, kl=1.0)
 
     monkeypatch.setattr(tuning, "_run", run)
-    tuning.search("long", ["sparse"], 1, tmp_path, "float32")
+    tuning.search(task, ["sparse"], 1, tmp_path, "float32")
     tried, best = asked
     wanted = [0.0004, 0.0002, 0.0001, 5e-5, 2.5e-5, 0.00032, 0.00016, 8e-5, 4e-5, 2e-5]
     assert tried == [({"learning_rate": rate, "kl_coef": 0.04}, 20, 100) for rate in wanted]
-    wanted = [2e-5, 2.5e-5]
-    assert best == [({"learning_rate": rate, "kl_coef": 0.04}, 50, 101) for rate in wanted]
+    wanted = [(rate, *run) for run in final for rate in (2e-5, 2.5e-5)]
+    assert best == [({"learning_rate": rate, "kl_coef": 0.04}, *run) for rate, *run in wanted]
 
 
 def test_the_table_of_learning_rates_has_a_line_per_setting_and_a_column_per_factor(tmp_path):
-    store_search(tmp_path, "medium", (0.0004, 0.00032), (3.0, 2.0), 60)
+    store_search(tmp_path, "short", (0.0004, 0.00032), (3.0, 2.0), TASKS["short"].rungs[-1])
     # The search is not over: two rates of the first setting are missing, and all of the second.
-    store_search(tmp_path, "long", (0.0004, 0.0002, 0.0001), (0.5, 1.0, 2.0), 20)
+    rates = (0.0004, 0.0002, 0.0001)
+    store_search(tmp_path, "long", rates, (0.5, 1.0, 2.0), TASKS["long"].rungs[0])
     *_, header, _, line = report.make_rates_table(tmp_path, "long").strip().splitlines()
     assert header == "| method | setting | × 1 | × 1/2 | × 1/4 | × 1/8 | × 1/16 |"
     setting = "learning_rate 0.0004, kl_coef 0.04"

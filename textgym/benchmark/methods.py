@@ -143,30 +143,33 @@ def _register_all() -> None:
     tuned = {
         "sparse": Method(
             hyperparameters=_setting(4.1e-4, 0.039, gae_lambda=0.95),
-            by_task=_at(_LONG, 1e-4, 0.039, gae_lambda=0.95),
+            by_task=_at((*_MEDIUM, *_LONG), 1e-4, 0.039, gae_lambda=0.95),
         ),
         "sparse, λ = 1": Method(
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(2.7e-4, 0.034, minibatch_size=8, gae_lambda=1.0),
-            by_task=_at(_LONG, 3.4e-5, 0.034, minibatch_size=8, gae_lambda=1.0),
+            by_task=_at(_MEDIUM, 1.4e-4, 0.034, minibatch_size=8, gae_lambda=1.0)
+            | _at(_LONG, 3.4e-5, 0.034, minibatch_size=8, gae_lambda=1.0),
         ),
         "uniform": Method(
             credit="uniform",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(6.2e-4, 0.039, gae_lambda=0.9),
-            by_task=_at(_LONG, 2.6e-5, 0.053, gae_lambda=1.0),
+            by_task=_at(_MEDIUM, 3.1e-4, 0.039, gae_lambda=0.9)
+            | _at(_LONG, 2.6e-5, 0.053, gae_lambda=1.0),
         ),
         "ABC": Method(
             credit="abc",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(5.7e-4, 0.055, gae_lambda=0.95),
-            by_task=_at(_LONG, 3.2e-5, 0.034, gae_lambda=1.0),
+            by_task=_at(_MEDIUM, 2.8e-4, 0.055, gae_lambda=0.95)
+            | _at(_LONG, 3.2e-5, 0.034, gae_lambda=1.0),
         ),
         "prefix score": Method(
             credit="prefix-score",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(3.3e-4, 0.076, gae_lambda=0.8),
-            by_task=_at(_MEDIUM, 3.7e-4, 0.075, minibatch_size=8, gae_lambda=0.0)
+            by_task=_at(_MEDIUM, 1.8e-4, 0.075, minibatch_size=8, gae_lambda=0.0)
             | _at(_LONG, 9.2e-5, 0.075, minibatch_size=8, gae_lambda=0.0),
         ),
         "attention-weighted": Method(

@@ -19,6 +19,7 @@ from reports.leaderboard import make_leaderboard
 from reports.suites import by_beta, by_length, share_of_mean_curves, share_of_other_seeds
 from scipy.stats import ttest_rel
 
+from textgym import demo
 from textgym.agents import PPO
 from textgym.benchmark import (
     METHODS,
@@ -102,6 +103,14 @@ def test_tuned_methods_have_the_settings_that_won_the_search(searched, task):
         assert method.credit_kwargs.get("start", "zero") == won.pop("start", "zero")
         used = hyperparameters(method, task, 60)
         assert {key: used[key] for key in won} == won
+
+
+def test_the_demo_has_the_settings_that_won_the_search_at_its_length():
+    names = {"sparse": "sparse, λ = 1", "abc": "ABC", "prefix-score": "prefix score"}
+    won = tuning.chosen(RESULTS, "medium")
+    for method in demo.METHODS:
+        setting = {"gae_lambda": 1.0} | json.loads(won[names[method.name]])  # λ = 1 has no choice
+        assert {"start": method.start, **method.hyperparameters} == setting
 
 
 def test_published_methods_share_their_settings():

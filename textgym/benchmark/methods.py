@@ -180,7 +180,7 @@ def _register_all() -> None:
         "RLOO": Method(
             agent="rloo",
             hyperparameters=_setting(6e-4, 0.078, minibatch_size=8, num_epochs=2),
-            by_task=_at(_MEDIUM, 1.7e-4, 0.031, num_epochs=2)
+            by_task=_at(_MEDIUM, 8.5e-5, 0.031, num_epochs=2)
             | _at(_LONG, 1.5e-4, 0.078, minibatch_size=8, num_epochs=2),
         ),
         "GRPO": Method(agent="grpo", hyperparameters=_setting(2.6e-4, 0.04, num_epochs=1)),

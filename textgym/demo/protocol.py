@@ -34,21 +34,21 @@ METHODS = (
         "sparse reward",
         "sparse",
         "prompt",
-        {"learning_rate": 2.7e-4, "kl_coef": 0.034, "gae_lambda": 1.0, "minibatch_size": 8},
+        {"learning_rate": 1.4e-4, "kl_coef": 0.034, "gae_lambda": 1.0, "minibatch_size": 8},
     ),
     Method(
         "abc",
         "ABC",
         "abc",
         "prompt",
-        {"learning_rate": 5.7e-4, "kl_coef": 0.055, "gae_lambda": 0.95, "minibatch_size": 4},
+        {"learning_rate": 2.8e-4, "kl_coef": 0.055, "gae_lambda": 0.95, "minibatch_size": 4},
     ),
     Method(
         "prefix-score",
         "prefix score",
         "prefix-score",
         "prompt",
-        {"learning_rate": 3.7e-4, "kl_coef": 0.075, "gae_lambda": 0.0, "minibatch_size": 8},
+        {"learning_rate": 1.8e-4, "kl_coef": 0.075, "gae_lambda": 0.0, "minibatch_size": 8},
     ),
 )
 """The methods, the baseline first. benchmarks/tuning.py found the settings, with the same number of

@@ -76,7 +76,7 @@ def summary_table(summaries: Sequence[Summary], iterations: int, seed: int) -> T
         "KL: to the reference policy, in nats per episode. Sparse's best: the highest mean score "
         f"of the sparse reward over {smoothing} consecutive iterations; a run reaches it in the "
         f"first iteration whose mean over the last {smoothing} is as high. One seed cannot tell "
-        "which method is better: docs/learning.md compares them under ten.",
+        "which method is better: docs/findings.md compares them under five.",
         title_justify="left",
         caption_justify="left",
     )

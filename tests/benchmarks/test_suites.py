@@ -530,6 +530,12 @@ def test_tables_compare_with_the_baseline():
     assert text.index("| sparse |") < text.index("| ABC |")
 
 
+def test_tables_say_how_long_training_took():
+    runs = pd.concat(run_of(m, seed, [1.0] * 40) for m in ("sparse", "ABC") for seed in range(3))
+    text = make_tables(runs, measure_all(runs, "sparse"), SMALL)
+    assert "6 runs of 40 iterations. Training them took 8 min of one core" in text  # 6 x 80 s
+
+
 def test_a_suite_whose_baseline_has_not_run_is_still_reported():
     runs = run_of("ABC", 0, range(30))
     text = make_tables(runs, measure_all(runs, "sparse"), SMALL)

@@ -19,6 +19,7 @@ from .lengths import draw_lengths
 from .measures import ENDS, WINDOW, best_score, measure_run, score_at_kl
 from .methods import METHODS
 from .plan import TASKS, Suite
+from .runner import duration
 from .statistics import stratified_bootstrap
 from .storage import read_rows, write_rows
 from .tables import markdown_table
@@ -120,7 +121,12 @@ def make_tables(runs: pd.DataFrame, measured: pd.DataFrame, suite: Suite) -> str
         of_task = measured[measured["task"] == task]
         order = _in_order(of_task["method"].unique(), suite)
         by_method = {m: of_task[of_task["method"] == m].set_index("seed") for m in order}
-        text += ["", f"# {task}", "", f"Runs of {of_task['length'].max():.0f} iterations.", ""]
+        seconds = runs[runs["task"] == task].groupby(["method", "seed"])["seconds"].max()
+        took = (
+            f"{len(seconds)} runs of {of_task['length'].max():.0f} iterations. Training them took "
+            f"{duration(seconds.sum())} of one core, without the fresh completions."
+        )
+        text += ["", f"# {task}", "", took, ""]
         budget = TASKS[task].kl_budget
         for title, column in (
             (f"Area under the score curve, at a KL budget of {budget:.0f} nats", "area"),

@@ -58,6 +58,12 @@ AUTHORS_LONG = {"sparse": 6.27, "uniform": 9.91, "ABC": 11.26}
 """Score at the end at 140 to 160 tokens, by method."""
 CONTROLS = ("uniform", "random", "shuffled ABC", "position", "sparse, λ = 1")
 PUBLISHED = " (published)"
+_MINUS_CONTROLS = (
+    "ABC minus its controls under the same seeds: the mean score over the run, the same with an "
+    "iteration above the KL budget counted less (its share, budget/KL), and the mean over the last "
+    f"{ENDS} iterations. Mean differences with the 95% interval of a paired t-test, and its p "
+    "after Holm's correction for the column."
+)
 READINGS = (("main", "As tuned", ""), ("published", "As published", PUBLISHED))
 """By suite, the reading of the main figure, and what its names of methods end with."""
 
@@ -117,6 +123,8 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
         "counts with all of its iterations). A run of sparse reward that is held against the best "
         f"score of another seed takes {without_gain:.0%}, counted likewise.",
         "",
+        _MINUS_CONTROLS,
+        "",
         *_minus_controls(runs, measured, CONTROLS),
     ]
     return "\n".join(text) + "\n"
@@ -125,7 +133,7 @@ def beside_the_authors(runs: pd.DataFrame) -> str:
 def _minus_controls(
     runs: pd.DataFrame, measured: pd.DataFrame, controls: Sequence[str]
 ) -> list[str]:
-    """ABC minus its controls on one task, as lines of text."""
+    """ABC minus its controls on one task, as lines of a table."""
     mean = runs.groupby(["method", "seed"])["score"].mean()
     by_seed = measured.set_index(["method", "seed"])
     columns = []
@@ -137,14 +145,7 @@ def _minus_controls(
     seeds = [str(len(both)) for both in pairs.values()]
     lines = [list(cells) for cells in zip(controls, seeds, *columns, strict=True)]
     header = ["ABC minus", "seeds", "mean over the run", "at the KL budget", "at the end"]
-    return [
-        "ABC minus its controls under the same seeds: the mean score over the run, the same with "
-        "an iteration above the KL budget counted less (its share, budget/KL), and the mean over "
-        f"the last {ENDS} iterations. Mean differences with the 95% interval of a paired t-test, "
-        "and its p after Holm's correction for the column.",
-        "",
-        *markdown_table(header, lines),
-    ]
+    return markdown_table(header, lines)
 
 
 def share_of_mean_curves(runs: pd.DataFrame, method: str, baseline: str) -> float | None:
@@ -247,11 +248,14 @@ def by_length(runs: pd.DataFrame) -> str:
         "",
         *markdown_table([*header, *shares, "collapsed"], lines),
     ]
+    tables = []
     for task in suite.tasks:
         curves, of_task = runs[runs["task"] == task], measured[measured["task"] == task]
         controls = [control for control in CONTROLS if control in set(curves["method"])]
         if controls and "ABC" in set(curves["method"]):
-            text += ["", f"## {task}", "", *_minus_controls(curves, of_task, controls)]
+            tables += ["", f"## {task}", "", *_minus_controls(curves, of_task, controls)]
+    if tables:
+        text += ["", _MINUS_CONTROLS, *tables]
     return "\n".join(text) + "\n"
 
 

@@ -54,16 +54,24 @@ AUTHORS_BETA = {
     1.0: 8.80,
 }
 """Mean score over a run of 251 iterations of ABC, by β; 0 is sparse reward."""
-AUTHORS_LONG = {"sparse": 6.27, "uniform": 9.91, "ABC": 11.26}
-"""Score at the end at 140 to 160 tokens, by method."""
+AUTHORS_BY_LENGTH = {
+    "20-30": {"sparse": 9.58, "uniform": 9.20, "ABC": 10.47},
+    "40-60": {"sparse": 9.81, "uniform": 9.51, "ABC": 11.08},
+    "90-110": {"sparse": 7.40, "uniform": 9.99, "ABC": 11.18},
+    "140-160": {"sparse": 6.27, "uniform": 9.91, "ABC": 11.26},
+}
+"""Mean score over the last 10 of 151 iterations, by the number of tokens and the method."""
 CONTROLS = ("uniform", "random", "shuffled ABC", "position", "sparse, λ = 1")
 PUBLISHED = " (published)"
 _MINUS_CONTROLS = (
     "ABC minus its controls under the same seeds: the mean score over the run, the same with an "
     "iteration above the KL budget counted less (its share, budget/KL), and the mean over the last "
-    f"{ENDS} iterations. Mean differences with the 95% interval of a paired t-test, and its p "
-    "after Holm's correction for the column."
+    f"{ENDS} iterations; and what two judges that no policy was trained on say of fresh "
+    "completions after the run, in log-odds. Mean differences with the 95% interval of a paired "
+    "t-test, and its p after Holm's correction for the column."
 )
+_JUDGES = {"gold": "fresh_gold", "outside scorer": "fresh_outside"}
+"""By heading, the column of rows with the log-odds of another judge."""
 READINGS = (("main", "As tuned", ""), ("published", "As published", PUBLISHED))
 """By suite, the reading of the main figure, and what its names of methods end with."""
 
@@ -134,18 +142,23 @@ def _minus_controls(
     runs: pd.DataFrame, measured: pd.DataFrame, controls: Sequence[str]
 ) -> list[str]:
     """ABC minus its controls on one task, as lines of a table."""
-    mean = runs.groupby(["method", "seed"])["score"].mean()
     by_seed = measured.set_index(["method", "seed"])
+    compared = {
+        "mean over the run": runs.groupby(["method", "seed"])["score"].mean(),
+        "at the KL budget": by_seed["area"],
+        "at the end": by_seed["final"],
+    }
+    last = runs.groupby(["method", "seed"]).tail(1).set_index(["method", "seed"])
+    compared |= {name: last[column] for name, column in _JUDGES.items() if column in last}
     columns = []
-    for scores in (mean, by_seed["area"], by_seed["final"]):
+    for scores in compared.values():
         pairs = {c: pairs_of_seeds(scores["ABC"], scores[c]) for c in controls}
         differences = {c: paired_difference(*both.T) for c, both in pairs.items()}
         p_values = corrected_by_holm(differences)
         columns.append([f"{differences[c]}, p {format_p(p_values[c])}" for c in controls])
     seeds = [str(len(both)) for both in pairs.values()]
     lines = [list(cells) for cells in zip(controls, seeds, *columns, strict=True)]
-    header = ["ABC minus", "seeds", "mean over the run", "at the KL budget", "at the end"]
-    return markdown_table(header, lines)
+    return markdown_table(["ABC minus", "seeds", *compared], lines)
 
 
 def share_of_mean_curves(runs: pd.DataFrame, method: str, baseline: str) -> float | None:
@@ -204,7 +217,7 @@ def by_beta(runs: pd.DataFrame) -> str:
 
 
 def by_length(runs: pd.DataFrame) -> str:
-    """How each method does at each length of the completions, beside the authors' longest."""
+    """How each method does at each length of the completions, beside the authors' runs."""
     suite = SUITES["length"]
     measured = measure_all(runs, suite.baseline)
     lines = []
@@ -218,7 +231,7 @@ def by_length(runs: pd.DataFrame) -> str:
                 continue
             final = stratified_bootstrap(rows["final"])
             base = final.value if method == suite.baseline else base
-            long = task == suite.tasks[-1] and method in AUTHORS_LONG
+            authors = AUTHORS_BY_LENGTH.get(task, {})
             shares = ["–", "–"]
             if method == suite.baseline:
                 shares[1] = _percent(share_of_other_seeds(curves, method))
@@ -230,7 +243,7 @@ def by_length(runs: pd.DataFrame) -> str:
                     task,
                     method,
                     str(len(rows)),
-                    _ratio(AUTHORS_LONG[method], AUTHORS_LONG["sparse"]) if long else "–",
+                    _ratio(authors[method], authors["sparse"]) if method in authors else "–",
                     "–" if base is None else _ratio(final.value, base),
                     str(final),
                     *shares,
@@ -240,11 +253,11 @@ def by_length(runs: pd.DataFrame) -> str:
     header = ["tokens", "method", "seeds", "authors, ratio", "ours, ratio", "ours"]
     shares = ["iterations, mean curves", "iterations, by seed"]
     text = [
-        f"Score at the end, mean over the last {ENDS} iterations, as a ratio to sparse reward; and "
-        "the iterations to the best score of sparse reward, over its own: on the curves of mean "
-        "scores over seeds, as the authors count (–: does not get there), and seed by seed. In "
-        "the line of sparse reward: its runs held against the best scores of its other seeds, "
-        "which is what a method would show that is no faster.",
+        f"Score at the end, mean over the last {ENDS} iterations, as a ratio to sparse reward (the "
+        "authors': of 151 iterations); and the iterations to the best score of sparse reward, over "
+        "its own: on the curves of mean scores over seeds, as the authors count (–: does not get "
+        "there), and seed by seed. In the line of sparse reward: its runs held against the best "
+        "scores of its other seeds, which is what a method that is no faster would show.",
         "",
         *markdown_table([*header, *shares, "collapsed"], lines),
     ]

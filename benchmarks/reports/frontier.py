@@ -61,7 +61,7 @@ def draw(task: str, runs: pd.DataFrame, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(
-        f"{TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens, after "
+        f"{TASKS[task].title}, after "
         f"{TASKS[task].iterations} iterations, with three coefficients of the KL penalty.\n"
         f"Small dots: {runs['seed'].nunique()} seeds; large dots: their means",
         fontsize=9,

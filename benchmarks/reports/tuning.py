@@ -37,7 +37,7 @@ _LEVELS = (1.0, 2.0)
 
 def value_of(task: str, run: pd.DataFrame) -> float:
     """The criterion of the search."""
-    return score_at_kl_budget(run, TASKS[task].kl_budget, WINDOW)
+    return score_at_kl_budget(run, TASKS[task].of_suites.kl_budget, WINDOW)
 
 
 def describe_run(task: str, run: pd.DataFrame) -> str:
@@ -165,11 +165,10 @@ def make_test_tables(task: str, runs: pd.DataFrame) -> str:
         for m, rows in by_method.items()
     }
     text = [
-        f"Completions of {TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens; "
-        f"{TASKS[task].iterations} iterations of 16 episodes.",
+        f"{TASKS[task].title}; {TASKS[task].iterations} iterations of 16 episodes.",
         "",
         "## The criterion: mean score over all iterations, at a KL budget of "
-        f"{TASKS[task].kl_budget:.0f} nats",
+        f"{TASKS[task].of_suites.kl_budget:.0f} nats",
         "",
         *compare(values, "sparse"),
         "",
@@ -334,11 +333,10 @@ def draw(task: str, runs: pd.DataFrame, path: Path) -> None:
         panels[1].plot(means.index, means["kl"], color=color)
         panels[2].plot(means["kl"], means["score"], color=color)
         panels[2].plot(fresh["fresh_kl"], fresh["fresh_score"], "o", color=color, markersize=4)
-    label_panels(panels, TASKS[task].kl_budget)
+    label_panels(panels, TASKS[task].of_suites.kl_budget)
     figure.suptitle(
-        f"{TASKS[task].min_new_tokens} to {TASKS[task].max_new_tokens} tokens, "
-        f"{runs['seed'].nunique()} seeds, each method at its best setting. Means over seeds and "
-        f"{WINDOW} iterations; dots: 512 fresh completions; dotted: KL budget",
+        f"{TASKS[task].title}, {runs['seed'].nunique()} seeds, each method at its best setting. "
+        f"Means over seeds and {WINDOW} iterations; dots: 512 fresh completions; dotted: KL budget",
         fontsize=10,
     )
     save(figure, path)

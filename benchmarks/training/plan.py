@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from harness.halving import Rung
+from textgym.benchmark import TASKS as SUITE_TASKS
+from textgym.benchmark import Task as SuiteTask
+from textgym.benchmark.sb3 import SB3Agent
 
 __all__ = [
     "ABLATED",
@@ -30,70 +34,35 @@ UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
-class Task:
-    """ABC-RLHF-v0 at one length of completions, and how settings are searched there.
-
-    Attributes:
-        min_new_tokens, max_new_tokens: Tokens of a completion.
-        iterations: Length of a full run.
-        kl_budget: Of the criterion, in nats per completion.
-        settings_from: The task whose best settings the search starts from; None for new ones.
-        rungs: Of the search.
-        learning_rate_factors: Each of those settings is tried with its learning rate times these.
-    """
-
-    min_new_tokens: int
-    max_new_tokens: int
-    iterations: int
-    kl_budget: float
-    settings_from: str | None
-    rungs: tuple[Rung, ...]
-    learning_rate_factors: tuple[float, ...] = (1.0,)
-
-
-_FACTORS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
-TASKS = {
-    "short": Task(
-        8, 16, 80, 25.0, None, (Rung(32, (100,), 4), Rung(80, (101,), 2), Rung(80, (102,), 2))
-    ),
-    "medium": Task(
-        40, 60, 60, 40.0, "short", (Rung(20, (100,), 2), Rung(60, (101, 102), 2)), _FACTORS
-    ),
-    "long": Task(140, 160, 50, 70.0, "short", (Rung(20, (100,), 2), Rung(50, (101,), 2)), _FACTORS),
-}
-
-
-def with_learning_rates(setting: str, factors: Sequence[float]) -> list[str]:
-    """A setting, as JSON, with its learning rate times each of the factors, to two digits."""
-    chosen = json.loads(setting)
-    rates = (float(f"{chosen['learning_rate'] * factor:.2g}") for factor in factors)
-    return [json.dumps(chosen | {"learning_rate": rate}) for rate in rates]
-
-
-@dataclass(frozen=True)
 class Method:
     """An agent, what it learns from, and the choices that it alone has.
 
     Attributes:
-        agent: "ppo", "rloo" or "grpo".
+        agent: "ppo", "rloo" or "grpo", or a function that makes an agent, as
+            :class:`textgym.benchmark.Method` has it.
         credit: Id of the credit assigner.
         color: In figures.
         choices: Hyperparameters that are searched, and ``start`` of the credit assigner.
-        fixed: Hyperparameters that are not.
+        fixed: Those that are not.
+        minibatches: The hyperparameter that decides the size of a minibatch, and its values for
+            2, 4 and 8 of the 16 completions; None if there is one batch.
+        num_envs: Rows of the environment.
     """
 
-    agent: str
+    agent: str | Callable[..., Any]
     credit: str
     color: str
     choices: dict[str, Sequence[Any]]
     fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    minibatches: tuple[str, Sequence[int]] | None = ("minibatch_size", (2, 4, 8))
+    num_envs: int = NUM_EPISODES
 
 
 _START = {"start": ("zero", "prompt")}
 _HINDSIGHT = {"gae_lambda": (0.8, 0.9, 0.95, 1.0), **_START}
 _CAUSAL = {"gae_lambda": (0.0, 0.5, 0.8, 0.95), **_START}
 _GROUPS = {"num_epochs": (1, 2, 4)}
-METHODS = {
+_BUNDLED = {
     "sparse": Method("ppo", "sparse", "#0072B2", {"gae_lambda": (0.8, 0.9, 0.95, 0.98), **_START}),
     "sparse, λ = 1": Method("ppo", "sparse", "#56B4E9", _START, {"gae_lambda": 1.0}),
     "uniform": Method("ppo", "uniform", "#CC79A7", _HINDSIGHT),
@@ -106,6 +75,103 @@ METHODS = {
         "rloo", "prefix-score", "#8B5A2B", _GROUPS, {"advantages": "token"}
     ),
 }
+
+
+def _sb3(
+    algorithm: str,
+    credit: str,
+    color: str,
+    choices: dict[str, Sequence[Any]],
+    fixed: dict[str, Any],
+    minibatches: tuple[str, Sequence[int]] | None,
+) -> Method:
+    agent = partial(SB3Agent, algorithm)
+    return Method(agent, credit, color, choices, {"vf_coef": 0.1, **fixed}, minibatches, num_envs=4)
+
+
+_EPOCHS = {"n_epochs": (1, 2, 4)}
+_SPARSE_EPOCHS = {**_EPOCHS, "gae_lambda": (0.8, 0.9, 0.95, 1.0)}
+_CAUSAL_EPOCHS = {**_EPOCHS, "gae_lambda": (0.0, 0.5, 0.8, 0.95)}
+_MINIBATCHES = ("num_minibatches", (8, 4, 2))
+_SB3 = {
+    "SB3's PPO": _sb3("PPO", "sparse", "#A6CEE3", _SPARSE_EPOCHS, {}, _MINIBATCHES),
+    "SB3's A2C": _sb3("A2C", "sparse", "#B2DF8A", _HINDSIGHT, {"use_rms_prop": False}, None),
+    "SB3's MaskablePPO": _sb3("MaskablePPO", "sparse", "#CAB2D6", _SPARSE_EPOCHS, {}, _MINIBATCHES),
+    "SB3's PPO, prefix score": _sb3(
+        "PPO", "prefix-score", "#FB9A99", _CAUSAL_EPOCHS, {"start": "prompt"}, _MINIBATCHES
+    ),
+}
+METHODS = _BUNDLED | _SB3
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the suites, and how settings are searched there.
+
+    Attributes:
+        of_suites: The task.
+        title: What tables and figures call it.
+        iterations: Length of a full run.
+        settings_from: The task whose best settings the search starts from; None for new ones.
+        rungs: Of the search.
+        learning_rate_factors: Each of those settings is tried with its learning rate times these.
+        learning_rate: The lowest and the highest of new settings.
+        methods: Those that are searched.
+    """
+
+    of_suites: SuiteTask
+    title: str
+    iterations: int
+    settings_from: str | None
+    rungs: tuple[Rung, ...]
+    learning_rate_factors: tuple[float, ...] = (1.0,)
+    learning_rate: tuple[float, float] = (5e-5, 8e-4)
+    methods: tuple[str, ...] = tuple(_BUNDLED)
+
+
+_FACTORS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
+TASKS = {
+    "short": Task(
+        SUITE_TASKS["8-16"],
+        "Completions of 8 to 16 tokens",
+        80,
+        None,
+        (Rung(32, (100,), 4), Rung(80, (101,), 2), Rung(80, (102,), 2)),
+    ),
+    "medium": Task(
+        SUITE_TASKS["40-60"],
+        "Completions of 40 to 60 tokens",
+        60,
+        "short",
+        (Rung(20, (100,), 2), Rung(60, (101, 102), 2)),
+        _FACTORS,
+    ),
+    "long": Task(
+        SUITE_TASKS["140-160"],
+        "Completions of 140 to 160 tokens",
+        50,
+        "short",
+        (Rung(20, (100,), 2), Rung(50, (101,), 2)),
+        _FACTORS,
+    ),
+    "planted": Task(
+        SUITE_TASKS["planted"],
+        "The planted task",
+        50,
+        None,
+        (Rung(32, (100,), 4), Rung(50, (101,), 2), Rung(50, (102,), 2)),
+        learning_rate=(5e-4, 2e-2),
+        methods=tuple(name for name in METHODS if name not in ("uniform", "attention-weighted")),
+    ),
+}
+
+
+def with_learning_rates(setting: str, factors: Sequence[float]) -> list[str]:
+    """A setting, as JSON, with its learning rate times each of the factors, to two digits."""
+    chosen = json.loads(setting)
+    rates = (float(f"{chosen['learning_rate'] * factor:.2g}") for factor in factors)
+    return [json.dumps(chosen | {"learning_rate": rate}) for rate in rates]
+
 
 FRONTIER = ("sparse, λ = 1", "prefix score", "RLOO", "GRPO")
 """The methods whose score is compared at equal KL."""

@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pandas as pd
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from scipy.stats import qmc
 
 import textgym  # noqa: F401  (registers the environments)
 from textgym.agents import AGENTS, Agent
+from textgym.benchmark import Method as SuiteMethod
 from textgym.benchmark.fresh_completions import FreshCompletions
-from textgym.benchmark.training import learn, prefixed
+from textgym.benchmark.training import learn, make_envs, prefixed
 from textgym.credit import get_credit_assigner
 from textgym.wrappers.vector import CreditAssignment
 
@@ -27,30 +27,32 @@ __all__ = ["PACKAGES", "at_kl_coef", "describe", "recombined", "settings", "trai
 
 PACKAGES = ("textgym", "torch", "transformers", "gymnasium", "numpy", "scikit-learn")
 
-_LEARNING_RATE = (5e-5, 8e-4)
 _KL_COEF = (0.03, 0.2)
-_MINIBATCH_SIZE = (2, 4, 8)
 
 
-def settings(method: str, number: int) -> list[str]:
+def settings(task: str, method: str, number: int) -> list[str]:
     """The settings that are searched, as JSON.
 
     They are the points of one Latin hypercube, the same for all methods: learning rate and KL
     coefficient on logarithmic scales, minibatch size, and what the method alone can choose.
 
     Args:
+        task: One of the plan's.
         method: One of the plan's.
         number: How many.
     """
+    plan = METHODS[method]
     points = qmc.LatinHypercube(d=5, rng=np.random.default_rng(0)).random(number)
     found = []
-    for learning_rate, kl_coef, minibatch_size, *rest in points:
+    for learning_rate, kl_coef, minibatch, *rest in points:
         setting = {
-            "learning_rate": _on_log_scale(learning_rate, *_LEARNING_RATE),
+            "learning_rate": _on_log_scale(learning_rate, *TASKS[task].learning_rate),
             "kl_coef": _on_log_scale(kl_coef, *_KL_COEF),
-            "minibatch_size": _choice(minibatch_size, _MINIBATCH_SIZE),
         }
-        for (name, values), point in zip(METHODS[method].choices.items(), rest, strict=False):
+        if plan.minibatches is not None:
+            name, values = plan.minibatches
+            setting[name] = _choice(minibatch, values)
+        for (name, values), point in zip(plan.choices.items(), rest, strict=False):
             setting[name] = _choice(point, values)
         found.append(json.dumps(setting))
     return found
@@ -119,52 +121,41 @@ def train(
         seed: Of the agent.
     """
     task, autocast = TASKS[task_name], None if dtype == "float32" else dtype
+    plan = METHODS.get(method, METHODS[ABLATED])
+    chosen = plan.fixed | json.loads(setting)
+    credit, start = chosen.pop("credit", plan.credit), chosen.pop("start", "zero")
     with tempfile.TemporaryDirectory() as log_dir:
-        of_method = METHODS.get(method, METHODS[ABLATED])
-        agent = _make_agent(task, of_method, json.loads(setting), autocast, seed, log_dir)
-        fresh = FreshCompletions(_make_envs(task, 128, autocast, "sparse")) if measured else None
+        envs = _make_envs(task, plan.num_envs, autocast, credit, start)
+        chosen |= {"dtype": autocast, "seed": seed, "log_dir": log_dir}
+        agent = _make_agent(task, plan, envs, chosen)
+        fresh = None
+        if measured:
+            apart = _make_envs(task, 128, autocast, "sparse")
+            fresh = FreshCompletions(apart, film_reviews=task.of_suites.film_reviews)
         if method == UNTRAINED:
             assert fresh is not None
             measures = fresh.measure(fresh.write(agent))
             return pd.DataFrame([{"iteration": 0} | prefixed(measures)]).round(4)
-        assert agent.env is not None
-        rows = learn(agent, agent.env, iterations, fresh)
+        rows = learn(agent, envs, iterations, fresh)
         return rows.drop(columns=["seconds", "fresh_texts"], errors="ignore")
 
 
-def _make_agent(
-    task: Task,
-    method: Method,
-    setting: dict[str, Any],
-    dtype: str | None,
-    seed: int,
-    log_dir: str,
-) -> Agent:
+def _make_agent(task: Task, plan: Method, envs: VectorEnv, settings: dict[str, Any]) -> Agent:
     """An agent before its first iteration."""
-    credit, start = setting.pop("credit", method.credit), setting.pop("start", "zero")
+    if callable(plan.agent):
+        return plan.agent(task.of_suites, envs, settings)
     shared = {
         "episodes_per_iteration": NUM_EPISODES,
         "kl_target": None,
         "anneal_iterations": task.iterations,
-        "dtype": dtype,
-        "seed": seed,
-        "log_dir": log_dir,
     }
-    envs = _make_envs(task, NUM_EPISODES, dtype, credit, start)
-    return AGENTS[method.agent]("embedded", envs, **shared | method.fixed | setting)
+    return AGENTS[plan.agent](task.of_suites.policy, envs, **shared | settings)
 
 
 def _make_envs(
     task: Task, num_envs: int, dtype: str | None, credit: str, start: str = "zero"
 ) -> VectorEnv:
-    envs = gym.make_vec(
-        "ABC-RLHF-v0",
-        num_envs=num_envs,
-        min_new_tokens=task.min_new_tokens,
-        max_new_tokens=task.max_new_tokens,
-        dtype=dtype,
-        autoreset_mode=AutoresetMode.DISABLED,
-    )
+    envs = make_envs(task.of_suites, num_envs, dtype)
     return CreditAssignment(envs, get_credit_assigner(credit, start=start))
 
 
@@ -173,11 +164,15 @@ def describe() -> dict[str, Any]:
     return {
         "episodes_per_iteration": NUM_EPISODES,
         "tasks": {name: dataclasses.asdict(task) for name, task in TASKS.items()},
-        "methods": {name: dataclasses.asdict(method) for name, method in METHODS.items()},
-        "learning_rate": _LEARNING_RATE,
+        "methods": {name: _plain(method) for name, method in METHODS.items()},
         "kl_coef": _KL_COEF,
-        "minibatch_size": _MINIBATCH_SIZE,
     }
+
+
+def _plain(method: Method) -> dict[str, Any]:
+    """A method as JSON values."""
+    name = SuiteMethod(agent=method.agent).agent_name
+    return dataclasses.asdict(dataclasses.replace(method, agent=name))
 
 
 def _on_log_scale(point: float, low: float, high: float) -> float:

@@ -93,26 +93,49 @@ def test_the_last_rung_judges_by_all_runs_of_its_length():
     assert halve(rungs, {"a": ["3", "7"]}, run_all, mean_score) == {"a": ["7"]}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_all_methods_search_the_same_learning_rates_and_kl_coefficients(method):
-    shared = ("learning_rate", "kl_coef", "minibatch_size")
+def searched():
+    """Every method of every task that has a search of its own."""
+    return [
+        (task, m) for task in TASKS if not TASKS[task].settings_from for m in TASKS[task].methods
+    ]
+
+
+@pytest.mark.parametrize(("task", "method"), searched())
+def test_all_methods_search_the_same_learning_rates_and_kl_coefficients(task, method):
     mine, sparse = (
-        [json.loads(setting) for setting in study.settings(name, 12)] for name in (method, "sparse")
+        [json.loads(setting) for setting in study.settings(task, name, 12)]
+        for name in (method, "sparse")
     )
-    assert [[s[k] for k in shared] for s in mine] == [[s[k] for k in shared] for s in sparse]
+    for name in ("learning_rate", "kl_coef"):
+        assert [setting[name] for setting in mine] == [setting[name] for setting in sparse]
     for name, values in METHODS[method].choices.items():
         assert {setting[name] for setting in mine} == set(values)
 
 
+@pytest.mark.parametrize(("task", "method"), searched())
+def test_all_methods_search_the_same_sizes_of_minibatches(task, method):
+    settings = [json.loads(setting) for setting in study.settings(task, method, 12)]
+    sparse = [json.loads(setting) for setting in study.settings(task, "sparse", 12)]
+    name, _ = METHODS[method].minibatches or (None, None)
+    if name == "num_minibatches":
+        assert [16 // s[name] for s in settings] == [s["minibatch_size"] for s in sparse]
+    elif name is not None:
+        assert [s[name] for s in settings] == [s["minibatch_size"] for s in sparse]
+    else:
+        assert method == "SB3's A2C"  # takes one step per rollout
+
+
 def test_learning_rates_cover_their_range_evenly():
-    rates = [json.loads(setting)["learning_rate"] for setting in study.settings("sparse", 12)]
+    rates = [
+        json.loads(setting)["learning_rate"] for setting in study.settings("short", "sparse", 12)
+    ]
     low, high = (math.log(rate) for rate in (5e-5, 8e-4))
     cells = sorted(math.floor(12 * (math.log(r) - low) / (high - low) + 1e-2) for r in rates)
     assert len(set(cells)) >= 11  # one in each, up to the rounding to two digits
 
 
 def test_recombined_settings_take_every_choice_from_one_of_the_best():
-    best = study.settings("prefix score", 12)[:4]
+    best = study.settings("short", "prefix score", 12)[:4]
     parents = [json.loads(setting) for setting in best]
     for setting in map(json.loads, study.recombined(best, 8)):
         assert setting.keys() == parents[0].keys()
@@ -177,7 +200,7 @@ def test_the_table_of_learning_rates_has_a_line_per_setting_and_a_column_per_fac
 def test_a_run_has_a_row_per_iteration_and_measures_fresh_completions(monkeypatch):
     monkeypatch.setattr(fresh_completions, "outside_scorer", small_outside_scorer)
     monkeypatch.setattr(study, "FreshCompletions", partial(FreshCompletions, number=128))
-    setting = study.settings("prefix score", 1)[0]
+    setting = study.settings("short", "prefix score", 1)[0]
     rows = study.train("short", True, "bfloat16", "prefix score", setting, 2, 100)
     assert rows["iteration"].tolist() == [1, 2]
     assert rows["fresh_score"].notna().tolist() == [True, True]
@@ -186,22 +209,22 @@ def test_a_run_has_a_row_per_iteration_and_measures_fresh_completions(monkeypatc
     assert start["fresh_kl"].item() == pytest.approx(0.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_learns_from_every_setting_that_is_searched(method):
-    for setting in study.settings(method, 12)[:2]:
-        rows = study.train("short", False, "bfloat16", method, setting, 1, 100)
+@pytest.mark.parametrize(("task", "method"), searched())
+def test_every_method_learns_from_every_setting_that_is_searched(task, method):
+    for setting in study.settings(task, method, 12)[:2]:
+        rows = study.train(task, False, "bfloat16", method, setting, 1, 100)
         assert np.isfinite(rows[["score", "kl", "entropy"]]).all(axis=None)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_of_the_ablation_runs(variant):
-    setting = study.variants(study.settings(ABLATED, 1)[0])[variant]
+    setting = study.variants(study.settings("short", ABLATED, 1)[0])[variant]
     rows = study.train("short", False, "bfloat16", variant, setting, 1, 100)
     assert np.isfinite(rows[["score", "kl", "entropy"]]).all(axis=None)
 
 
 def test_a_variant_changes_one_choice():
-    base = study.settings(ABLATED, 1)[0]
+    base = study.settings("short", ABLATED, 1)[0]
     settings = {name: json.loads(setting) for name, setting in study.variants(base).items()}
     assert settings["as tuned"] == json.loads(base)
     assert settings["8 epochs"] == json.loads(base) | {"num_epochs": 8}

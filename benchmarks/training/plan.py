@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from harness.halving import Rung
+from textgym.benchmark import METHODS as SUITE_METHODS
+from textgym.benchmark import SUITES
 from textgym.benchmark import TASKS as SUITE_TASKS
 from textgym.benchmark import Task as SuiteTask
 from textgym.benchmark.sb3 import SB3Agent
@@ -59,7 +61,8 @@ class Method:
 
 
 _START = {"start": ("zero", "prompt")}
-_HINDSIGHT = {"gae_lambda": (0.8, 0.9, 0.95, 1.0), **_START}
+_LAMBDA = {"gae_lambda": (0.8, 0.9, 0.95, 1.0)}
+_HINDSIGHT = {**_LAMBDA, **_START}
 _CAUSAL = {"gae_lambda": (0.0, 0.5, 0.8, 0.95), **_START}
 _GROUPS = {"num_epochs": (1, 2, 4)}
 _BUNDLED = {
@@ -90,18 +93,26 @@ def _sb3(
 
 
 _EPOCHS = {"n_epochs": (1, 2, 4)}
-_SPARSE_EPOCHS = {**_EPOCHS, "gae_lambda": (0.8, 0.9, 0.95, 1.0)}
+_SPARSE_EPOCHS = {**_EPOCHS, **_LAMBDA}
 _CAUSAL_EPOCHS = {**_EPOCHS, "gae_lambda": (0.0, 0.5, 0.8, 0.95)}
 _MINIBATCHES = ("num_minibatches", (8, 4, 2))
 _SB3 = {
     "SB3's PPO": _sb3("PPO", "sparse", "#A6CEE3", _SPARSE_EPOCHS, {}, _MINIBATCHES),
-    "SB3's A2C": _sb3("A2C", "sparse", "#B2DF8A", _HINDSIGHT, {"use_rms_prop": False}, None),
+    "SB3's A2C": _sb3("A2C", "sparse", "#B2DF8A", _LAMBDA, {"use_rms_prop": False}, None),
     "SB3's MaskablePPO": _sb3("MaskablePPO", "sparse", "#CAB2D6", _SPARSE_EPOCHS, {}, _MINIBATCHES),
     "SB3's PPO, prefix score": _sb3(
-        "PPO", "prefix-score", "#FB9A99", _CAUSAL_EPOCHS, {"start": "prompt"}, _MINIBATCHES
+        "PPO", "prefix-score", "#FB9A99", _CAUSAL_EPOCHS, {}, _MINIBATCHES
     ),
 }
 METHODS = _BUNDLED | _SB3
+
+
+def _with_start_of_suites(name: str) -> Method:
+    """A method whose credit starts where the suites have it, which is not searched again."""
+    method = METHODS[name]
+    choices = {choice: values for choice, values in method.choices.items() if choice != "start"}
+    start = SUITE_METHODS[name].credit_kwargs.get("start", "zero")
+    return dataclasses.replace(method, choices=choices, fixed=method.fixed | {"start": start})
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Task:
         rungs: Of the search.
         learning_rate_factors: Each of those settings is tried with its learning rate times these.
         learning_rate: The lowest and the highest of new settings.
-        methods: Those that are searched.
+        methods: Those that are searched, by name.
     """
 
     of_suites: SuiteTask
@@ -126,7 +137,7 @@ class Task:
     rungs: tuple[Rung, ...]
     learning_rate_factors: tuple[float, ...] = (1.0,)
     learning_rate: tuple[float, float] = (5e-5, 8e-4)
-    methods: tuple[str, ...] = tuple(_BUNDLED)
+    methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: _BUNDLED)
 
 
 _FACTORS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
@@ -161,7 +172,7 @@ TASKS = {
         None,
         (Rung(32, (100,), 4), Rung(50, (101,), 2), Rung(50, (102,), 2)),
         learning_rate=(5e-4, 2e-2),
-        methods=tuple(name for name in METHODS if name not in ("uniform", "attention-weighted")),
+        methods={name: _with_start_of_suites(name) for name in SUITES["leaderboard"].methods},
     ),
 }
 

@@ -21,7 +21,7 @@ from textgym.benchmark.training import learn, make_envs, prefixed
 from textgym.credit import get_credit_assigner
 from textgym.wrappers.vector import CreditAssignment
 
-from .plan import ABLATED, METHODS, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
+from .plan import ABLATED, NUM_EPISODES, TASKS, UNTRAINED, VARIANTS, Method, Task
 
 __all__ = ["PACKAGES", "at_kl_coef", "describe", "recombined", "settings", "train", "variants"]
 
@@ -41,7 +41,7 @@ def settings(task: str, method: str, number: int) -> list[str]:
         method: One of the plan's.
         number: How many.
     """
-    plan = METHODS[method]
+    plan = TASKS[task].methods[method]
     points = qmc.LatinHypercube(d=5, rng=np.random.default_rng(0)).random(number)
     found = []
     for learning_rate, kl_coef, minibatch, *rest in points:
@@ -121,7 +121,7 @@ def train(
         seed: Of the agent.
     """
     task, autocast = TASKS[task_name], None if dtype == "float32" else dtype
-    plan = METHODS.get(method, METHODS[ABLATED])
+    plan = task.methods.get(method, task.methods[ABLATED])
     chosen = plan.fixed | json.loads(setting)
     credit, start = chosen.pop("credit", plan.credit), chosen.pop("start", "zero")
     with tempfile.TemporaryDirectory() as log_dir:
@@ -163,16 +163,18 @@ def describe() -> dict[str, Any]:
     """Tasks, methods and ranges, for meta.json."""
     return {
         "episodes_per_iteration": NUM_EPISODES,
-        "tasks": {name: dataclasses.asdict(task) for name, task in TASKS.items()},
-        "methods": {name: _plain(method) for name, method in METHODS.items()},
+        "tasks": {name: _plain(task) for name, task in TASKS.items()},
         "kl_coef": _KL_COEF,
     }
 
 
-def _plain(method: Method) -> dict[str, Any]:
-    """A method as JSON values."""
-    name = SuiteMethod(agent=method.agent).agent_name
-    return dataclasses.asdict(dataclasses.replace(method, agent=name))
+def _plain(task: Task) -> dict[str, Any]:
+    """A task and its methods as JSON values."""
+    methods = {
+        name: dataclasses.replace(method, agent=SuiteMethod(agent=method.agent).agent_name)
+        for name, method in task.methods.items()
+    }
+    return dataclasses.asdict(dataclasses.replace(task, methods=methods))
 
 
 def _on_log_scale(point: float, low: float, high: float) -> float:

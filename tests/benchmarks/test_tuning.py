@@ -16,7 +16,7 @@ from harness.halving import Rung, best_settings, halve
 from reports import frontier
 from reports import tuning as report
 from training import study
-from training.plan import ABLATED, METHODS, TASKS, UNTRAINED, VARIANTS
+from training.plan import ABLATED, TASKS, UNTRAINED, VARIANTS
 
 from textgym.agents import PPO
 from textgym.benchmark import fresh_completions
@@ -108,7 +108,7 @@ def test_all_methods_search_the_same_learning_rates_and_kl_coefficients(task, me
     )
     for name in ("learning_rate", "kl_coef"):
         assert [setting[name] for setting in mine] == [setting[name] for setting in sparse]
-    for name, values in METHODS[method].choices.items():
+    for name, values in TASKS[task].methods[method].choices.items():
         assert {setting[name] for setting in mine} == set(values)
 
 
@@ -116,7 +116,7 @@ def test_all_methods_search_the_same_learning_rates_and_kl_coefficients(task, me
 def test_all_methods_search_the_same_sizes_of_minibatches(task, method):
     settings = [json.loads(setting) for setting in study.settings(task, method, 12)]
     sparse = [json.loads(setting) for setting in study.settings(task, "sparse", 12)]
-    name, _ = METHODS[method].minibatches or (None, None)
+    name, _ = TASKS[task].methods[method].minibatches or (None, None)
     if name == "num_minibatches":
         assert [16 // s[name] for s in settings] == [s["minibatch_size"] for s in sparse]
     elif name is not None:

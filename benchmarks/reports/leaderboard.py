@@ -45,12 +45,13 @@ FOOT = """
   separate an entry from the first. The first was chosen for its result, which flatters its lead.
 - **gold**: what a reward model that none of these policies was trained on says of 512 fresh
   completions at the end, in log-odds.
-- **Settings** of the bundled agents won [a search](learning.md) at 8 to 16 tokens, and
-  [another](learning.md#at-140-to-160-tokens) at 140 to 160. For the planted task there was no
-  search: it takes those of 8 to 16 tokens.
-- **Agents of Stable-Baselines3** had no search for their settings. An iteration of theirs has as
-  many tokens as 16 episodes have on average, and may cut episodes at either end. Their KL is an
-  estimate, and they draw prompts and tokens in their own way, so equal seeds do not pair them.
+- **Settings** of the bundled agents won [a search](learning.md#each-method-at-its-best) at 8 to 16
+  tokens, [another](learning.md#at-140-to-160-tokens) at 140 to 160, and
+  [a third](learning.md#on-the-planted-task) on the planted task.
+- **Agents of Stable-Baselines3** were searched in the same way on the planted task. On film reviews
+  their settings had no search. An iteration of theirs has as many tokens as 16 episodes have on
+  average, and may cut episodes at either end. Their KL is an estimate, and they draw prompts and
+  tokens in their own way, so equal seeds do not pair them.
   DQN is missing, because it cannot choose among a whole vocabulary; [agents.md](agents.md) has it,
   on 16 tokens.
 
@@ -65,14 +66,14 @@ FOOT = """
 
    ```sh
    textgym benchmark run leaderboard --methods mine.py --only "my method" --jobs 2 \\
-       --tasks 8-16 planted --dtype bfloat16
+       --tasks 8-16 --dtype bfloat16
    textgym benchmark run leaderboard --methods mine.py --only "my method" --jobs 2 \\
-       --tasks 140-160 --dtype float32
+       --tasks 140-160 planted --dtype float32
    ```
 
 4. Open a pull request with the file, the rows (`runs.parquet`) and `meta.json`. Rows name the
    commit. Say how many settings you tried: of each bundled agent and credit, 20 were on short
-   texts, and ten on long ones.
+   texts and on the planted task, and ten on long texts.
 """
 
 

@@ -18,6 +18,7 @@ from reports import tuning
 from reports.leaderboard import make_leaderboard
 from reports.suites import by_beta, by_length, share_of_mean_curves, share_of_other_seeds
 from scipy.stats import ttest_rel
+from training.plan import TASKS as SEARCHED
 
 from textgym import demo
 from textgym.agents import PPO
@@ -94,13 +95,15 @@ def test_every_method_has_a_credit_assigner(name):
 
 
 @pytest.mark.parametrize(
-    ("searched", "task"), [("short", "8-16"), ("medium", "40-60"), ("long", "140-160")]
+    ("searched", "task"),
+    [("short", "8-16"), ("medium", "40-60"), ("long", "140-160"), ("planted", "planted")],
 )
 def test_tuned_methods_have_the_settings_that_won_the_search(searched, task):
     for name, setting in tuning.chosen(RESULTS, searched).items():
         won = json.loads(setting)
         method = METHODS[name]
-        assert method.credit_kwargs.get("start", "zero") == won.pop("start", "zero")
+        fixed = SEARCHED[searched].methods[name].fixed.get("start", "zero")
+        assert method.credit_kwargs.get("start", "zero") == won.pop("start", fixed)
         used = hyperparameters(method, task, 60)
         assert {key: used[key] for key in won} == won
 

@@ -117,6 +117,8 @@ _MEDIUM = ("20-30", "40-60")
 """Tasks with the settings that the search found best at 40 to 60 tokens."""
 _LONG = ("90-110", "140-160")
 """Tasks with the settings that the search found best at 140 to 160 tokens."""
+_PLANTED = ("planted",)
+"""The task with the settings that its own search found best."""
 _COLORS = {
     "sparse": "#0072B2",
     "sparse, λ = 1": "#56B4E9",
@@ -143,13 +145,15 @@ def _register_all() -> None:
     tuned = {
         "sparse": Method(
             hyperparameters=_setting(4.1e-4, 0.039, gae_lambda=0.95),
-            by_task=_at((*_MEDIUM, *_LONG), 1e-4, 0.039, gae_lambda=0.95),
+            by_task=_at((*_MEDIUM, *_LONG), 1e-4, 0.039, gae_lambda=0.95)
+            | _at(_PLANTED, 3.4e-3, 0.053, gae_lambda=0.98),
         ),
         "sparse, λ = 1": Method(
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(2.7e-4, 0.034, minibatch_size=8, gae_lambda=1.0),
             by_task=_at(_MEDIUM, 1.4e-4, 0.034, minibatch_size=8, gae_lambda=1.0)
-            | _at(_LONG, 3.4e-5, 0.034, minibatch_size=8, gae_lambda=1.0),
+            | _at(_LONG, 3.4e-5, 0.034, minibatch_size=8, gae_lambda=1.0)
+            | _at(_PLANTED, 6.1e-3, 0.076, gae_lambda=1.0),
         ),
         "uniform": Method(
             credit="uniform",
@@ -163,14 +167,16 @@ def _register_all() -> None:
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(5.7e-4, 0.055, gae_lambda=0.95),
             by_task=_at(_MEDIUM, 2.8e-4, 0.055, gae_lambda=0.95)
-            | _at(_LONG, 3.2e-5, 0.034, gae_lambda=1.0),
+            | _at(_LONG, 3.2e-5, 0.034, gae_lambda=1.0)
+            | _at(_PLANTED, 6.8e-3, 0.18, minibatch_size=8, gae_lambda=1.0),
         ),
         "prefix score": Method(
             credit="prefix-score",
             credit_kwargs=_PROMPT,
             hyperparameters=_setting(3.3e-4, 0.076, gae_lambda=0.8),
             by_task=_at(_MEDIUM, 1.8e-4, 0.075, minibatch_size=8, gae_lambda=0.0)
-            | _at(_LONG, 9.2e-5, 0.075, minibatch_size=8, gae_lambda=0.0),
+            | _at(_LONG, 9.2e-5, 0.075, minibatch_size=8, gae_lambda=0.0)
+            | _at(_PLANTED, 6.1e-3, 0.076, gae_lambda=0.8),
         ),
         "attention-weighted": Method(
             credit="shaping",
@@ -181,46 +187,37 @@ def _register_all() -> None:
             agent="rloo",
             hyperparameters=_setting(6e-4, 0.078, minibatch_size=8, num_epochs=2),
             by_task=_at(_MEDIUM, 8.5e-5, 0.031, num_epochs=2)
-            | _at(_LONG, 1.5e-4, 0.078, minibatch_size=8, num_epochs=2),
+            | _at(_LONG, 1.5e-4, 0.078, minibatch_size=8, num_epochs=2)
+            | _at(_PLANTED, 6.1e-3, 0.076, num_epochs=2),
         ),
-        "GRPO": Method(agent="grpo", hyperparameters=_setting(2.6e-4, 0.04, num_epochs=1)),
+        "GRPO": Method(
+            agent="grpo",
+            hyperparameters=_setting(2.6e-4, 0.04, num_epochs=1),
+            by_task=_at(_PLANTED, 1.4e-2, 0.037, minibatch_size=8, num_epochs=4),
+        ),
         "RLOO, prefix score": Method(
             agent="rloo",
             credit="prefix-score",
             hyperparameters=_setting(
                 4.5e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token"
             ),
-            by_task=_at(_LONG, 2.2e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token"),
+            by_task=_at(_LONG, 2.2e-4, 0.056, minibatch_size=8, num_epochs=1, advantages="token")
+            | _at(_PLANTED, 1.4e-2, 0.11, minibatch_size=8, num_epochs=2, advantages="token"),
         ),
     }
-    # SB3's agents had no search: the weight of the KL penalty is that of "sparse, λ = 1".
-    sb3 = {
-        "learning_rate": 1e-4,
-        "kl_coef": 0.034,
-        "num_minibatches": 4,
-        "n_epochs": 2,
-        "vf_coef": 0.1,
-        "gae_lambda": 1.0,
-    }
-    a2c = {
-        "learning_rate": 3e-4,
-        "kl_coef": 0.034,
-        "use_rms_prop": False,
-        "vf_coef": 0.1,
-        "gae_lambda": 1.0,
-    }
+    # On film reviews SB3's agents had no search: their weight of the KL penalty is that of
+    # "sparse, λ = 1".
+    shared = {"kl_coef": 0.034, "vf_coef": 0.1, "gae_lambda": 1.0}
+    ppo = {"learning_rate": 1e-4, "num_minibatches": 4, "n_epochs": 2, **shared}
+    a2c = {"learning_rate": 3e-4, "use_rms_prop": False, **shared}
     tuned |= {
-        "SB3's PPO": Method(agent=partial(SB3Agent, "PPO"), hyperparameters=sb3, num_envs=4),
-        "SB3's A2C": Method(agent=partial(SB3Agent, "A2C"), hyperparameters=a2c, num_envs=4),
-        "SB3's MaskablePPO": Method(
-            agent=partial(SB3Agent, "MaskablePPO"), hyperparameters=sb3, num_envs=4
-        ),
-        "SB3's PPO, prefix score": Method(
-            agent=partial(SB3Agent, "PPO"),
+        "SB3's PPO": _sb3("PPO", ppo, 7.9e-3, 0.065, num_minibatches=2, n_epochs=4),
+        "SB3's A2C": _sb3("A2C", a2c, 1.6e-2, 0.048, gae_lambda=0.95),
+        "SB3's MaskablePPO": _sb3("MaskablePPO", ppo, 6.1e-3, 0.076, gae_lambda=0.95),
+        "SB3's PPO, prefix score": replace(
+            _sb3("PPO", {**ppo, "gae_lambda": 0.8}, 3.4e-3, 0.053, n_epochs=4, gae_lambda=0.95),
             credit="prefix-score",
             credit_kwargs=_PROMPT,
-            hyperparameters={**sb3, "gae_lambda": 0.8},
-            num_envs=4,
         ),
     }
     # Variants and controls of ABC take its settings.
@@ -276,6 +273,23 @@ def _setting(
 
 def _at(tasks: tuple[str, ...], *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
     return dict.fromkeys(tasks, _setting(*args, **kwargs))
+
+
+def _sb3(
+    algorithm: str,
+    hyperparameters: dict[str, Any],
+    planted_learning_rate: float,
+    planted_kl_coef: float,
+    **planted: Any,
+) -> Method:
+    """An agent of SB3, with what a search found on the planted task."""
+    planted |= {"learning_rate": planted_learning_rate, "kl_coef": planted_kl_coef}
+    return Method(
+        agent=partial(SB3Agent, algorithm),
+        hyperparameters=hyperparameters,
+        by_task=dict.fromkeys(_PLANTED, planted),
+        num_envs=4,
+    )
 
 
 _register_all()

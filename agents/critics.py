@@ -31,6 +31,7 @@ from textgym.errors import InvalidArgumentError
 
 from .checkpoint import describe_model, model_from_description
 from .environment import base_attribute
+from .lora import merged
 from .policy import in_float32, parse_autocast
 from .returns import mean_of_others, returns_to_go
 
@@ -218,8 +219,9 @@ class SeparateCritic(Critic):
     def set_up(self, agent: Agent) -> None:
         """Copy the environment's reward model."""
         super().set_up(agent)
+        self._score: Callable[[Tensor], Tensor] | None = None  # from logits
         if agent.env is None:
-            return  # The network comes from the checkpoint.
+            return  # The network comes from the checkpoint, and values no text.
         self._reward_model = reward_model = _reward_model_of(agent.env)
         if not reward_model.is_causal:
             remedy = (
@@ -227,12 +229,14 @@ class SeparateCritic(Critic):
                 'copy cannot score the text up to every token; use another critic, such as "head".'
             )
             raise InvalidArgumentError("critic", "separate", remedy)
+        self._score = reward_model._score
         model = in_float32(
             copy.deepcopy(reward_model.model), "reward_model", 'use another critic, such as "head"'
         )
         scale = reward_model.score_mean, reward_model.score_std
+        network = _PrefixScorer(merged(model), self._score, *scale).to(self.config.device)
         # Whoever uses a reward model may have frozen it; the copy is trained.
-        self.network = _PrefixScorer(model, *scale).to(self.config.device).requires_grad_(True)
+        self.network = network.requires_grad_(True)
 
     def known(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """Minus what was paid before; see :class:`Critic`."""
@@ -264,11 +268,11 @@ class SeparateCritic(Critic):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Build the network that was saved; the environment's reward model is not needed."""
+        """Build the network that was saved; only its score comes from the environment."""
         from transformers import AutoModelForSequenceClassification
 
         model = model_from_description(state["model"], AutoModelForSequenceClassification)
-        self.network = _PrefixScorer(model, *state["scale"]).to(self.config.device)
+        self.network = _PrefixScorer(model, self._score, *state["scale"]).to(self.config.device)
         self.network.load_state_dict(state["weights"])
 
     def _run(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -334,29 +338,34 @@ class _PrefixScorer(nn.Module):
 
     Args:
         model: A decoder with a classification head.
+        score: The reward model's, from logits; None if no text is scored.
         score_mean, score_std: The score is centred and scaled by them.
     """
 
-    def __init__(self, model: Any, score_mean: float, score_std: float) -> None:
-        from textgym.models import RewardModel  # Imported here: slow.
-
+    def __init__(
+        self,
+        model: Any,
+        score: Callable[[Tensor], Tensor] | None,
+        score_mean: float,
+        score_std: float,
+    ) -> None:
         super().__init__()
         self.model = model.eval()
-        self.score_mean, self.score_std = score_mean, score_std
+        self.score, self.score_mean, self.score_std = score, score_mean, score_std
         model.config.use_cache = False  # No token follows.
-        self._reward_model = RewardModel(model, None)  # type: ignore[arg-type]
-        self._reward_model.score_mean, self._reward_model.score_std = score_mean, score_std
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores, float32 (batch, num_tokens), 0 at padding, which may be on any side."""
         from textgym.models.completions import Completions, LeftAligned
 
+        assert self.score is not None
         nothing = torch.zeros_like(attention_mask)
         text = LeftAligned.of(Completions(input_ids, attention_mask, nothing))
         states = self.model.base_model(
             input_ids=text.input_ids, attention_mask=text.attention_mask.long()
         ).last_hidden_state
-        return text.restore(self._reward_model.score_states(states))
+        scores = self.score(self.model.score(states).float())
+        return text.restore((scores - self.score_mean) / self.score_std)
 
 
 def _reward_model_of(env: VectorEnv) -> RewardModel:

@@ -221,14 +221,16 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of a model in which adapters are added to the weights; without any, the model itself.
 
     Args:
-        model: A model with or without adapters.
+        model: A model with or without adapters, or a ``peft.PeftModel``.
     """
-    if not getattr(model, "_hf_peft_config_loaded", False):
+    from textgym.models.signature import unwrapped  # Imported here: slow.
+
+    if getattr(model, "peft_config", None) is None:  # Whatever adds adapters sets it.
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    model = copy.deepcopy(model)
+    model = unwrapped(copy.deepcopy(model))
     layers = {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
     _untie_if_any(model, layers.values())
     for layer in layers.values():
@@ -246,6 +248,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
         if not any(name.startswith(f"{outer}.") for outer in plain):
             setattr(model.get_submodule(parent), attribute, module)
     model._hf_peft_config_loaded = False
+    del model.peft_config
     return model
 
 
@@ -256,6 +259,8 @@ def _untie_if_any(model: PreTrainedModel, layers: Iterable[Any]) -> None:
     """
     ends: tuple[Any, Any] = model.get_input_embeddings(), model.get_output_embeddings()
     embedding, head = (getattr(module, "base_layer", module) for module in ends)
+    if head is None:  # A classifier has none.
+        return
     if not set(layers).isdisjoint(ends) and head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False

@@ -18,7 +18,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgym.errors import InvalidArgumentError
 
@@ -197,6 +197,13 @@ def value_loss(
 # --- Agent ----------------------------------------------------------------------------------------
 
 
+_NEEDS_OF_CRITIC = (
+    "set_up", "known", "learned", "after_truncation", "parameters", "state_dict",
+    "load_state_dict", "uses_lambda", "network",
+)  # fmt: skip
+"""What PPO uses of a critic."""
+
+
 @dataclass(frozen=True)
 class _Batch(Batch):
     """The storage of an update; everything in it is from before the update."""
@@ -359,7 +366,7 @@ class PPO(Agent):
 
             terms = {"the policy loss": pg_loss, "the value loss": v_loss, "the entropy": entropy}
             self.optimizer.zero_grad()
-            (share * loss).backward(inputs=self.critic.parameters() if is_warming_up else None)
+            (share * loss).backward(inputs=self._critic_parameters if is_warming_up else None)
             processes.average_gradients(self.trained_parameters.values())
             grad_norm, *_ = [
                 clip_gradients(group["params"], config.max_grad_norm, terms)
@@ -399,8 +406,7 @@ class PPO(Agent):
         super()._set_up_parts(own_parts, checkpoint)
         own_critic = own_part("critic", self.config.critic, own_parts)
         if self.config.critic == CUSTOM:
-            needs = ("set_up", "known", "learned", "after_truncation", "parameters", "state_dict")
-            check_part("critic", own_critic, needs, "textgym.agents.Critic")
+            check_part("critic", own_critic, _NEEDS_OF_CRITIC, "textgym.agents.Critic")
         self.critic: Critic = CRITICS[self.config.critic]() if own_critic is None else own_critic
         self.critic.set_up(self)
         if checkpoint is not None:
@@ -416,7 +422,7 @@ class PPO(Agent):
         if self.critic.network is None and config.critic_learning_rate is not None:
             remedy = f"must be None: {kind} has no network of its own."
             raise InvalidArgumentError("critic_learning_rate", config.critic_learning_rate, remedy)
-        if self.critic.parameters():
+        if self._critic_parameters:
             return
         for name, without in (("critic_warmup", 0), ("critic_lambda", None)):
             if getattr(config, name) != without:
@@ -425,6 +431,11 @@ class PPO(Agent):
         if not any(parameter.requires_grad for parameter in self.policy.model.parameters()):
             remedy = "learns nothing, and all parameters of the policy are frozen: nothing is left."
             raise InvalidArgumentError("critic", kind, remedy)
+
+    @property
+    def _critic_parameters(self) -> list[nn.Parameter]:
+        """What the critic trains, without what is frozen."""
+        return [one for one in self.critic.parameters() if one.requires_grad]
 
     def _state_of_parts(self) -> dict[str, Any]:
         state = super()._state_of_parts()

@@ -110,9 +110,9 @@ class MonteCarloCritic(HeadCritic):
 class PrefixTreeCritic(Critic):
     """V = the mean return of the other completions of the prompt that share the text so far.
 
-    It needs ``group_size`` above 1. Nothing is learned, and advantages are sampled returns minus V,
-    as if λ were 1: RLOO's advantage at the first token, and less noise after tokens that others
-    chose, too. See :func:`prefix_tree_values`.
+    It needs ``group_size`` above 1, and γ = 1. Nothing is learned, and advantages are sampled
+    returns minus V, as if λ were 1: RLOO's advantage at the first token, and less noise after
+    tokens that others chose, too. See :func:`prefix_tree_values`.
     """
 
     uses_lambda = False
@@ -124,8 +124,12 @@ class PrefixTreeCritic(Critic):
             raise InvalidArgumentError(
                 "group_size", self.config.group_size, "must be at least 2 for the PrefixTreeCritic."
             )
-        if self.config.gamma == 0:
-            raise InvalidArgumentError("gamma", 0, "must be above 0 for the PrefixTreeCritic.")
+        if self.config.gamma != 1:
+            remedy = (
+                "must be 1 for the PrefixTreeCritic: the return is known from the first token on, "
+                "and a discount would magnify, at each token, what is not yet paid of it."
+            )
+            raise InvalidArgumentError("gamma", self.config.gamma, remedy)
 
     def parameters(self) -> list[nn.Parameter]:
         """None; see :class:`Critic`."""
@@ -134,14 +138,13 @@ class PrefixTreeCritic(Critic):
     def known(self, rollout: Rollout, rewards: Tensor) -> Tensor:
         """The others' return, less what was paid before; see :class:`Critic`."""
         mask, num_steps = rollout.completion_mask, rollout.completion_mask.shape[1]
-        discounts = self.config.gamma ** torch.arange(num_steps, device=rewards.device)
-        discounted = (rewards * discounts).masked_fill(~mask, 0.0)
+        rewards = rewards.masked_fill(~mask, 0.0)
         completion_ids = rollout.input_ids[:, -num_steps:]
         values = prefix_tree_values(
-            completion_ids, mask, discounted.sum(dim=1), self.config.group_size
+            completion_ids, mask, rewards.sum(dim=1), self.config.group_size
         )
-        paid = discounted.cumsum(dim=1) - discounted
-        return ((values - paid) / discounts).masked_fill(~mask, 0.0)
+        paid = rewards.cumsum(dim=1) - rewards
+        return (values - paid).masked_fill(~mask, 0.0)
 
     def learned(self, texts: tuple[Tensor, Tensor, Tensor], evaluation: Evaluation) -> Tensor:
         """0; see :class:`Critic`."""

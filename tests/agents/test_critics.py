@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import gymnasium as gym
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from transformers import Qwen3ForSequenceClassification
 
-from tests.theory.process import HORIZON, MIN_NEW_TOKENS, PROMPTS, make_policy, make_reward_model
+from tests.theory.process import (
+    HORIZON,
+    MIN_NEW_TOKENS,
+    PROMPTS,
+    make_policy,
+    make_reward_model,
+    tiny_config,
+)
 from tests.theory.process import make_tokenizer as make_word_tokenizer
 from textgym.agents import PPO, ppo
-from textgym.agents.critics import Critic
+from textgym.agents.critics import Critic, HeadCritic
 from textgym.agents.returns import mean_of_others, returns_to_go
 from textgym.credit import AttentionCredit, PrefixScoreCredit, SparseCredit
 from textgym.errors import InvalidArgumentError
@@ -136,6 +145,38 @@ def test_a_separate_critic_starts_as_the_reward_model(make_agent, recorded) -> N
         advantages_of(make_agent(critic=name), recorded) for name in ("separate", "reward-model")
     )
     torch.testing.assert_close(separate, frozen, atol=1e-5, rtol=0)
+
+
+def test_a_separate_critic_has_the_score_of_the_reward_model(
+    make_agent, make_envs, tokenizer, tmp_path, recorded
+) -> None:
+    torch.manual_seed(2)
+    model = Qwen3ForSequenceClassification(tiny_config(tokenizer, num_labels=3))
+    env = make_envs(reward_model=RewardModel(model, tokenizer, score="logit", label=0))
+    agent = make_agent(env, critic="separate")
+    agent.save(tmp_path / "agent")
+    PPO.load(tmp_path / "agent").save(tmp_path / "agent")
+    frozen = advantages_of(make_agent(env, critic="reward-model"), recorded)
+    for separate in (agent, PPO.load(tmp_path / "agent", env)):
+        torch.testing.assert_close(advantages_of(separate, recorded), frozen, atol=1e-5, rtol=0)
+
+
+def test_a_separate_critic_is_the_reward_model_with_its_adapters(
+    make_agent, make_envs, reward_model, tokenizer, tmp_path
+) -> None:
+    peft = pytest.importorskip("peft")
+    targets = {"task_type": "SEQ_CLS", "target_modules": ["q_proj"]}
+    lora = peft.LoraConfig(**targets, init_lora_weights=False)
+    adapted = peft.get_peft_model(copy.deepcopy(reward_model.model), lora)
+    env = make_envs(reward_model=RewardModel(adapted, tokenizer))
+    agent = make_agent(env, critic="separate")
+    agent.save(tmp_path / "agent")
+    ids = torch.tensor([[0, 1, 2, 0]])
+    for one in (agent, PPO.load(tmp_path / "agent", env)):
+        scores = one.critic.network(ids, torch.ones_like(ids).bool())
+        expected = env.unwrapped.reward_model.read(Completions.from_lists(ids.tolist(), [[]]))
+        torch.testing.assert_close(scores[:, -1], expected.score)
+    assert not any("lora" in name for name, _ in agent.critic.network.named_parameters())
 
 
 def test_a_separate_critic_leaves_reward_model_and_trunk_alone(make_agent, reward_model) -> None:
@@ -308,6 +349,25 @@ def test_a_separate_critic_is_kept_without_an_environment(make_agent, make_envs,
     assert torch.equal(parameters(train(resumed, 1)), parameters(train(agent, 1)))
 
 
+class HalfFrozen(HeadCritic):
+    """A critic with a network of the user's own, of which a part is not trained."""
+
+    def __init__(self) -> None:
+        self.network = torch.nn.Linear(1, 1)
+        self.network.weight.requires_grad_(False)
+
+    def learned(self, texts, evaluation):
+        return self.network(evaluation.values[..., None].detach())[..., 0]
+
+
+def test_a_critic_with_frozen_parameters_warms_up(make_agent) -> None:
+    agent = make_agent(critic=HalfFrozen(), critic_warmup=1)
+    before = copy.deepcopy(agent.critic.network.state_dict())
+    train(agent, 1)
+    assert agent.critic.network.bias != before["bias"]
+    assert agent.critic.network.weight == before["weight"]
+
+
 class Constant(Critic):
     """A critic of the user's own, with a state."""
 
@@ -351,6 +411,13 @@ def test_an_interruption_restores_the_state_of_a_critic_of_your_own(make_agent) 
 
 
 # --- Errors
+
+
+@pytest.mark.parametrize("name", ["load_state_dict", "uses_lambda", "network"])
+def test_a_critic_without_what_ppo_uses_is_refused(make_agent, name: str) -> None:
+    needs = {need: getattr(HeadCritic(), need) for need in dir(HeadCritic) if need != name}
+    with pytest.raises(InvalidArgumentError, match=f"^critic=.*no {name}"):
+        make_agent(critic=SimpleNamespace(**needs))
 
 
 @pytest.mark.parametrize("critic", ["reward-model", "separate"])

@@ -233,7 +233,7 @@ def test_the_weights_below_adapters_keep_their_dtype(make_agent, make_model):
     assert np.isfinite(agent.history[-1]["rollout/kl"])
 
 
-def test_a_model_of_peft_is_a_policy_too(make_agent, make_model):
+def test_a_model_of_peft_is_a_policy_too(make_agent, make_model, tmp_path):
     """Its forward pass hides its arguments, positions among them, behind **kwargs."""
     model = make_model()
     wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(**TARGETS))
@@ -248,6 +248,9 @@ def test_a_model_of_peft_is_a_policy_too(make_agent, make_model):
     trained = {name for name in agent.trained_parameters if not name.startswith("value_head")}
     assert trained
     assert all("lora_" in name for name in trained)
+    agent.save_pretrained(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits_of(merged), logits_of(agent.policy.model))
 
 
 @pytest.mark.parametrize(

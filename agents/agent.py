@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from textgym.errors import InvalidArgumentError
 
 from .alarm import sound_alarm
+from .checkpoint import is_described
 from .config import AgentConfig
 from .distribution import ActionRules, sample
 from .environment import (
@@ -115,6 +116,7 @@ class Agent(Saving):
         **hyperparameters: Any,
     ) -> None:
         from textgym.models.loading import load_language_model  # Imported here: slow.
+        from textgym.models.placement import is_quantized
 
         plain, own_parts = split_own_parts(hyperparameters, self.parts)
         config = self.config_class.from_keywords(**plain)
@@ -129,7 +131,10 @@ class Agent(Saving):
         model = copy.deepcopy(model)
         if config.lora is None:  # Frozen weights may stay in a smaller dtype.
             model = in_float32(model, "policy", "pass lora=True to train adapters on it")
-        self.base_model = str(policy) if isinstance(policy, str | Path) else None
+        self.base_model = _lasting_name(policy) if isinstance(policy, str | Path) else None
+        # Below adapters, a model that has a name or is quantised is no part of a checkpoint.
+        is_apart = config.lora is not None and (self.base_model is not None or is_quantized(model))
+        self._can_be_rebuilt = is_apart or is_described(model)
         self._set_up(model, action_rules(vector_env), vector_env, config, own_parts)
 
     def _set_up(
@@ -292,8 +297,9 @@ class Agent(Saving):
 
         Raises:
             InvalidArgumentError: If the agent has no environment, an argument cannot be used, or
-                ``log_dir`` has the checkpoints of another run; or if ``undo`` is False, and an
-                iteration was interrupted.
+                ``log_dir`` has the checkpoints of another run; if ``undo`` is False, and an
+                iteration was interrupted; or if there are to be checkpoints, but they cannot hold
+                the policy.
             NumericalError: If a score, a reward, a probability or a gradient is NaN or infinite.
                 The iteration is undone.
         """
@@ -306,6 +312,7 @@ class Agent(Saving):
         start = self.num_timesteps
         is_main = self.processes.is_main
         if self.config.save_every is not None or self.config.save_minutes is not None:
+            self._check_rebuilding()
             self._check_log_dir()
         settings = dataclasses.asdict(self.config)
         if self._last_saved is None:
@@ -455,10 +462,13 @@ class Agent(Saving):
             The tokens, int64 of shape () or (num_envs,), and None.
 
         Raises:
-            InvalidArgumentError: If the observation is malformed, or the masks leave no token.
+            InvalidArgumentError: If the observation is malformed or longer than the policy's
+                context, or the masks leave no token.
         """
+        from textgym.models.signature import longest_text  # Imported here: slow.
+
         rules, device = self.policy.rules, self.config.device
-        check_observation(observation, rules.num_actions)
+        check_observation(observation, rules.num_actions, longest_text(self.policy.model))
         is_single = np.ndim(observation["input_ids"]) == 1
         batched = {name: np.atleast_2d(observation[name]) for name in observation}
         ids, mask = (
@@ -474,3 +484,11 @@ class Agent(Saving):
         else:
             actions = sample(logprobs.log_softmax(dim=-1), self._generators["predict"])
         return (actions[0] if is_single else actions).numpy(), None
+
+
+def _lasting_name(policy: str | Path) -> str:
+    """A model's name, or the whole path of its folder or file: the working folder may change."""
+    from textgym.models.loading import place_of_model  # Imported here: slow.
+
+    is_path = Path(policy).expanduser().exists()
+    return place_of_model("policy", policy) if is_path else str(policy)

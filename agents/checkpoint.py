@@ -38,6 +38,7 @@ __all__ = [
     "describe_model",
     "find_checkpoint",
     "hyperparameters_of",
+    "is_described",
     "model_from_description",
     "read_checkpoint",
     "write_checkpoint",
@@ -256,6 +257,25 @@ def model_from_description(description: dict[str, str], auto_class: Any = None) 
             attn_implementation=description["attn_implementation"],
         )
     return model.eval()
+
+
+def is_described(model: PreTrainedModel) -> bool:
+    """Whether a model of its description is one like it: of its class, with weights of its shapes.
+
+    Not if it has adapters, or a class of the user's own. True if no such model can be built.
+
+    Args:
+        model: A language model.
+    """
+    try:
+        with torch.device("meta"):
+            other = model_from_description(describe_model(model))
+    except Exception:  # Of code of other people's, which may fail in any way.
+        return True
+    shapes, own = (
+        {name: tensor.shape for name, tensor in one.state_dict().items()} for one in (other, model)
+    )
+    return type(other) is type(model) and shapes == own
 
 
 # --- Files

@@ -12,6 +12,7 @@ from typing import Any, Self
 from textgym.checks import check_number, check_path, check_whole_number, similar_names
 from textgym.errors import InvalidArgumentError
 
+from .inputs import check_folder
 from .kl_control import KL_CONTROLLERS, MOST_RELATIVE_ERROR
 from .parts import CUSTOM
 from .policy import parse_autocast
@@ -108,8 +109,7 @@ class AgentConfig:
             self._check(name, Real, "a finite number of at least 0", minimum=0)
         self._check_optional("kl_target", Real, "a finite number above 0", above=0)
         self._check_choice("kl_controller", (*KL_CONTROLLERS, CUSTOM))
-        if self.kl_target is not None and self.kl_controller != CUSTOM:
-            self._check_steering()
+        self._check_steering()
         self._check_flag("shard")
         if self.shard and self.lora is not None:
             raise InvalidArgumentError("shard", True, "must be False with adapters.")
@@ -135,6 +135,7 @@ class AgentConfig:
         object.__setattr__(self, "device", str(parse_device(self.device)))
         object.__setattr__(self, "dtype", self.dtype and "bfloat16")
         if self.log_dir is not None:
+            check_folder("log_dir", self.log_dir)
             object.__setattr__(self, "log_dir", str(check_path("log_dir", self.log_dir)))
 
     def _check(
@@ -155,6 +156,14 @@ class AgentConfig:
 
     def _check_steering(self) -> None:
         """Make sure that the KL controller can move the weight, and that it stays above 0."""
+        if self.kl_target is None:
+            if self.kl_controller not in ("ziegler", CUSTOM):
+                remedy = "needs kl_target, which it steers to: set that, or leave this out."
+                raise InvalidArgumentError("kl_controller", self.kl_controller, remedy)
+            return
+        if self.kl_controller == CUSTOM:
+            remedy = "must be None with a kl_controller of your own, which would not see it."
+            raise InvalidArgumentError("kl_target", self.kl_target, remedy)
         if self.kl_coef == 0:
             remedy = "must be above 0 with kl_target: the weight is multiplied, and would stay 0."
             raise InvalidArgumentError("kl_coef", self.kl_coef, remedy)

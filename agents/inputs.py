@@ -44,17 +44,18 @@ def check_learn(total_timesteps: Any, progress_bar: Any, callback: Any) -> None:
         check_takes("callback", callback, remedy, {})
 
 
-def check_observation(observation: Any, num_actions: int) -> None:
+def check_observation(observation: Any, num_actions: int, max_length: int | None) -> None:
     """Check an observation, single or batched.
 
     Args:
         observation: What the user passed to ``predict``.
         num_actions: Size of the vocabulary.
+        max_length: The most tokens that the policy takes; None for any number.
 
     Raises:
         InvalidArgumentError: Unless it has ``input_ids``, token ids at least where
             ``attention_mask`` says so, and ``attention_mask``, 0 or 1, of the same shape, with one
-            axis or two.
+            axis or two; or if a text is too long.
     """
     names = ("input_ids", "attention_mask")
     if not hasattr(observation, "keys") or not set(names) <= set(observation.keys()):
@@ -88,6 +89,13 @@ def check_observation(observation: Any, num_actions: int) -> None:
             "observation['input_ids']",
             ids,
             f"must be token ids from 0 to {num_actions - 1}, those of the policy's vocabulary",
+        )
+    length = int(mask.sum(axis=-1).max())
+    if max_length is not None and length > max_length:
+        raise InvalidArgumentError(
+            "observation['input_ids']",
+            ids,
+            f"has {length} tokens, and the policy takes {max_length}; pass a shorter text",
         )
 
 

@@ -62,15 +62,34 @@ def lora_as_text(lora: bool | str | Mapping[str, Any] | LoraConfig | None) -> st
         except ValueError:
             arguments = None
     elif hasattr(lora, "to_dict"):
-        from peft import LoraConfig  # There is one, so peft is installed.
-
-        default = LoraConfig().to_dict()
-        arguments = {k: v for k, v in lora.to_dict().items() if v != default[k]}
+        arguments = _arguments_of(lora)
     if not isinstance(arguments, Mapping):
         remedy = 'pass True, a peft.LoraConfig, or its arguments as in {"r": 16}.'
         raise InvalidArgumentError("lora", lora, remedy)
     plain = {k: sorted(v) if isinstance(v, set | frozenset) else v for k, v in arguments.items()}
-    return json.dumps(plain)
+    try:
+        return json.dumps(plain, default=_plain_number)
+    except (TypeError, ValueError) as error:
+        remedy = f"its arguments must be numbers, texts, and lists or dicts of them ({error})."
+        raise InvalidArgumentError("lora", lora, remedy) from None
+
+
+def _arguments_of(config: Any) -> dict[str, Any] | None:
+    """The arguments of a LoraConfig that are not the defaults; None if it is something else."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        return None
+    if not isinstance(config, LoraConfig):
+        return None
+    default = LoraConfig().to_dict()
+    return {k: v for k, v in config.to_dict().items() if k not in default or v != default[k]}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is none")
 
 
 def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | LoraConfig) -> None:
@@ -94,9 +113,10 @@ def add_lora(model: PreTrainedModel, lora: bool | str | Mapping[str, Any] | Lora
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     except ImportError:
         raise MissingDependencyError("peft", "lora", "training low-rank adapters") from None
+    is_config = isinstance(lora, LoraConfig)
+    text = "{}" if is_config else lora_as_text(lora) or "{}"
     try:
-        is_config = isinstance(lora, LoraConfig)
-        config: Any = lora if is_config else LoraConfig(**json.loads(lora_as_text(lora) or "{}"))
+        config: Any = lora if is_config else LoraConfig(**json.loads(text))
         if config.target_modules is None and config.target_parameters is None:
             default = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
             if model.config.model_type not in default:

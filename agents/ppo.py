@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from textgym.checks import first_line
 from textgym.errors import InvalidArgumentError
 
 from .agent import Agent
@@ -410,11 +411,33 @@ class PPO(Agent):
         self.critic: Critic = CRITICS[self.config.critic]() if own_critic is None else own_critic
         self.critic.set_up(self)
         if checkpoint is not None:
-            self.critic.load_state_dict(checkpoint["critic"])
+            self._restore_critic(checkpoint)
         self._check_critic()
         if self.critic.network is not None:
             self.processes.synchronize(self.critic.network)  # As the policy: it may be random.
             self._train_too("critic", self.critic.network, self.config.critic_learning_rate)
+
+    def _restore_critic(self, checkpoint: dict[str, Any]) -> None:
+        """Load the critic's state; another critic than the saved one begins anew, if it can."""
+        chosen = self.config.critic
+        saved = checkpoint["hyperparameters"].get("critic", chosen)
+        if saved != chosen:
+            had_network = any(name.startswith("critic.") for name in checkpoint["trained"])
+            if had_network or chosen == "separate" or self.critic.network is not None:
+                remedy = f"the checkpoint has other weights, those of {saved!r}: leave it out."
+                raise InvalidArgumentError("critic", chosen, remedy)
+            return
+        try:
+            self.critic.load_state_dict(checkpoint["critic"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if chosen != CUSTOM:
+                raise
+            kind = type(self.critic).__name__
+            remedy = (
+                f"it cannot take over the state in the checkpoint ({first_line(error)}): pass an "
+                "object like the one that the agent was made with."
+            )
+            raise InvalidArgumentError("critic", kind, remedy) from error
 
     def _check_critic(self) -> None:
         """Refuse settings that would have no effect with this critic."""

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Saving"]
 
+_OTHER_WEIGHTS = "the checkpoint has no weights for it: leave the argument out."
+
 
 class Saving(ABC):
     """The part of :class:`textgym.agents.agent.Agent` that saves and loads.
@@ -64,6 +66,7 @@ class Saving(ABC):
     num_timesteps: int
     _seconds: float
     _generators: dict[str, torch.Generator]
+    _can_be_rebuilt: bool
     _is_new: bool
     _newest_numbered: Path | None
     _last_saved: tuple[int, float] | None
@@ -93,11 +96,12 @@ class Saving(ABC):
             path: The folder; an earlier checkpoint there is replaced.
 
         Raises:
-            InvalidArgumentError: If there is something else, or if ``undo`` is False and an
-                iteration was interrupted.
+            InvalidArgumentError: If there is something else, if a checkpoint cannot hold the
+                policy, or if ``undo`` is False and an iteration was interrupted.
             OSError: If it cannot be written, as when the disk is full. An earlier checkpoint stays.
         """
         check_folder("path", path)
+        self._check_rebuilding()
         self._undo_unfinished_iteration()
         checkpoint = self._checkpoint()  # All processes have their part of sharded weights.
         whole = full_state(self.policy.model) if self.config.shard else None
@@ -107,6 +111,17 @@ class Saving(ABC):
                 self.name,
                 checkpoint,
                 export=lambda folder: self._export(self.policy.model, folder, whole),
+            )
+
+    def _check_rebuilding(self) -> None:
+        """Refuse to write a checkpoint from which the policy could not be built again."""
+        if not self._can_be_rebuilt:
+            raise InvalidArgumentError(
+                "policy",
+                type(self.policy.model).__name__,
+                "a checkpoint cannot hold it, because Transformers builds another model from its "
+                "config: pass the plain model, with lora=... to train adapters, or after "
+                "merge_and_unload() if it has some; save_pretrained exports what it has learned",
             )
 
     def _check_log_dir(self) -> None:
@@ -147,8 +162,8 @@ class Saving(ABC):
             The checkpoint's folder.
 
         Raises:
-            InvalidArgumentError: If ``log_dir`` has the checkpoints of another run, or if ``undo``
-                is False and an iteration was interrupted.
+            InvalidArgumentError: If ``log_dir`` has the checkpoints of another run, if a checkpoint
+                cannot hold the policy, or if ``undo`` is False and an iteration was interrupted.
             OSError: If it cannot be written, as when the disk is full.
         """
         checkpoints = CheckpointFolder(self.log_dir, self.config.save_total_limit)
@@ -166,6 +181,8 @@ class Saving(ABC):
 
     def save_pretrained(self, folder: str | Path, *, merge: bool = True) -> None:
         """Write the policy as a Hugging Face folder, with the tokenizer of the environment.
+
+        An agent that was loaded without an environment writes none.
 
         Args:
             folder: What ``AutoModelForCausalLM.from_pretrained`` will take.
@@ -273,7 +290,8 @@ class Saving(ABC):
                 ``kl_controller`` the weight of the KL penalty starts there.
 
         Raises:
-            InvalidArgumentError: If the folder or the environment cannot be used.
+            InvalidArgumentError: If the folder or the environment cannot be used, or if ``lora`` or
+                ``critic`` would need other weights than the folder has.
         """
         contents = read_checkpoint(path, cls.name)
         vector_env = None if env is None else as_vector_env(env)
@@ -292,7 +310,10 @@ class Saving(ABC):
                     "env", env, f"its actions are {rules}, but the agent was trained on {trained}."
                 )
         agent = cls.__new__(cls)
+        agent._can_be_rebuilt = True
         lora, base_model = config.lora is not None, contents.get("base_model")
+        if lora != (contents["hyperparameters"].get("lora") is not None):
+            raise InvalidArgumentError("lora", changes["lora"], _OTHER_WEIGHTS)
         needs_policy = contents.get("needs_policy", False)
         if needs_policy != (policy is not None):
             remedy = "the file holds the model, or its name: leave the argument out."
@@ -312,6 +333,14 @@ class Saving(ABC):
                 parameter.requires_grad_(name in contents["trained"])
         agent.base_model = base_model
         agent._set_up(model, rules, vector_env, config, own_parts, contents)
+        if changes.get("lora") is not None:
+            names = {*contents["trained"], *agent.trained_parameters}
+            shapes, own = (
+                {name: state[name].shape for name in names if name in state}
+                for state in (contents["policy"], agent.policy.state_dict())
+            )
+            if shapes != own:
+                raise InvalidArgumentError("lora", changes["lora"], _OTHER_WEIGHTS)
         place, was = Path(path).expanduser().resolve(), contents["hyperparameters"]["log_dir"]
         agent._is_new = agent.log_dir.resolve() not in (Path(was).resolve(), place, *place.parents)
         if lora:  # The weights below the adapters were not cast when the agent was made.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from textgym.agents import PPO, checkpoint, load_agent
 from textgym.agents.checkpoint import (
@@ -76,6 +76,19 @@ def test_transformers_loads_the_policy_from_it(make_agent, tmp_path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "agent")
     for name, weights in agent.policy.model.state_dict().items():
         assert torch.equal(weights, model.state_dict()[name])
+
+
+class Own(Qwen3ForCausalLM):
+    """A class that Transformers does not know."""
+
+
+def test_what_it_cannot_hold_is_refused_before_the_training(make_agent, make_model, tmp_path):
+    agent = make_agent(model=Own(make_model().config), save_every=1)
+    with pytest.raises(InvalidArgumentError, match=r"^policy='Own': a checkpoint cannot hold it"):
+        train(agent, 1)
+    with pytest.raises(InvalidArgumentError, match=r"^policy='Own': a checkpoint cannot hold it"):
+        agent.save(tmp_path / "agent")
+    assert not agent.history
 
 
 def test_there_is_no_pickle_in_it(make_agent, tmp_path) -> None:

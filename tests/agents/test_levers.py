@@ -312,6 +312,18 @@ def test_a_weight_of_zero_cannot_be_steered(name: str) -> None:
         PPOConfig(kl_coef=0.0, kl_target=6.0, kl_controller=name)
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"kl_controller": "pi"}, "kl_controller"),
+        ({"kl_controller": Alternating(), "kl_target": 6.0}, "kl_target"),
+    ],
+)
+def test_a_controller_or_a_target_without_effect_is_refused(make_agent, settings, name) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{name}="):
+        make_agent(**settings)
+
+
 def test_what_is_changed_on_loading_is_used(make_agent, make_vector_env, tmp_path) -> None:
     agent = make_agent()
     agent.save(tmp_path / "agent")
@@ -323,6 +335,42 @@ def test_what_is_changed_on_loading_is_used(make_agent, make_vector_env, tmp_pat
     assert torch.equal(*tokens)
     steered = PPO.load(tmp_path / "agent", make_vector_env(4), kl_target=6.0, kl_controller="pi")
     assert isinstance(steered.kl_controller, LogPIKLController)
+    assert PPO.load(tmp_path / "agent", make_vector_env(4), critic="none").config.critic == "none"
+
+
+class Network(HeadCritic):
+    """A critic with weights."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.network = torch.nn.Linear(size, 1)
+
+    def state_dict(self):
+        return self.network.state_dict()
+
+    def load_state_dict(self, state):
+        self.network.load_state_dict(state)
+
+
+@pytest.mark.parametrize(("saved", "change"), [(False, True), ({"r": 4}, False), (True, {"r": 4})])
+def test_adapters_that_the_checkpoint_has_not_are_refused(
+    make_agent, tmp_path, saved, change
+) -> None:
+    pytest.importorskip("peft")
+    make_agent(lora=saved).save(tmp_path / "agent")
+    with pytest.raises(InvalidArgumentError, match=r"^lora=.*leave the argument out"):
+        PPO.load(tmp_path / "agent", lora=change)
+
+
+@pytest.mark.parametrize(
+    ("saved", "change"),
+    [("head", "separate"), ("head", Network()), (Network(), "head"), (Network(), Network(2))],
+)
+def test_a_critic_that_the_checkpoint_has_not_is_refused(
+    make_agent, make_vector_env, tmp_path, saved, change
+) -> None:
+    make_agent(critic=saved).save(tmp_path / "agent")
+    with pytest.raises(InvalidArgumentError, match=r"^critic="):
+        PPO.load(tmp_path / "agent", critic=change)
 
 
 def test_numbers_of_numpy_become_plain_ones() -> None:
@@ -346,6 +394,7 @@ def test_custom_is_no_name(make_agent) -> None:
         ("max_approx_kl", 0.0), ("clip_coef_high", -0.1), ("kl_penalty", "k4"),
         ("kl_controller", "pid"), ("critic", "tail"), ("critic_lambda", 1.5),
         ("critic_learning_rate", 0.0), ("critic_warmup", -1), ("group_size", 3), ("group_size", 0),
+        ("log_dir", __file__),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named(name: str, value: object) -> None:

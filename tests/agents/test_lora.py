@@ -15,7 +15,7 @@ from textgym.errors import InvalidArgumentError
 
 pytest.importorskip("peft")
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from textgym.agents.lora import lora_as_text
 from textgym.agents.policy import LanguageModelPolicy
@@ -148,6 +148,16 @@ def test_adapters_are_not_put_on_other_weights(make_agent, make_model, folder, t
         PPO.load(tmp_path / "agent")
 
 
+def test_the_model_below_them_is_found_from_another_folder(
+    make_agent, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(folder.parent)
+    make_agent(folder.name).save(tmp_path / "agent")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert PPO.load(tmp_path / "agent").base_model == str(folder)
+
+
 def test_the_policy_is_exported_with_its_adapters_in_the_weights(make_agent, make_model, tmp_path):
     agent = make_agent(make_model())
     agent.learn(10)
@@ -251,6 +261,10 @@ def test_a_model_of_peft_is_a_policy_too(make_agent, make_model, tmp_path):
     agent.save_pretrained(tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits_of(merged), logits_of(agent.policy.model))
+    model.add_adapter(LoraConfig(**TARGETS))
+    for one in (agent, make_agent(model, lora=False)):
+        with pytest.raises(InvalidArgumentError, match=r"^policy=.*merge_and_unload"):
+            one.save(tmp_path / "agent")
 
 
 @pytest.mark.parametrize(
@@ -262,6 +276,7 @@ def test_a_model_of_peft_is_a_policy_too(make_agent, make_model, tmp_path):
         (None, None),
         ({"r": 4}, '{"r": 4}'),
         ('{"r": 4}', '{"r": 4}'),
+        ({"r": np.int64(4)}, '{"r": 4}'),
         (LoraConfig(r=4), '{"r": 4}'),
     ],
 )
@@ -269,7 +284,17 @@ def test_adapters_are_chosen_in_any_form(lora, text):
     assert lora_as_text(lora) == text
 
 
-@pytest.mark.parametrize("lora", ["rank 4", 3, {"rank": 4}, {"target_modules": ["nowhere"]}])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        "rank 4",
+        3,
+        {"rank": 4},
+        {"r": torch.tensor(4)},
+        {"target_modules": ["nowhere"]},
+        IA3Config(),
+    ],
+)
 def test_other_choices_are_refused(lora, make_agent, make_model):
     with pytest.raises(InvalidArgumentError, match="lora="):
         make_agent(make_model(), lora=lora)

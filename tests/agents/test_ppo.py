@@ -235,6 +235,12 @@ def test_predict_takes_single_and_batched_observations(make_agent, make_vector_e
         assert action == actions[row]
 
 
+def test_predict_refuses_a_text_longer_than_the_context(make_agent) -> None:
+    ids = np.full(33, 5)
+    with pytest.raises(InvalidArgumentError, match=r"(?s)^observation.*33 tokens.*takes 32"):
+        make_agent().predict({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+
+
 def test_predict_obeys_action_masks(make_agent, make_vector_env) -> None:
     agent = make_agent()
     observations, _ = make_vector_env(4).reset(seed=[0, 1, 2, 3])

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from textgym.checks import check_whole_number
+
 from .faults import check_probabilities
 
 __all__ = [
@@ -43,12 +45,22 @@ class ActionRules:
         eos_token_id: The token that ends an episode, or None if there is none.
         min_new_tokens: EOS is illegal while fewer tokens than this have been generated.
         pad_token_id: Fills masked columns; any id of the vocabulary.
+
+    Raises:
+        InvalidArgumentError: If a number is no whole one, or out of range.
     """
 
     num_actions: int
     eos_token_id: int | None = None
     min_new_tokens: int = 0
     pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole_number("num_actions", self.num_actions, 1)
+        if self.eos_token_id is not None:
+            check_whole_number("eos_token_id", self.eos_token_id, 0, self.num_actions - 1)
+        check_whole_number("min_new_tokens", self.min_new_tokens, 0)
+        check_whole_number("pad_token_id", self.pad_token_id, 0)
 
 
 def masked_logprobs(

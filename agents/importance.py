@@ -21,6 +21,8 @@ corrects both.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -98,14 +100,13 @@ def weighted_advantages(
         Shape of ``advantages``; and scalars for the log: ``rollout/importance_weight``, the mean
         weight, and ``rollout/importance_capped``, the share that was cut off.
     """
-    if advantages.ndim == 1:
-        weights = sequence_weights(logprobs, sampler_logprobs, mask, cap)
-        counted = weights
-    else:
-        weights = token_weights(logprobs, sampler_logprobs, mask, cap)
-        counted = weights[mask]
+    is_of_completions = advantages.ndim == 1
+    weigh = sequence_weights if is_of_completions else token_weights
+    ratios = weigh(logprobs, sampler_logprobs, mask, math.inf)
+    weights = ratios.clamp(max=cap)
+    counted = slice(None) if is_of_completions else mask
     scalars = {
-        "rollout/importance_weight": counted.mean().item(),
-        "rollout/importance_capped": (counted >= cap).float().mean().item(),
+        "rollout/importance_weight": weights[counted].mean().item(),
+        "rollout/importance_capped": (ratios[counted] > cap).float().mean().item(),
     }
     return advantages * weights, scalars

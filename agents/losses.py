@@ -96,7 +96,10 @@ def clipped_surrogate(
 
 
 def is_clipped(log_ratio: Tensor, clip_coef: float, clip_coef_high: float | None = None) -> Tensor:
-    """Whether :func:`clipped_surrogate` clips a ratio; bool, shape of ``log_ratio``."""
+    """Whether a ratio is outside the clipping range; bool, shape of ``log_ratio``.
+
+    Both ends count, whatever the sign of the advantage; :func:`clipped_surrogate` clips at one end.
+    """
     distance = log_ratio.exp() - 1
     high = clip_coef if clip_coef_high is None else clip_coef_high
     return (distance > high) | (distance < -clip_coef)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from textgym.checks import check_number
 from textgym.errors import InvalidArgumentError
 
 from .distribution import ActionRules, action_logprobs, masked_logprobs, state_kl
@@ -67,15 +68,19 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def parse_autocast(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype for autocast that an argument ``dtype`` names; None switches it off.
+def parse_autocast(dtype: str | torch.dtype | None, argument: str = "dtype") -> torch.dtype | None:
+    """The dtype for autocast that an argument names; None switches it off.
+
+    Args:
+        dtype: Its value.
+        argument: Its name, for the error.
 
     Raises:
         InvalidArgumentError: If it is neither bfloat16 nor None.
     """
     if dtype not in (None, "bfloat16", torch.bfloat16):
         # float16 would need loss scaling, and float32 is what None means.
-        raise InvalidArgumentError("dtype", dtype, 'must be "bfloat16" or None.')
+        raise InvalidArgumentError(argument, dtype, 'must be "bfloat16" or None.')
     return torch.bfloat16 if dtype else None
 
 
@@ -91,14 +96,14 @@ class LanguageModelPolicy(nn.Module):
         model: Any Hugging Face causal language model; it is not copied.
         rules: Which actions are legal; by default all tokens of the model.
         temperature: Divides the logits, in sampling and in training.
-        autocast_dtype: Runs the language model under autocast in this dtype; None switches it
-            off. Logits, values and losses are float32 in any case.
+        autocast_dtype: Runs the language model under autocast in this dtype, "bfloat16"; None
+            switches it off. Logits, values and losses are float32 in any case.
         gradient_checkpointing: Whether a forward pass with gradients keeps nothing but the inputs
             of the layers, which are computed again in the backward pass.
 
     Raises:
         InvalidArgumentError: If the model has fewer tokens than ``rules`` has actions, or no layers
-            that can be computed again.
+            that can be computed again, or if the temperature or the dtype cannot be used.
     """
 
     def __init__(
@@ -106,13 +111,16 @@ class LanguageModelPolicy(nn.Module):
         model: PreTrainedModel,
         rules: ActionRules | None = None,
         temperature: float = 1.0,
-        autocast_dtype: torch.dtype | None = None,
+        autocast_dtype: str | torch.dtype | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         from textgym.models.kernels import fast_attention  # Imported here: slow.
         from textgym.models.signature import first_position, forward_parameters
 
         super().__init__()
+        remedy = "must be a finite number above 0"
+        self.temperature = check_number("temperature", temperature, above=0, remedy=remedy)
+        self.autocast_dtype = parse_autocast(autocast_dtype, "autocast_dtype")
         vocab_size, hidden_size = model.get_output_embeddings().weight.shape
         self.model = model
         # Skip the usual initialisation, which would advance torch's global generator.
@@ -120,8 +128,6 @@ class LanguageModelPolicy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.rules = rules or ActionRules(num_actions=vocab_size)
-        self.temperature = temperature
-        self.autocast_dtype = autocast_dtype
         self._attention = fast_attention(model)
         self.is_sharded = False  # see :mod:`textgym.agents.sharding`
         self._recomputation = (

@@ -7,6 +7,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
+from textgym.checks import check_number, check_text
 from textgym.errors import InvalidArgumentError, TextgymError
 
 __all__ = ["Client", "ServerError"]
@@ -29,23 +30,23 @@ class Client:
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 600.0) -> None:
-        parts = urlsplit(url)
+        wanted = 'must be the address of a server, such as "http://localhost:8000".'
+        parts = urlsplit(check_text("url", url, wanted))
         try:
             self._address = parts.hostname or "", parts.port
         except ValueError:  # The port is no number, or out of range.
             self._address = "", None
         if parts.scheme not in ("http", "https") or not self._address[0]:
-            raise InvalidArgumentError(
-                "url", url, 'must be the address of a server, such as "http://localhost:8000".'
-            )
-        if not (isinstance(timeout, int | float) and timeout > 0):
-            raise InvalidArgumentError("timeout", timeout, "must be a number of seconds above 0.")
+            raise InvalidArgumentError("url", url, wanted)
         self.url = url.rstrip("/")
-        self.timeout = float(timeout)
+        self.timeout = check_number(
+            "timeout", timeout, above=0, remedy="must be a number of seconds above 0."
+        )
         self._is_secure, self._prefix = parts.scheme == "https", parts.path.rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            key = check_text("api_key", api_key, "must be text, or None to send none.")
+            self._headers["Authorization"] = f"Bearer {key}"
 
     def post(self, path: str, payload: dict[str, Any]) -> Any:
         """Post a JSON object, and return what the answer says.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textgym.agents.inputs import check_folder
 from textgym.agents.lora import merged
+from textgym.checks import check_path
 
 from .client import Client
 
@@ -42,7 +44,8 @@ class ReloadFromFolder:
     def __init__(
         self, url: str, folder: str | Path, api_key: str | None = None, timeout: float = 600.0
     ) -> None:
-        self.folder = Path(folder)
+        check_folder("folder", folder)
+        self.folder = check_path("folder", folder)
         self._client = Client(url, api_key, timeout)
 
     def __call__(self, model: PreTrainedModel) -> None:

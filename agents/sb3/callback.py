@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from textgym.errors import InvalidArgumentError
 
 from .credit import credit_of, rewards_of_the_rest
-from .rollout_buffer import add_to_rewards, check_has_rollouts
+from .rollout_buffer import add_to_rewards, check_has_rollouts, check_rewards_as_paid
 
 __all__ = ["HindsightCreditCallback"]
 
@@ -61,14 +61,9 @@ class HindsightCreditCallback(BaseCallback):
         check_has_rollouts(
             self.model, "off-policy ones take replay_buffer_class=HindsightReplayBuffer"
         )
-        normalizer = self.model.get_vec_normalize_env()
-        if normalizer is not None and normalizer.norm_reward:
-            raise InvalidArgumentError(
-                "env",
-                normalizer,
-                "the credit of an episode sums to its rewards before they were normalised: use "
-                "VecNormalize(..., norm_reward=False)",
-            )
+        check_rewards_as_paid(
+            self.model, "the credit of an episode sums to its rewards before they were normalised"
+        )
 
     def _on_rollout_start(self) -> None:
         self._paid, self._ends = [], []

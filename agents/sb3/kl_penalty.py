@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from textgym.errors import InvalidArgumentError
 
 from .policy import LanguageModelPolicyMethods
-from .rollout_buffer import add_to_rewards, check_has_rollouts
+from .rollout_buffer import add_to_rewards, check_has_rollouts, check_rewards_as_paid
 
 __all__ = ["KLPenaltyCallback"]
 
@@ -43,7 +43,8 @@ class KLPenaltyCallback(BaseCallback):
 
     Raises:
         InvalidArgumentError: If ``coef`` is not a finite number of at least 0. When training
-            starts, if the algorithm has no rollout buffer or its policy is no language model.
+            starts, if the algorithm has no rollout buffer, its policy is no language model, or the
+            environment normalises rewards.
 
     Example:
         >>> import gymnasium as gym
@@ -71,6 +72,9 @@ class KLPenaltyCallback(BaseCallback):
             self.model,
             "for others, textgym.wrappers.ReferenceLogProb pays for text that a reference model "
             "finds likely",
+        )
+        check_rewards_as_paid(
+            self.model, "the penalty is in units of the reward before it was normalised"
         )
         policy = self.model.policy
         if not isinstance(policy, LanguageModelPolicyMethods):

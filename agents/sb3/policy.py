@@ -17,7 +17,7 @@ from textgym.agents.distribution import ActionRules, masked_entropy
 from textgym.agents.lora import add_lora, weights_kept
 from textgym.agents.policy import LanguageModelPolicy as LanguageModelNetwork
 from textgym.agents.policy import in_float32, parse_autocast
-from textgym.checks import check_number
+from textgym.checks import check_number, did_you_mean
 from textgym.errors import InvalidArgumentError
 from textgym.models import load_language_model
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["LanguageModelPolicy", "LanguageModelPolicyMethods"]
+
+_SETTINGS = ("model", "temperature", "lora", "dtype", "optimizer_class", "optimizer_kwargs")
 
 
 class LanguageModelPolicyMethods:
@@ -49,7 +51,7 @@ class LanguageModelPolicyMethods:
         lr_schedule: Schedule,
         model: str | Path | PreTrainedModel = "embedded",
         temperature: float = 1.0,
-        lora: bool | LoraConfig = False,
+        lora: bool | LoraConfig | None = False,
         dtype: str | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -71,11 +73,19 @@ class LanguageModelPolicyMethods:
                 "the actions of a language model are token ids: use a text environment without "
                 "wrappers that change its actions",
             )
+        for name in keywords.keys() - {"use_sde"}:
+            raise InvalidArgumentError(
+                name,
+                keywords[name],
+                "the language model is the whole network, without such a setting in policy_kwargs; "
+                + did_you_mean(name, _SETTINGS),
+            )
         check_number("temperature", temperature, above=0, remedy="must be a finite number above 0")
-        if optimizer_kwargs is None:
-            # Without weight decay: it would pull a pre-trained model towards zero.
-            is_adamw = optimizer_class is torch.optim.AdamW
-            optimizer_kwargs = {"weight_decay": 0.0} if is_adamw else {}
+        # Without weight decay: it would pull a pre-trained model towards zero.
+        is_adamw = optimizer_class is torch.optim.AdamW
+        default_kwargs = {"weight_decay": 0.0} if is_adamw else {}
+        optimizer_kwargs = default_kwargs | (optimizer_kwargs or {})
+        lora = False if lora is None else lora
         super().__init__(  # type: ignore[call-arg]
             observation_space,
             action_space,
@@ -254,16 +264,16 @@ class LanguageModelPolicy(LanguageModelPolicyMethods, ActorCriticPolicy):
             once a wrapper has read text with it (Transformers adds hooks then).
         temperature: Divides the logits, in sampling and in training.
         lora: Freeze the model and train low-rank adapters (and the value head): True, or a
-            ``peft.LoraConfig``; needs the extra ``textgym[lora]``.
+            ``peft.LoraConfig``; needs the extra ``textgym[lora]``. None or False for none.
         dtype: Autocast dtype of the model: "bfloat16", or None for float32. Weights stay float32.
         optimizer_class: The optimizer; AdamW by default.
-        optimizer_kwargs: Its keyword arguments except the learning rate. By default AdamW has no
-            weight decay.
+        optimizer_kwargs: Its keyword arguments except the learning rate. AdamW has no weight decay
+            unless they say so.
         **keywords: ``use_sde``, which SB3 passes and which has no effect on Discrete actions.
 
     Raises:
         InvalidArgumentError: If the spaces, the model, the temperature, the adapters or the dtype
-            do not fit, or the model cannot be read token by token.
+            do not fit, the model cannot be read token by token, or there is no such setting.
         MissingDependencyError: If adapters are requested and ``peft`` is not installed.
 
     Example:

@@ -16,7 +16,12 @@ from stable_baselines3.common.buffers import RolloutBuffer
 
 from textgym.errors import InvalidArgumentError
 
-__all__ = ["add_to_rewards", "change_of_advantages", "check_has_rollouts"]
+__all__ = [
+    "add_to_rewards",
+    "change_of_advantages",
+    "check_has_rollouts",
+    "check_rewards_as_paid",
+]
 
 
 def check_has_rollouts(algorithm: BaseAlgorithm, remedy: str) -> None:
@@ -34,6 +39,23 @@ def check_has_rollouts(algorithm: BaseAlgorithm, remedy: str) -> None:
             "callback",
             type(algorithm).__name__,
             f"this algorithm has no rollout buffer; {remedy}",
+        )
+
+
+def check_rewards_as_paid(algorithm: BaseAlgorithm, reason: str) -> None:
+    """Make sure that the rewards in the buffer are those that the environment paid.
+
+    Args:
+        algorithm: The algorithm that a callback is used with.
+        reason: Why they must be.
+
+    Raises:
+        InvalidArgumentError: If the environment normalises rewards.
+    """
+    normalizer = algorithm.get_vec_normalize_env()
+    if normalizer is not None and normalizer.norm_reward:
+        raise InvalidArgumentError(
+            "env", normalizer, f"{reason}: use VecNormalize(..., norm_reward=False)"
         )
 
 

@@ -380,10 +380,17 @@ def test_a_key_is_sent_if_there_is_one(server) -> None:
     "wrong",
     [
         {"url": "localhost:8000"}, {"url": "http://"}, {"url": "http://localhost:port"},
-        {"model": ""}, {"sync": None}, {"num_threads": 0}, {"timeout": 0},
+        {"url": 123}, {"model": ""}, {"sync": None}, {"num_threads": 0}, {"timeout": 0},
+        {"timeout": True}, {"timeout": float("inf")}, {"api_key": 5},
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_at_once(wrong) -> None:
     good = {"url": "http://localhost:8000", "model": "tiny", "sync": no_sync}
     with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
         Client(**(good | wrong))
+
+
+@pytest.mark.parametrize("folder", [None, __file__])
+def test_weights_need_a_folder(folder) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^folder="):
+        ReloadFromFolder("http://localhost:8000", folder)

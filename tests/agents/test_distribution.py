@@ -13,8 +13,18 @@ from textgym.agents.distribution import (
     sample,
     state_kl,
 )
+from textgym.errors import InvalidArgumentError
 
 RULES = ActionRules(num_actions=20, eos_token_id=2, min_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_actions", -1), ("eos_token_id", 20), ("min_new_tokens", -1), ("pad_token_id", 0.5)],
+)
+def test_rules_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{name}="):
+        ActionRules(**{"num_actions": 20, name: value})
 
 
 def test_logprobs_are_normalised_over_the_legal_actions() -> None:

@@ -142,6 +142,13 @@ def test_padding_has_no_weight_and_does_not_count(two_steps) -> None:
     assert of_sequences.tolist() == pytest.approx([1.0, 2.7182817])
 
 
+@pytest.mark.parametrize("advantages", [torch.ones(1), torch.ones(1, 2)])
+def test_a_weight_at_the_cap_is_not_cut(advantages) -> None:
+    logprobs, mask = torch.full((1, 2), -1.0), torch.ones(1, 2, dtype=torch.bool)
+    _, scalars = weighted_advantages(advantages, logprobs, logprobs, mask, cap=1.0)
+    assert scalars["rollout/importance_capped"] == 0
+
+
 def test_weights_have_no_gradient() -> None:
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     mask = torch.tensor([[True, True]])

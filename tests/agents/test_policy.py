@@ -179,6 +179,18 @@ def test_a_model_with_too_few_tokens_is_refused(make_model) -> None:
         LanguageModelPolicy(make_model(), ActionRules(num_actions=21))
 
 
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"autocast_dtype": torch.float16}])
+def test_other_settings_are_refused(make_model, wrong) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{next(iter(wrong))}="):
+        LanguageModelPolicy(make_model(), **wrong)
+
+
+def test_autocast_is_named_as_for_the_agents(make_model) -> None:
+    assert LanguageModelPolicy(make_model(), autocast_dtype="bfloat16").autocast_dtype is (
+        torch.bfloat16
+    )
+
+
 def test_weights_keep_their_gradients_after_reading_under_autocast(make_model) -> None:
     policy = LanguageModelPolicy(make_model(), RULES, autocast_dtype=torch.bfloat16)
     ids = torch.tensor([[5, 6, 7, 8, 9]])

@@ -9,6 +9,7 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
 
 from textgym.agents.sb3 import (
     HindsightCreditCallback,
@@ -233,6 +234,12 @@ def test_the_penalty_keeps_the_policy_near_the_reference(language_model, tiny):
 def test_other_coefficients_are_refused(coef):
     with pytest.raises(InvalidArgumentError, match="coef"):
         KLPenaltyCallback(coef)
+
+
+def test_normalised_rewards_are_refused(language_model, env):
+    agent = make_agent(VecNormalize(env, norm_obs=False), language_model)
+    with pytest.raises(InvalidArgumentError, match="norm_reward"):
+        agent.learn(8, callback=KLPenaltyCallback(0.1))
 
 
 def test_other_policies_and_algorithms_are_refused(make_credit_env):

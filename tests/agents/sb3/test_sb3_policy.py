@@ -251,6 +251,26 @@ def test_adapters_without_peft_name_the_extra(language_model, env, monkeypatch):
         make_agent(env, language_model, lora=True)
 
 
+def test_without_adapters_the_model_itself_is_trained(language_model, env):
+    agent = make_agent(env, language_model, lora=None)
+    assert all(one.requires_grad for one in agent.policy.network.model.parameters())
+    assert not any("lora_" in name for name, _ in agent.policy.named_parameters())
+
+
+def test_adamw_has_no_weight_decay_unless_it_is_asked_for(language_model, env):
+    for kwargs, decay in [({"eps": 1e-5}, 0.0), ({"weight_decay": 0.1}, 0.1)]:
+        agent = make_agent(env, language_model, optimizer_kwargs=kwargs)
+        (group,) = agent.policy.optimizer.param_groups
+        assert group["weight_decay"] == decay
+        assert kwargs.items() <= group.items()
+
+
+@pytest.mark.parametrize("name", ["activation_fn", "net_arch", "temprature"])
+def test_settings_of_other_networks_are_refused(language_model, env, name):
+    with pytest.raises(InvalidArgumentError, match=f"^{name}=.*temperature"):
+        make_agent(env, language_model, **{name: [8]})
+
+
 PISSA = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights="pissa")
 
 

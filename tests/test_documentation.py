@@ -229,6 +229,7 @@ def test_the_figures_on_the_page_about_credit_are_those_that_were_measured():
         ("learning.md", "tuning/table.md#medium: search", "| method | setting |", 18),
         ("learning.md", "tuning/table.md#medium: learning rates", "| method | setting |", 18),
         ("learning.md", "tuning/table.md#long: search", "| method | setting |", 18),
+        ("learning.md", "tuning/table.md#planted: search", "| method | setting |", 24),
         ("learning.md", "tuning/table.md#long: learning rates", "| method | setting |", 18),
         ("learning.md", "learning/table.md", "| condition | first |", 9),
         ("learning.md", "learning_planted/table.md", "| condition | first |", 9),

@@ -47,7 +47,7 @@ FOOT = """
   completions at the end, in log-odds.
 - **Settings** of the bundled agents won [a search](learning.md#each-method-at-its-best) at 8 to 16
   tokens, [another](learning.md#at-140-to-160-tokens) at 140 to 160, and
-  [a third](learning.md#on-the-planted-task) on the planted task.
+  [a third](learning.md#the-search-on-the-planted-task) on the planted task.
 - **Agents of Stable-Baselines3** were searched in the same way on the planted task. On film reviews
   their settings had no search. An iteration of theirs has as many tokens as 16 episodes have on
   average, and may cut episodes at either end. Their KL is an estimate, and they draw prompts and

@@ -19,6 +19,8 @@ def run(folder: Path, condition: str, seed: int) -> pd.DataFrame:
         time.sleep(0.05)
     if Path(folder, f"fail {name}").exists():
         raise RuntimeError("no luck")
+    if Path(folder, f"kill {name}").exists():
+        os._exit(1)
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     threads = torch.get_num_threads()
     return pd.DataFrame(

@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import date
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ import pytest
 from counted_runs import run, started
 
 from textgym.benchmark import runner, storage
-from textgym.benchmark.circumstances import commit, describe
+from textgym.benchmark.circumstances import commit, commit_of_code, describe
 from textgym.benchmark.runner import run_missing
 from textgym.benchmark.storage import only_writer, read_rows, write_rows
 from textgym.errors import InvalidArgumentError, MissingDependencyError
@@ -113,6 +114,18 @@ def test_a_run_that_fails_leaves_the_others_stored_and_is_tried_again(tmp_path):
     rows = run_all(tmp_path, name="runs.parquet")
     assert started(tmp_path)[4:] == ["b 1"]
     assert sorted(set(zip(rows["condition"], rows["seed"], strict=True))) == sorted(TODO)
+
+
+def test_a_process_that_is_killed_fails_only_the_runs_that_were_going_on(tmp_path):
+    for seed in (0, 1):
+        (tmp_path / f"kill b {seed}").touch()
+    with pytest.raises(ExceptionGroup, match="2 of 4 runs failed") as failure:
+        run_all(tmp_path, jobs=2)
+    notes = sorted(error.__notes__ for error in failure.value.exceptions)
+    assert notes == [["in the run b, 0"], ["in the run b, 1"]]
+    assert all("process was killed" in str(error) for error in failure.value.exceptions)
+    rows = read_rows(tmp_path / "runs.csv")
+    assert set(zip(rows["condition"], rows["seed"], strict=True)) == {("a", 0), ("a", 1)}
 
 
 def test_each_process_has_a_core_of_its_own_where_there_are_enough(tmp_path):
@@ -230,6 +243,13 @@ def test_the_command_can_be_given_to_a_shell_again(monkeypatch):
     command = ["textgym", "benchmark", "run", "main", "--only", "ABC, β = 1", "sparse"]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/textgym", *command[1:]])
     assert shlex.split(describe()["command"]) == command
+
+
+@pytest.mark.parametrize("broken", [{"PATH": ""}, {"GIT_DIR": "/nowhere"}])
+def test_where_git_is_missing_or_refuses_the_commit_is_unknown(broken, monkeypatch):
+    for name, value in broken.items():
+        monkeypatch.setenv(name, value)
+    assert commit_of_code() == f"textgym {version('textgym')}, commit unknown"
 
 
 def test_circumstances_name_command_commit_machine_and_versions():

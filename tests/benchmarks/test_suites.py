@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,8 +54,15 @@ from textgym.benchmark.measures import (
 )
 from textgym.benchmark.methods import FRONTIER_KL_COEFS
 from textgym.benchmark.page import make_page
-from textgym.benchmark.report import draw, make_tables, measure_all, write_report
+from textgym.benchmark.report import (
+    _judged_rows,
+    draw,
+    make_tables,
+    measure_all,
+    write_report,
+)
 from textgym.benchmark.running import plan_runs, run_suite
+from textgym.benchmark.storage import only_writer
 from textgym.benchmark.tables import markdown_table
 from textgym.benchmark.training import hyperparameters, train
 from textgym.credit import get_credit_assigner
@@ -580,6 +588,23 @@ def test_the_page_shows_the_same_prompts_through_training():
 def test_a_page_without_samples_has_no_heading_for_them():
     runs = runs_of_two_methods()
     assert "Completions at the end" not in make_page(runs, "text", {}, "Which?")
+
+
+def test_a_report_judges_the_rows_that_are_there_when_it_stores_them(tmp_path, monkeypatch):
+    path, pairs = tmp_path / "runs.parquet", json.dumps([["The film", " was fine"]])
+    run_of("ABC", 0, [1.0]).assign(fresh_texts=pairs).to_parquet(path)
+
+    @contextmanager
+    def after_another_process(folder):
+        both = [pd.read_parquet(path), run_of("ABC", 1, [2.0])]
+        pd.concat(both, ignore_index=True).to_parquet(path)
+        yield
+
+    monkeypatch.setattr("textgym.benchmark.report.only_writer", after_another_process)
+    assert _judged_rows(path)["seed"].tolist() == [0, 1]
+    assert pd.read_parquet(path)["fresh_gold"].notna().tolist() == [True, False]
+    with only_writer(tmp_path):  # Nothing is left to store.
+        assert len(_judged_rows(path)) == 2
 
 
 def test_a_report_needs_runs(tmp_path):

@@ -27,12 +27,17 @@ def commit(name: str = "HEAD") -> str:
 def commit_of_code() -> str:
     """The commit, with "-dirty" appended if textgym or the benchmarks differ from it.
 
-    Without a checkout, "textgym" and the version that is installed.
+    Without a checkout, "textgym" and the version that is installed; the same with "commit unknown"
+    if git is missing, or refuses the checkout, as it does one of another user.
     """
+    installed = f"textgym {version('textgym')}"
     if not (_ROOT / ".git").exists():
-        return f"textgym {version('textgym')}"
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
-    return commit() + ("-dirty" if changes else "")
+        return installed
+    try:
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)
+        return commit() + ("-dirty" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return f"{installed}, commit unknown"
 
 
 def describe(*packages: str) -> dict[str, Any]:
@@ -75,5 +80,6 @@ def _command() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_ROOT)
+    command = ["git", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=_ROOT, check=True)
     return done.stdout.strip()

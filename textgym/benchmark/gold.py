@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["gold_scores", "judge"]
+__all__ = ["gold_scores", "judge", "left_to_judge"]
 
 
 def gold_scores(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -29,6 +29,13 @@ def gold_scores(texts: Sequence[str]) -> NDArray[np.float32]:
     return gold.score_ids(encoded, max_rows=64).numpy()
 
 
+def left_to_judge(runs: pd.DataFrame) -> pd.Index:
+    """The rows that have fresh completions and no gold score."""
+    if "fresh_texts" not in runs:
+        return runs.index[:0]
+    return runs.index[runs["fresh_texts"].notna() & _gold_of(runs).isna()]
+
+
 def judge(runs: pd.DataFrame) -> pd.DataFrame:
     """Fill the column ``fresh_gold``: the mean gold score of a row's fresh completions.
 
@@ -38,14 +45,16 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The same frame if no texts are left to judge.
     """
-    if "fresh_texts" not in runs:
+    rows = left_to_judge(runs)
+    if rows.empty:
         return runs
-    gold = runs["fresh_gold"].copy() if "fresh_gold" in runs else pd.Series(np.nan, runs.index)
-    todo = runs.index[runs["fresh_texts"].notna() & gold.isna()]
-    if not len(todo):
-        return runs
-    for row in todo:
+    gold = _gold_of(runs)
+    for row in rows:
         pairs = json.loads(runs.loc[row, "fresh_texts"])
         scores = gold_scores([prompt + completion for prompt, completion in pairs])
         gold[row] = round(float(scores.mean()), 4)
     return runs.assign(fresh_gold=gold)
+
+
+def _gold_of(runs: pd.DataFrame) -> pd.Series:
+    return runs["fresh_gold"].copy() if "fresh_gold" in runs else pd.Series(np.nan, runs.index)

@@ -14,14 +14,14 @@ from textgym.errors import InvalidArgumentError
 from .comparison import compare
 from .curves import label_panels, new_figure, save
 from .frontier import draw_frontier, ends_of_families, frontier_tables
-from .gold import judge
+from .gold import judge, left_to_judge
 from .lengths import draw_lengths
 from .measures import ENDS, WINDOW, best_score, measure_run, score_at_kl
 from .methods import METHODS
 from .plan import TASKS, Suite
 from .runner import duration
 from .statistics import stratified_bootstrap
-from .storage import read_rows, write_rows
+from .storage import only_writer, read_rows, write_rows
 from .tables import markdown_table
 
 __all__ = ["draw", "fresh_table", "make_tables", "measure_all", "write_report"]
@@ -47,16 +47,12 @@ def write_report(folder: Path, suite: Suite) -> str:
         suite: Says which runs belong together, and what they are compared with.
 
     Raises:
-        InvalidArgumentError: If there are no runs of the suite.
+        InvalidArgumentError: If there are no runs of the suite, or texts are left to judge while
+            another process is writing to the folder.
     """
     from .page import make_page  # Imported here: it imports this module's tables.
 
-    path = folder / "runs.parquet"
-    runs = read_rows(path)
-    judged = judge(runs)
-    if judged is not runs:
-        write_rows(judged, path)
-        runs = judged
+    runs = _judged_rows(folder / "runs.parquet")
     runs = runs[runs["task"].isin(suite.tasks)] if len(runs) else runs
     if not len(runs):
         raise InvalidArgumentError(
@@ -210,6 +206,16 @@ def draw(runs: pd.DataFrame, task: str, path: Path) -> None:
         fontsize=10,
     )
     save(figure, path)
+
+
+def _judged_rows(path: Path) -> pd.DataFrame:
+    """The rows of all runs. What is left to judge is judged and stored."""
+    runs = read_rows(path)
+    if len(left_to_judge(runs)):
+        with only_writer(path.parent):
+            runs = judge(read_rows(path))
+            write_rows(runs, path)
+    return runs
 
 
 def _at_equal_kl(runs: pd.DataFrame, order: Sequence[str], budget: float) -> list[str]:

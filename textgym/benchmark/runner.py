@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
@@ -142,22 +144,47 @@ def check_shared(folder: Path, shared: Mapping[str, Any], untold: Mapping[str, A
 
 
 def _in_processes(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:
-    """Runs in processes of this machine, each on a core of its own where there are enough."""
+    """Runs in processes of this machine; after one was killed, the runs that waited go on."""
+    waiting = deque(missing)
+    while waiting:
+        yield from _in_a_pool(run, waiting, jobs)
+
+
+def _in_a_pool(run: Run, waiting: deque[Arguments], jobs: int) -> Generator[Outcome]:
+    """Runs in one pool of processes, each on a core of its own where there are enough.
+
+    A process that is killed breaks the pool: the runs that were going on fail, the others wait on.
+    """
     context = get_context("spawn")
     cores: Any = context.SimpleQueue()
     available = sorted(_cores())
     for number in range(jobs):
         cores.put(available[number] if jobs <= len(available) else None)
     pool = ProcessPoolExecutor(jobs, context, initializer=_set_up_worker, initargs=(cores,))
+    going_on: dict[Future[pd.DataFrame], Arguments] = {}
+    outcomes: list[Outcome] = []
     try:
-        futures = {pool.submit(run, *arguments): arguments for arguments in missing}
-        for future in as_completed(futures):
-            error = future.exception()
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            yield futures[future], error or future.result()
+        while True:
+            with suppress(BrokenProcessPool):
+                while waiting and len(going_on) < jobs:
+                    future = pool.submit(run, *waiting[0])
+                    going_on[future] = waiting.popleft()
+            yield from outcomes
+            if not going_on:
+                return
+            done = wait(going_on, return_when=FIRST_COMPLETED).done
+            outcomes = [(going_on.pop(future), _outcome(future)) for future in done]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _outcome(future: Future[pd.DataFrame]) -> pd.DataFrame | Exception:
+    error = future.exception()
+    if isinstance(error, BrokenProcessPool):  # All futures of a pool share theirs.
+        return BrokenProcessPool("its process was killed, or that of a run beside it")
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return error or future.result()
 
 
 def _with_ray(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Outcome]:
@@ -192,11 +219,11 @@ def _with_ray(run: Run, missing: Sequence[Arguments], jobs: int) -> Generator[Ou
 def duration(seconds: float) -> str:
     """A duration for people, such as "1 h 05 min".
 
-    >>> duration(3900.0), duration(59.0)
-    ('1 h 05 min', '59 s')
+    >>> duration(3900.0), duration(59.7), duration(59.0)
+    ('1 h 05 min', '1 min', '59 s')
     """
     minutes = round(seconds / 60)
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 

@@ -33,6 +33,7 @@ from textgym.benchmark import (
     find_suite,
     load_methods,
     register_method,
+    running,
     sb3,
 )
 from textgym.benchmark.fresh_completions import windows
@@ -266,7 +267,7 @@ def test_a_method_of_ones_own_enters_by_a_file(tmp_path):
 
 
 def test_only_methods_and_tasks_of_the_suite_can_be_chosen(tmp_path):
-    with pytest.raises(InvalidArgumentError, match="the suite has sparse, ABC"):
+    with pytest.raises(InvalidArgumentError, match="the suite has sparse; ABC"):
         run_suite(SMALL, tmp_path, only=("GRPO",))
     with pytest.raises(InvalidArgumentError, match="the suite has 8-16"):
         run_suite(SMALL, tmp_path, tasks=("planted",))
@@ -328,6 +329,43 @@ def test_the_settings_of_stored_runs_are_kept_when_their_method_leaves_the_suite
     assert methods["mine"] == kept
 
 
+def test_the_definitions_of_stored_tasks_are_kept_when_another_suite_runs(tmp_path, monkeypatch):
+    stored_runs(tmp_path, method="sparse")
+    meta = {"tasks": {"8-16": {"policy": "of then"}, "planted": {}}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    told = []
+    monkeypatch.setattr(running, "run_missing", lambda *args, **kwargs: told.append(args[4]))
+    run_suite(replace(SMALL, tasks=("planted",)), tmp_path)
+    assert told[0]["tasks"]["8-16"] == {"policy": "of then"}
+    assert told[0]["tasks"]["planted"]["policy"] == "planted"
+    with pytest.raises(InvalidArgumentError, match="as an earlier version defined it"):
+        run_suite(SMALL, tmp_path, iterations=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seeds": 0}, "seeds=0: must be a whole number"),
+        ({"iterations": 0}, "iterations=0: must be a whole number"),
+        ({"jobs": 0}, "jobs=0: must be a whole number"),
+        ({"dtype": "float16"}, "dtype='float16': must be"),
+        ({"num_fresh": 100}, "num_fresh=100: must be a multiple of 64"),
+        ({"only": "sparse"}, "only='sparse': must be a list"),
+        ({"tasks": "8-16"}, "tasks='8-16': must be a list"),
+        ({"reuse": [Path("nowhere")]}, "has no runs.parquet"),
+    ],
+)
+def test_arguments_that_no_run_can_have_are_refused(asked, message, tmp_path):
+    with pytest.raises(InvalidArgumentError, match=message):
+        run_suite(SMALL, tmp_path, **asked)
+
+
+def test_a_suite_with_a_method_that_nobody_registered_is_refused(tmp_path):
+    unknown = replace(SMALL, methods=("sparse", "spare"))
+    with pytest.raises(InvalidArgumentError, match="method='spare': must be one of sparse; "):
+        run_suite(unknown, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with a run of sparse reward, made here."""
@@ -359,7 +397,7 @@ def test_runs_that_suites_share_are_made_once(tmp_path, made, capsys):
         ({"only": ("ABC",)}, {}, {}),
         ({}, {"hyperparameters": {"gamma": 0.8}}, {}),
         ({}, {"by_task": {"8-16": {"gamma": 0.8}}}, {}),
-        ({}, {}, {"kl_budget": 9.0}),
+        ({}, {}, {"policy": "planted"}),
     ],
 )
 def test_runs_of_another_kind_are_not_taken(tmp_path, made, monkeypatch, asked, method, task):
@@ -371,8 +409,9 @@ def test_runs_of_another_kind_are_not_taken(tmp_path, made, monkeypatch, asked, 
     assert not list(tmp_path.iterdir())
 
 
-def test_another_color_does_not_make_another_run(tmp_path, made, monkeypatch):
+def test_another_color_or_kl_budget_does_not_make_another_run(tmp_path, made, monkeypatch):
     monkeypatch.setitem(METHODS, "sparse", replace(METHODS["sparse"], color="#123456"))
+    monkeypatch.setitem(TASKS, "8-16", replace(TASKS["8-16"], kl_budget=9.0, iterations=7))
     kind = {"seeds": 1, "iterations": 1, "only": ("sparse",), "num_fresh": 0, "reuse": [made]}
     assert len(run_suite(SMALL, tmp_path, **kind)) == 1
 
@@ -588,6 +627,12 @@ def test_the_page_shows_the_same_prompts_through_training():
 def test_a_page_without_samples_has_no_heading_for_them():
     runs = runs_of_two_methods()
     assert "Completions at the end" not in make_page(runs, "text", {}, "Which?")
+
+
+def test_a_report_on_the_runs_of_another_suite_is_refused(tmp_path):
+    run_of("ABC", 0, range(9)).to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(InvalidArgumentError, match="has runs of ABC, and this suite has other"):
+        write_report(tmp_path, SUITES["published"])
 
 
 def test_a_report_judges_the_rows_that_are_there_when_it_stores_them(tmp_path, monkeypatch):

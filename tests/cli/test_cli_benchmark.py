@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.cli.commands import ONE_LINE
@@ -55,6 +57,13 @@ def test_bad_input_is_one_line_that_names_the_flag(flags, message, capsys, tmp_p
     error = capsys.readouterr().err
     assert ONE_LINE.fullmatch(error)
     assert message in error
+
+
+def test_credit_of_ones_own_may_be_a_file_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert main(["benchmark", "list"]) == 0
+    assert str(tmp_path) in sys.path
 
 
 def test_a_run_that_fails_is_one_line_too(tmp_path, capsys):

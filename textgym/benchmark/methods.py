@@ -69,7 +69,7 @@ def find_method(name: str) -> Method:
     """
     if name not in METHODS:
         raise InvalidArgumentError(
-            "method", name, f"must be one of {', '.join(METHODS)}, or register it (--methods FILE)"
+            "method", name, f"must be one of {'; '.join(METHODS)}, or register it (--methods FILE)"
         )
     return METHODS[name]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,3 +134,7 @@ class Suite:
                 raise InvalidArgumentError("tasks", task, f"must be one of {', '.join(TASKS)}")
         if self.baseline not in self.methods:
             raise InvalidArgumentError("baseline", self.baseline, "must be one of the methods")
+
+    def joined_by(self, methods: Iterable[str]) -> Suite:
+        """The same suite, with these methods behind its own."""
+        return replace(self, methods=tuple(dict.fromkeys((*self.methods, *methods))))

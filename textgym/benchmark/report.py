@@ -47,8 +47,8 @@ def write_report(folder: Path, suite: Suite) -> str:
         suite: Says which runs belong together, and what they are compared with.
 
     Raises:
-        InvalidArgumentError: If there are no runs of the suite, or texts are left to judge while
-            another process is writing to the folder.
+        InvalidArgumentError: If there are no runs on the suite's tasks, or none with a method of
+            it, or texts are left to judge while another process is writing to the folder.
     """
     from .page import make_page  # Imported here: it imports this module's tables.
 
@@ -58,7 +58,15 @@ def write_report(folder: Path, suite: Suite) -> str:
         raise InvalidArgumentError(
             "folder", str(folder), "has no runs of the suite; textgym benchmark run makes them"
         )
-    order = {method: n for n, method in enumerate(_in_order(runs["method"].unique(), suite))}
+    present = runs["method"].unique()
+    if not set(present) & set(suite.methods):
+        raise InvalidArgumentError(
+            "folder",
+            str(folder),
+            f"has runs of {'; '.join(present)}, and this suite has other methods: name the suite "
+            "that they are of, or the file that registers them (--methods)",
+        )
+    order = {method: n for n, method in enumerate(_in_order(present, suite))}
     runs = runs.sort_values("method", key=lambda names: names.map(order), kind="stable")
     measured = measure_all(runs, suite.baseline)
     text = make_tables(runs, measured, suite)

@@ -11,14 +11,22 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from textgym.checks import check_whole_number
 from textgym.errors import InvalidArgumentError
 
 from .circumstances import describe
 from .measures import ENDS
-from .methods import METHODS, load_methods
+from .methods import find_method, load_methods
 from .plan import EPISODES, TASKS, Suite
 from .runner import run_missing
-from .stored import check_kinds, check_measurement, check_settings, settings_of, take_over
+from .stored import (
+    check_kinds,
+    check_measurement,
+    check_settings,
+    settings_of,
+    take_over,
+    tasks_of,
+)
 from .training import KEYS, train
 
 __all__ = ["plan_runs", "run_suite"]
@@ -45,13 +53,20 @@ def plan_runs(
         tasks: The tasks to run; all if empty.
 
     Raises:
-        InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have.
+        InvalidArgumentError: If ``seeds`` or ``iterations`` is below 1, ``dtype`` is
+            unknown, or ``only`` or ``tasks`` names what the suite does not have.
     """
+    seeds = check_whole_number("seeds", suite.seeds if seeds is None else seeds, 1)
+    if iterations is not None:
+        check_whole_number("iterations", iterations, 1)
+    if dtype not in ("float32", "bfloat16"):
+        raise InvalidArgumentError("dtype", dtype, 'must be "float32" or "bfloat16"')
     _check_names("only", only, suite.methods)
     _check_names("tasks", tasks, suite.tasks)
+    length = suite.iterations if iterations is None else iterations
     return [
-        (task, method, iterations or suite.iterations or TASKS[task].iterations, dtype, seed)
-        for seed in range(suite.seeds if seeds is None else seeds)
+        (task, method, TASKS[task].iterations if length is None else length, dtype, seed)
+        for seed in range(seeds)
         for task in tasks or suite.tasks
         for method in only or suite.methods
     ]
@@ -92,23 +107,30 @@ def run_suite(
         All rows, old and new.
 
     Raises:
-        InvalidArgumentError: If ``only`` or ``tasks`` names what the suite does not have, or the
-            folder has runs of another length or dtype, with another number of fresh completions,
-            or of a method with other settings, which no table should mix, or a method has settings
-            that JSON cannot hold, or a folder of ``reuse`` has nothing to offer.
+        InvalidArgumentError: If an argument cannot be used (see :func:`plan_runs`), a method of the
+            suite is unknown, or the folder has runs of another length or dtype, with another number
+            of fresh completions, or of a method with other settings, which no table should mix, or
+            a method has settings that JSON cannot hold, or a folder of ``reuse`` has nothing to
+            offer.
     """
-    own = load_methods(methods_file)
-    suite = dataclasses.replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *own))))
+    suite = suite.joined_by(load_methods(methods_file))
     runs = plan_runs(suite, seeds, iterations, dtype, only, tasks)
+    check_whole_number("jobs", jobs, 1)
+    if check_whole_number("num_fresh", num_fresh, 0) % 64:
+        raise InvalidArgumentError("num_fresh", num_fresh, "must be a multiple of 64, or 0")
+    for other in reuse:
+        if not (other / "runs.parquet").is_file():
+            remedy = "has no runs.parquet; name the folder of a suite that was run"
+            raise InvalidArgumentError("reuse", str(other), remedy)
     settings = {method: _plain(method) for method in suite.methods}
-    kept = settings_of(folder)
+    kept, kept_tasks = settings_of(folder), tasks_of(folder)
     check_kinds(folder, runs)
     check_settings(folder, kept, settings)
     meta = describe(*_PACKAGES) | {
         "suite": dataclasses.asdict(suite),
         "episodes_per_iteration": EPISODES,
         "fresh_completions": num_fresh,
-        "tasks": {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
+        "tasks": kept_tasks | {task: dataclasses.asdict(TASKS[task]) for task in suite.tasks},
         "methods": settings | {name: kept[name] for name in kept if name not in settings},
     }
     check_measurement(folder, meta)
@@ -128,18 +150,17 @@ def run_suite(
 
 
 def _check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:
+    if isinstance(names, str):
+        raise InvalidArgumentError(argument, names, "must be a list of names")
     for name in names:
         if name not in known:
-            raise InvalidArgumentError(argument, name, f"the suite has {', '.join(known)}")
+            raise InvalidArgumentError(argument, name, f"the suite has {'; '.join(known)}")
 
 
 def _plain(name: str) -> dict[str, Any]:
     """A method as JSON values."""
-    method = METHODS[name]
-    plain = {
-        **dataclasses.asdict(dataclasses.replace(method, agent="")),
-        "agent": method.agent_name,
-    }
+    method = find_method(name)
+    plain = vars(method) | {"agent": method.agent_name}
     try:
         json.dumps(plain)
     except TypeError as error:

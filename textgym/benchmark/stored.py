@@ -16,19 +16,30 @@ import pandas as pd
 from textgym.errors import InvalidArgumentError
 
 from .plan import EPISODES
-from .runner import check_shared
 from .storage import only_writer, read_rows, write_json, write_rows
 from .training import KEYS
 
-__all__ = ["check_kinds", "check_measurement", "check_settings", "settings_of", "take_over"]
+__all__ = [
+    "check_kinds",
+    "check_measurement",
+    "check_settings",
+    "settings_of",
+    "take_over",
+    "tasks_of",
+]
 
 _ROWS, _META = "runs.parquet", "meta.json"
 _SETTINGS = ("agent", "credit", "credit_kwargs", "num_envs")
 """What a method's runs depend on, besides the hyperparameters of their task."""
 _BEFORE = {"num_envs": EPISODES}
 """Settings that older folders do not tell, as they were then."""
-_MEASUREMENT = ("episodes_per_iteration", "fresh_completions")
-"""What all runs of a folder have in common, besides."""
+_TASK = ("env_id", "env_kwargs", "policy", "film_reviews")
+"""What a task's runs depend on, besides their length, which is an argument of theirs."""
+_MEASUREMENT = {
+    "episodes_per_iteration": "episodes_per_iteration",
+    "fresh_completions": "num_fresh",
+}
+"""What all runs of a folder have in common, besides, and what errors call it."""
 
 
 def check_kinds(folder: Path, runs: Sequence[tuple]) -> None:
@@ -62,11 +73,13 @@ def check_measurement(folder: Path, meta: Mapping[str, Any]) -> None:
         InvalidArgumentError: If they were.
     """
     told, tasks = _meta_of(folder), set(_rows_of(folder)["task"])
-    if tasks:
-        measurement = {name: meta[name] for name in _MEASUREMENT}
-        check_shared(folder, measurement, untold=measurement)
+    for name, argument in _MEASUREMENT.items():
+        if tasks and told.get(name, meta[name]) != meta[name]:
+            remedy = f"the runs in {folder} have {told[name]}; take another folder for the output"
+            raise InvalidArgumentError(argument, meta[name], remedy)
+    before = told.get("tasks", {})
     for task, now in meta["tasks"].items():
-        if task in tasks and told.get("tasks", {}).get(task, _in_json(now)) != _in_json(now):
+        if task in tasks and task in before and not _is_same_task(before[task], now):
             raise InvalidArgumentError(
                 "output",
                 str(folder),
@@ -76,9 +89,12 @@ def check_measurement(folder: Path, meta: Mapping[str, Any]) -> None:
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """By method, the settings of the runs that a folder has, as its ``meta.json`` tells them."""
-    methods = set(_rows_of(folder)["method"])
-    told = _meta_of(folder).get("methods", {})
-    return {method: settings for method, settings in told.items() if method in methods}
+    return _told_of_rows(folder, "method")
+
+
+def tasks_of(folder: Path) -> dict[str, Any]:
+    """By name, the tasks of the runs that a folder has, as its ``meta.json`` tells them."""
+    return _told_of_rows(folder, "task")
 
 
 def check_settings(folder: Path, kept: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -129,7 +145,7 @@ def take_over(folder: Path, runs: Sequence[tuple], meta: Mapping[str, Any], othe
     shared = {
         run
         for run in runs
-        if tasks.get(run[0]) == _in_json(meta["tasks"][run[0]])
+        if _is_same_task(tasks.get(run[0], {}), meta["tasks"][run[0]])
         and _are_same(settings.get(run[1], {}), meta["methods"][run[1]], run[0])
         and all(told.get(name) == meta[name] for name in _MEASUREMENT)
     }
@@ -164,6 +180,18 @@ def _keys_of(rows: pd.DataFrame) -> list[tuple]:
 def _meta_of(folder: Path) -> dict[str, Any]:
     path = folder / _META
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _told_of_rows(folder: Path, column: str) -> dict[str, Any]:
+    present = set(_rows_of(folder)[column])
+    told = _meta_of(folder).get(f"{column}s", {})
+    return {name: one for name, one in told.items() if name in present}
+
+
+def _is_same_task(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a task, as stored, makes the same runs as today's."""
+    now = _in_json(now)
+    return all(stored.get(name) == now.get(name) for name in _TASK)
 
 
 def _are_same(stored: Mapping[str, Any], now: Mapping[str, Any], task: str) -> bool:

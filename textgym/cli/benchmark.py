@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from textgym.checks import check_whole_number
 from textgym.cli.console import make_console
-from textgym.cli.flags import check_output
+from textgym.cli.flags import check_output, import_from_current_folder
 from textgym.errors import InvalidArgumentError, TextgymError
 
 __all__ = ["BenchmarkCommand"]
@@ -56,7 +55,8 @@ class BenchmarkCommand:
 
         self._check_for_the_action()
         console = make_console()
-        load_methods(self.methods)
+        import_from_current_folder()
+        own = load_methods(self.methods)
         if self.action == "list":
             for name, suite in SUITES.items():
                 runs = suite.seeds * len(suite.methods) * len(suite.tasks)
@@ -65,11 +65,10 @@ class BenchmarkCommand:
                 tasks = ", ".join(suite.tasks)
                 console.print(f"  {suite.seeds} seeds on {tasks}: {runs} runs", soft_wrap=True)
             return
-        suite = find_suite(self.suite)
+        suite = find_suite(self.suite).joined_by(own)
         folder = self.output or Path("benchmark") / self.suite
         check_output(self.output)
         if self.action == "run":
-            self._check()
             from textgym.benchmark.running import run_suite
 
             try:
@@ -87,6 +86,10 @@ class BenchmarkCommand:
                     tasks=self.tasks,
                     reuse=self.reuse,
                 )
+            except InvalidArgumentError as error:
+                if error.argument != "num_fresh":
+                    raise
+                raise InvalidArgumentError("fresh", error.value, error.remedy) from None
             except ExceptionGroup as group:  # The other runs are stored.
                 first = group.exceptions[0]
                 raise TextgymError(f"{group.message}; the first: {first!r}") from group
@@ -104,17 +107,6 @@ class BenchmarkCommand:
             value = getattr(self, flag.name)
             if flag.name not in ("action", "suite", "output", "methods") and value != flag.default:
                 raise InvalidArgumentError(flag.name, value, "only `benchmark run` takes it")
-
-    def _check(self) -> None:
-        for name in ("seeds", "iterations", "jobs"):
-            if (value := getattr(self, name)) is not None:
-                check_whole_number(name, value, 1)
-        if self.fresh < 0 or self.fresh % 64:
-            raise InvalidArgumentError("fresh", self.fresh, "must be a multiple of 64, or 0")
-        for folder in self.reuse:
-            if not (folder / "runs.parquet").is_file():
-                remedy = "has no runs.parquet; name the folder of a suite that was run"
-                raise InvalidArgumentError("reuse", str(folder), remedy)
 
 
 def _check_packages() -> None:

@@ -65,9 +65,9 @@ from textgym.benchmark.report import (
 from textgym.benchmark.running import plan_runs, run_suite
 from textgym.benchmark.storage import only_writer
 from textgym.benchmark.tables import markdown_table
-from textgym.benchmark.training import hyperparameters, train
+from textgym.benchmark.training import hyperparameters, learn, train
 from textgym.credit import get_credit_assigner
-from textgym.errors import InvalidArgumentError
+from textgym.errors import InvalidArgumentError, NumericalError
 from textgym.reviews import load_reviews
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "tuning"
@@ -416,6 +416,46 @@ def test_another_color_or_kl_budget_does_not_make_another_run(tmp_path, made, mo
     assert len(run_suite(SMALL, tmp_path, **kind)) == 1
 
 
+ROW = {
+    "time/iteration": 1,
+    "time/total_timesteps": 192,
+    "time/seconds": 0.5,
+    "rollout/score_mean": 1.0,
+    "rollout/kl_exact": 2.0,
+    "rollout/episode_length": 12.0,
+}
+
+
+def learn_from(row):
+    """What :func:`learn` makes of an agent with this row."""
+    agent = SimpleNamespace(history=[row], learn=lambda timesteps, callback: callback(row))
+    return learn(agent, SimpleNamespace(unwrapped=SimpleNamespace(max_new_tokens=16)), 1)
+
+
+def test_an_agent_need_not_log_entropy_and_alarm():
+    rows = learn_from(ROW)
+    assert rows["score"].tolist() == [1.0]
+    assert rows[["entropy", "alarm"]].isna().all(axis=None)
+
+
+def test_an_agent_without_a_column_is_refused_in_its_first_iteration():
+    row = {name: value for name, value in ROW.items() if name != "rollout/kl_exact"}
+    with pytest.raises(InvalidArgumentError, match="need rollout/kl_exact in every row"):
+        learn_from(row)
+
+
+@pytest.mark.parametrize("column", ["rollout/score_mean", "rollout/kl_exact"])
+def test_a_run_without_a_number_fails(column):
+    with pytest.raises(NumericalError, match=f"{column}=nan in iteration 1: "):
+        learn_from(ROW | {column: np.nan})
+
+
+def test_an_agent_of_few_rows_shows_as_many_samples(monkeypatch):
+    monkeypatch.setitem(METHODS, "sparse", replace(METHODS["sparse"], num_envs=2))
+    rows = train(None, 0, "8-16", "sparse", 1, "float32", 0)
+    assert len(json.loads(rows["samples"].iloc[-1])) == 2
+
+
 # --- Measures and report
 
 
@@ -452,6 +492,11 @@ def test_a_run_is_measured_where_it_reaches_the_goal():
 def test_a_kl_above_the_budget_makes_no_score_better(score, counted):
     run = run_of("ABC", 0, [score] * 20, kl=50.0)  # twice the budget
     assert score_at_kl_budget(run, 25.0, window=5) == pytest.approx(counted)
+
+
+def test_a_kl_that_is_lost_is_not_averaged_away():
+    run = run_of("ABC", 0, [2.0] * 20, kl=[5.0] * 10 + [np.nan] * 10)
+    assert np.isnan(score_at_kl_budget(run, 25.0, window=5))
 
 
 def test_a_run_that_loses_most_of_its_gain_has_collapsed():

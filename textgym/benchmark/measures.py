@@ -94,7 +94,7 @@ def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
     An iteration counts its mean score, times budget/KL where the KL, a trailing mean, is above the
     budget. So a fast rise counts, and so does holding what was gained; what was bought by leaving
     the reference policy further than agreed does not. A score below 0 counts in full: a high KL
-    must not make it better.
+    must not make it better. NaN if an iteration has no score, or its trailing mean no KL.
 
     Args:
         run: A row per iteration, with ``score`` and ``kl``.
@@ -103,7 +103,8 @@ def score_at_kl_budget(run: pd.DataFrame, budget: float, window: int) -> float:
     """
     kl = run["kl"].rolling(window, min_periods=1).mean()
     score = run["score"]
-    return float(score.where(score < 0, score * (budget / kl.clip(lower=budget))).mean())
+    counted = score.where(score < 0, score * (budget / kl.clip(lower=budget)))
+    return float(counted.mean(skipna=False))
 
 
 def score_at_kl(run: pd.DataFrame, kl: float) -> float:

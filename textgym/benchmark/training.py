@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 import textgym  # noqa: F401  (registers the environments)
 from textgym.agents import AGENTS, Agent, collect_episodes
 from textgym.credit import get_credit_assigner
+from textgym.errors import InvalidArgumentError, NumericalError
 from textgym.samples import samples_of
 from textgym.wrappers.vector import CreditAssignment
 
@@ -39,6 +41,10 @@ _COLUMNS = {
     "train/entropy": "entropy",
     "train/alarm": "alarm",
 }
+_OPTIONAL = ("train/entropy", "train/alarm")
+"""Columns that an agent need not log."""
+_FINITE = ("rollout/score_mean", "rollout/kl_exact")
+"""Columns that every table needs."""
 _NUM_SAMPLES = 4
 
 
@@ -129,11 +135,16 @@ def learn(
         fresh: Writes and measures after a quarter, a half and all of the iterations: columns that
             begin with ``fresh_``, empty in other rows. Of film reviews ``fresh_texts`` is JSON:
             pairs of prompt and completion, so that other judges can read them later.
+
+    Raises:
+        InvalidArgumentError: If the agent's rows lack a column.
+        NumericalError: If a score or a KL is NaN or infinite.
     """
     points = {math.ceil(iterations / parts) for parts in (4, 2, 1)} if fresh else set()
     found: dict[int, dict[str, Any]] = {}
 
     def callback(row: dict[str, float]) -> bool:
+        _check_row(row)
         iteration = int(row["time/iteration"])
         if fresh is not None and iteration in points:
             written = fresh.write(agent)
@@ -146,7 +157,7 @@ def learn(
     base: Any = envs.unwrapped
     # Enough tokens for completions of any length; the callback ends the run.
     agent.learn(iterations * EPISODES * base.max_new_tokens, callback=callback)
-    rows = pd.DataFrame(agent.history)[list(_COLUMNS)].rename(columns=_COLUMNS)
+    rows = pd.DataFrame(agent.history, columns=list(_COLUMNS)).rename(columns=_COLUMNS)
     rows["iteration"] = rows["iteration"].astype(int)
     return rows.join(pd.DataFrame.from_dict(found, orient="index"), on="iteration").round(4)
 
@@ -156,11 +167,27 @@ def prefixed(measures: dict[str, Any]) -> dict[str, Any]:
     return {f"fresh_{name}": value for name, value in measures.items()}
 
 
+def _check_row(row: Mapping[str, float]) -> None:
+    missing = [name for name in _COLUMNS if name not in row and name not in _OPTIONAL]
+    if missing:
+        remedy = f"the agent's history and its callback need {', '.join(missing)} in every row"
+        raise InvalidArgumentError("history", list(row), remedy)
+    for name in _FINITE:
+        if not math.isfinite(row[name]):
+            raise NumericalError(
+                name,
+                row[name],
+                f"in iteration {row['time/iteration']:.0f}",
+                "no table can hold the run; lower the learning rate, or, if no episode ended in "
+                "the iteration, take fewer rows (num_envs)",
+            )
+
+
 @torch.no_grad()
 def _samples(agent: Agent, envs: VectorEnv) -> str:
     """Some completions at the end of a run, as JSON."""
     tokens, prompts = (torch.Generator().manual_seed(30_000 + i) for i in range(2))
     rollout = collect_episodes(agent.policy, envs, envs.num_envs, tokens, prompts)
     base: Any = envs.unwrapped
-    samples = samples_of(rollout, base.tokenizer, range(_NUM_SAMPLES))
+    samples = samples_of(rollout, base.tokenizer, range(min(_NUM_SAMPLES, envs.num_envs)))
     return json.dumps([dataclasses.asdict(sample) for sample in samples], ensure_ascii=False)

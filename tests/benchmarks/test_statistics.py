@@ -122,6 +122,12 @@ def test_equal_values_have_no_interval():
     assert bootstrap_mean([0.1] * 7) == (0.1, 0.1, 0.1)
 
 
+def test_a_single_value_has_no_interval():
+    value, low, high = bootstrap_mean([0.1])
+    assert value == 0.1
+    assert np.isnan([low, high]).all()
+
+
 def test_students_interval():
     values = RNG.normal(size=5)
     interval = ttest_1samp(values, 0).confidence_interval(0.95)
@@ -147,6 +153,19 @@ def test_an_estimate_is_shown_with_its_interval_if_it_has_one():
 def test_what_is_no_matrix_of_numbers_is_refused(scores):
     with pytest.raises(InvalidArgumentError, match="finite numbers of shape"):
         interquartile_mean(scores)
+
+
+@pytest.mark.parametrize("function", [bootstrap_mean, student_half_width])
+@pytest.mark.parametrize("values", [[], [1.0, np.nan], np.zeros((3, 2))])
+def test_what_is_no_row_of_numbers_is_refused(function, values):
+    with pytest.raises(InvalidArgumentError, match=r"finite numbers of shape \(num_values,\)"):
+        function(values)
+
+
+@pytest.mark.parametrize("p_values", [0.5, [[0.5]], [0.5, 1.5], [-0.1]])
+def test_what_are_no_p_values_is_refused(p_values):
+    with pytest.raises(InvalidArgumentError, match="from 0 to 1, or NaN"):
+        holm(p_values)
 
 
 def test_shapes_that_do_not_match_are_refused():

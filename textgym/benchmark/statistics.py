@@ -126,8 +126,15 @@ def holm(p_values: ArrayLike) -> Matrix:
 
     Args:
         p_values: (num_tests,).
+
+    Raises:
+        InvalidArgumentError: If they have another shape, or one is below 0 or above 1.
     """
     p = np.array(p_values, dtype=np.float64)
+    if p.ndim != 1 or (p < 0).any() or (p > 1).any():
+        raise InvalidArgumentError(
+            "p_values", p_values, "must be numbers from 0 to 1, or NaN, of shape (num_tests,)"
+        )
     order = np.argsort(p)[: np.isfinite(p).sum()]
     factors = np.arange(len(order), 0, -1)
     p[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
@@ -154,8 +161,10 @@ def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
 
 
 def bootstrap_mean(values: ArrayLike, num_samples: int = 2000, seed: int = 0) -> Estimate:
-    """The mean of many values and its percentile interval."""
-    array = _matrix("values", values)[:, 0]
+    """The mean of many values and its percentile interval; a single value has none."""
+    array = _vector("values", values)
+    if len(array) == 1:
+        return Estimate(float(array[0]), math.nan, math.nan)
     if np.ptp(array) == 0:  # The means of samples would differ in rounding.
         return Estimate(*[float(array[0])] * 3)
     result = bootstrap((array,), np.mean, n_resamples=num_samples, method="percentile", rng=seed)
@@ -165,7 +174,7 @@ def bootstrap_mean(values: ArrayLike, num_samples: int = 2000, seed: int = 0) ->
 
 def student_half_width(values: ArrayLike) -> float:
     """Half of the 95% interval of a mean of normal values, by Student's t; NaN of one value."""
-    array = _matrix("values", values)[:, 0]
+    array = _vector("values", values)
     if len(array) < 2:
         return math.nan
     return float(student.ppf(0.975, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5)
@@ -194,3 +203,13 @@ def _matrix(argument: str, values: ArrayLike) -> Matrix:
             argument, values, "must be finite numbers of shape (num_runs,) or (num_runs, num_tasks)"
         )
     return matrix
+
+
+def _vector(argument: str, values: ArrayLike) -> Matrix:
+    """Values in a row."""
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+        raise InvalidArgumentError(
+            argument, values, "must be finite numbers of shape (num_values,)"
+        )
+    return vector

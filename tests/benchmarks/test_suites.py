@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from scipy.stats import ttest_rel
 from training.plan import TASKS as SEARCHED
 
 from textgym import demo
-from textgym.agents import PPO
+from textgym.agents import AGENTS, PPO
 from textgym.benchmark import (
     METHODS,
     SUITES,
@@ -36,6 +37,7 @@ from textgym.benchmark import (
     running,
     sb3,
 )
+from textgym.benchmark.comparison import compare
 from textgym.benchmark.fresh_completions import windows
 from textgym.benchmark.frontier import (
     draw_frontier,
@@ -63,9 +65,10 @@ from textgym.benchmark.report import (
     write_report,
 )
 from textgym.benchmark.running import plan_runs, run_suite
+from textgym.benchmark.statistics import Estimate
 from textgym.benchmark.storage import only_writer
 from textgym.benchmark.tables import markdown_table
-from textgym.benchmark.training import hyperparameters, learn, train
+from textgym.benchmark.training import hyperparameters, learn, make_envs, train
 from textgym.credit import get_credit_assigner
 from textgym.errors import InvalidArgumentError, NumericalError
 from textgym.reviews import load_reviews
@@ -148,6 +151,9 @@ def test_published_methods_share_their_settings():
             "one of the methods",
         ),
         (lambda: load_methods("no_such_file.py"), "must be a Python file"),
+        (lambda: Method(agent="popo"), "agent='popo': must be one of ppo, rloo, grpo"),
+        (lambda: Method(by_task={"8": {}}), "by_task='8': must be one of 8-16"),
+        (lambda: register_method("mine", PPO), "must be a textgym.benchmark.Method"),
     ],
 )
 def test_bad_names_are_refused(make, message):
@@ -155,11 +161,49 @@ def test_bad_names_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: replace(SMALL, seeds=0),
+        lambda: replace(SMALL, iterations=0),
+        lambda: replace(SMALL, tasks=()),
+        lambda: replace(TASKS["8-16"], iterations=0),
+        lambda: replace(TASKS["8-16"], kl_budget=0.0),
+        lambda: Method(num_envs=0),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(make):
+    with pytest.raises(InvalidArgumentError, match=r"=(0|0\.0|\(\)): must "):
+        make()
+
+
+def test_every_bundled_agent_can_be_named():
+    assert [Method(agent=name).agent_name for name in AGENTS] == list(AGENTS)
+
+
 def test_a_file_that_registers_nothing_is_refused(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("x = 1\n")
     with pytest.raises(InvalidArgumentError, match="must call register_method"):
         load_methods(path)
+
+
+def test_a_file_that_fails_leaves_no_method_behind(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN + "1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(InvalidArgumentError, match="it fails: ZeroDivisionError"):
+            load_methods(path)
+    assert "mine" not in METHODS
+
+
+def test_a_file_can_import_its_neighbours(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "weights_of_mine.py").write_text("GAMMA = 0.9\n")
+    path = tmp_path / "own.py"
+    path.write_text(f"from weights_of_mine import GAMMA\n{OWN}".replace("0.9", "GAMMA"))
+    assert load_methods(path) == ["mine"]
+    assert METHODS.pop("mine").hyperparameters == {"gamma": 0.9}
 
 
 # --- Runs
@@ -234,6 +278,21 @@ def test_seconds_and_alarm_of_sb3_are_those_of_the_bundled_agents(monkeypatch):
         recorder._on_training_end()
     assert [row["time/seconds"] for row in history] == [1.0, 2.0, 3.0]
     assert [row["train/alarm"] for row in history] == [0.0, 0.0, 1.0]
+
+
+def test_sb3_runs_on_the_cpu_unless_the_settings_say_otherwise(monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def learner(*args, **arguments):
+        raise Begun(arguments["device"])
+
+    monkeypatch.setattr(sb3, "_algorithm", lambda name: (learner, None, None))
+    envs, settings = make_envs(TASKS["8-16"], 4, None), {"dtype": None, "kl_coef": 0.1}
+    with pytest.raises(Begun, match="cpu"):
+        sb3.SB3Agent("PPO", TASKS["8-16"], envs, settings)
+    with pytest.raises(Begun, match="cuda"):
+        sb3.SB3Agent("PPO", TASKS["8-16"], envs, settings | {"device": "cuda"})
 
 
 def test_methods_start_from_the_same_policy_and_prompts():
@@ -574,6 +633,13 @@ def test_the_share_of_iterations_is_drawn_against_the_length(tmp_path):
     assert not draw_lengths(measured[measured["task"] == "8-16"], "sparse", tmp_path / "no.png")
 
 
+def test_a_bound_that_misses_the_value_by_rounding_is_drawn(tmp_path, monkeypatch):
+    beside = Estimate(1.0, 1.0 + 1e-12, 1.0 - 1e-12)
+    monkeypatch.setattr("textgym.benchmark.lengths.stratified_bootstrap", lambda share: beside)
+    measured = pd.DataFrame({"task": ["8-16", "40-60"], "method": "ABC", "share": 1.0})
+    assert draw_lengths(measured, "sparse", tmp_path / "lengths.png")
+
+
 def runs_of_two_methods():
     sparse = [run_of("sparse", seed, np.linspace(0, 2, 40)) for seed in (0, 1)]
     fast = [run_of("ABC", seed, np.minimum(np.linspace(0, 4, 40), 2)) for seed in (0, 1)]
@@ -623,6 +689,14 @@ def test_tables_compare_with_the_baseline():
     same = [f"{value:+.2f} ({value:+.2f} to {value:+.2f})" for value in (mean, mean - 1)]
     assert f"| ABC | 2 | {same[0]} | {same[1]} | <0.001 | 1.00" in text
     assert text.index("| sparse |") < text.index("| ABC |")
+
+
+def test_a_difference_on_some_of_the_seeds_says_on_how_many():
+    sparse, abc = pd.Series([0.0, 0.0]), pd.Series([0.5, 0.5, 7.0])
+    rows = {row[0]: row[3] for row in rows_of("\n".join(compare({"s": sparse, "ABC": abc}, "s")))}
+    assert rows["ABC"] == "+0.50 (+0.50 to +0.50), 2 seeds"
+    rows = rows_of("\n".join(compare({"s": sparse, "ABC": abc[:2]}, "s")))
+    assert rows[1][3] == "+0.50 (+0.50 to +0.50)"
 
 
 def test_tables_say_how_long_training_took():
@@ -895,6 +969,17 @@ def test_an_agent_made_with_other_keyword_arguments_has_another_name():
     narrow, wide = (Method(agent=partial(stored_runs, width=width)) for width in (8, 16))
     assert narrow.agent_name == "stored_runs(width=8)"
     assert wide.agent_name == "stored_runs(width=16)"
+
+
+class Maker:
+    def __call__(self, task, envs, settings, scorer=None):
+        raise NotImplementedError
+
+
+def test_the_name_of_an_agent_is_the_same_in_every_process():
+    assert Method(agent=Maker()).agent_name == "Maker"
+    with_a_scorer = Method(agent=partial(Maker(), scorer=Maker()))
+    assert with_a_scorer.agent_name == f"Maker(scorer=<{__name__}.Maker object>)"
 
 
 def test_a_bar_in_the_name_of_a_method_stays_in_its_cell():

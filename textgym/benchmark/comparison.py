@@ -22,6 +22,8 @@ __all__ = ["NOTE", "compare", "corrected_by_holm", "differences_from", "format_p
 def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
     """The lines of a table with a row per method.
 
+    A difference that rests on fewer seeds than the method has says on how many.
+
     Args:
         scores: By method, a score per seed, with the seeds as the index.
         baseline: The method that the others are compared with, under the seeds that both have.
@@ -33,7 +35,10 @@ def compare(scores: Mapping[str, pd.Series], baseline: str) -> list[str]:
         cells = [method, str(len(values)), str(stratified_bootstrap(values))]
         if method in differences:
             chance = probability_of_improvement(values, scores[baseline])
-            cells += [str(differences[method]), format_p(corrected[method]), f"{chance:.2f}"]
+            pairs = len(pairs_of_seeds(values, scores[baseline]))
+            some = "" if pairs == len(values) else f", {pairs} seed{'s' if pairs > 1 else ''}"
+            shown = f"{differences[method]}{some}"
+            cells += [shown, format_p(corrected[method]), f"{chance:.2f}"]
         else:
             cells += ["–", "–", "–"]
         rows.append(cells)

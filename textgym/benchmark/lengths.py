@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .curves import new_figure, save
@@ -51,8 +52,9 @@ def draw_lengths(measured: pd.DataFrame, baseline: str, path: Path) -> bool:
         }
         beside = [tokens + number - middle for tokens in estimates]
         values = [one.value for one in estimates.values()]
-        below = [one.value - one.low for one in estimates.values()]
-        above = [one.high - one.value for one in estimates.values()]
+        # Of equal runs, a bound may miss the value by rounding; a bar has no negative length.
+        below = np.maximum([one.value - one.low for one in estimates.values()], 0.0)
+        above = np.maximum([one.high - one.value for one in estimates.values()], 0.0)
         color = METHODS[str(method)].color if method in METHODS else None
         axes.errorbar(
             beside, values, yerr=[below, above], fmt="o-", capsize=3, color=color,

@@ -9,6 +9,7 @@ the same budget for all methods (benchmarks/tuning.py).
 from __future__ import annotations
 
 import runpy
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ def register_method(name: str, method: Method) -> Method:
         The method.
 
     Raises:
-        InvalidArgumentError: If the name is taken.
+        InvalidArgumentError: If the name is taken, or ``method`` is no :class:`Method`.
 
     Example:
         >>> from textgym.benchmark import METHODS, Method
@@ -57,6 +58,8 @@ def register_method(name: str, method: Method) -> Method:
     """
     if name in METHODS:
         raise InvalidArgumentError("name", name, "there is a method of this name; take another")
+    if not isinstance(method, Method):
+        raise InvalidArgumentError("method", method, "must be a textgym.benchmark.Method")
     METHODS[name] = method
     return method
 
@@ -77,6 +80,8 @@ def find_method(name: str) -> Method:
 def load_methods(path: str | Path | None) -> list[str]:
     """Run a Python file that registers methods; a second call does nothing.
 
+    The file can import its neighbours.
+
     Args:
         path: The file; None for none.
 
@@ -84,7 +89,7 @@ def load_methods(path: str | Path | None) -> list[str]:
         The names that it registered.
 
     Raises:
-        InvalidArgumentError: If there is no such file, or it registers nothing.
+        InvalidArgumentError: If there is no such file, or it fails, or registers nothing.
     """
     if path is None:
         return []
@@ -93,8 +98,15 @@ def load_methods(path: str | Path | None) -> list[str]:
         return _loaded[path]
     if not path.is_file():
         raise InvalidArgumentError("methods", str(path), "must be a Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
     known = set(METHODS)
-    runpy.run_path(str(path))
+    try:
+        runpy.run_path(str(path))
+    except Exception as error:
+        for name in METHODS.keys() - known:
+            del METHODS[name]
+        raise InvalidArgumentError("methods", str(path), f"it fails: {error!r}") from error
     registered = [method for method in METHODS if method not in known]
     if not registered:
         raise InvalidArgumentError("methods", str(path), "it must call register_method")

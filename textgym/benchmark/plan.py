@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from textgym.checks import check_number, check_whole_number
 from textgym.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ __all__ = ["EPISODES", "TASKS", "Method", "Suite", "Task"]
 
 EPISODES = 16
 """Episodes per iteration, all in one batch."""
+_AGENTS = ("ppo", "rloo", "grpo")
+"""The bundled agents; :data:`textgym.agents.AGENTS` has them with torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,15 @@ class Task:
     iterations: int
     kl_budget: float
     film_reviews: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InvalidArgumentError: If the length or the budget is not positive.
+        """
+        check_whole_number("iterations", self.iterations, 1)
+        check_number("kl_budget", self.kl_budget, above=0, remedy="must be a number above 0")
 
 
 def _reviews(shortest: int, longest: int, iterations: int, kl_budget: float) -> Task:
@@ -93,14 +106,31 @@ class Method:
     color: str | None = None
     family: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without torch.
+
+        Raises:
+            InvalidArgumentError: If the agent is neither a bundled one nor a function, a task is
+                unknown, or there are fewer than one rows.
+        """
+        if self.agent not in _AGENTS and not callable(self.agent):
+            remedy = f"must be one of {', '.join(_AGENTS)}, or a function that makes an agent"
+            raise InvalidArgumentError("agent", self.agent, remedy)
+        for task in self.by_task:
+            _check_task("by_task", task)
+        check_whole_number("num_envs", self.num_envs, 1)
+
     @property
     def agent_name(self) -> str:
-        """What tables call the agent: its name, or that of the function that makes it."""
+        """What tables call the agent: its name, or that of the function that makes it.
+
+        It is the same in every process: addresses in memory are left out.
+        """
         if isinstance(self.agent, partial):
             named = (f"{name}={value!r}" for name, value in self.agent.keywords.items())
             arguments = ", ".join((*map(repr, self.agent.args), *named))
-            return f"{self.agent.func.__qualname__}({arguments})"
-        return self.agent if isinstance(self.agent, str) else self.agent.__qualname__
+            return re.sub(r" at 0x\w+", "", f"{_name_of(self.agent.func)}({arguments})")
+        return self.agent if isinstance(self.agent, str) else _name_of(self.agent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +154,32 @@ class Suite:
     iterations: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the names.
+        """Check names and numbers; whether methods are known, their suite's runs will tell.
 
         Raises:
-            InvalidArgumentError: If a task is unknown, or the baseline is none of the methods.
+            InvalidArgumentError: If there is no task, or an unknown one, the baseline is none of
+                the methods, or a number is not positive.
         """
+        if not self.tasks:
+            raise InvalidArgumentError("tasks", self.tasks, "must name at least one task")
         for task in self.tasks:
-            if task not in TASKS:
-                raise InvalidArgumentError("tasks", task, f"must be one of {', '.join(TASKS)}")
+            _check_task("tasks", task)
+        check_whole_number("seeds", self.seeds, 1)
+        if self.iterations is not None:
+            check_whole_number("iterations", self.iterations, 1)
         if self.baseline not in self.methods:
             raise InvalidArgumentError("baseline", self.baseline, "must be one of the methods")
 
     def joined_by(self, methods: Iterable[str]) -> Suite:
         """The same suite, with these methods behind its own."""
         return replace(self, methods=tuple(dict.fromkeys((*self.methods, *methods))))
+
+
+def _check_task(argument: str, name: str) -> None:
+    if name not in TASKS:
+        raise InvalidArgumentError(argument, name, f"must be one of {', '.join(TASKS)}")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """The name of a function, or that of the class of an object that is called like one."""
+    return getattr(function, "__qualname__", type(function).__qualname__)

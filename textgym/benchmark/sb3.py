@@ -27,7 +27,7 @@ class SB3Agent:
         task: What is learned.
         envs: The environment, with credit.
         settings: ``seed``, ``dtype``, ``kl_coef``, ``num_minibatches`` per epoch, and arguments of
-            the algorithm. ``log_dir`` is not used.
+            the algorithm; ``device`` is "cpu" by default. ``log_dir`` is not used.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class SB3Agent:
         learner, policy, buffer = _algorithm(algorithm)
         masks = algorithm == "MaskablePPO"
         own = ("dtype", "log_dir", "kl_coef", "num_minibatches")
-        arguments = {name: value for name, value in settings.items() if name not in own}
+        arguments = {"device": "cpu"}
+        arguments |= {name: value for name, value in settings.items() if name not in own}
         base: Any = envs.unwrapped
         num_tokens = EPISODES * (base.min_new_tokens + base.max_new_tokens) // 2
         if "num_minibatches" in settings:  # A2C has one.

@@ -151,7 +151,7 @@ def test_methods_are_compared_under_the_seeds_that_both_have():
     }
     table = [line.split(" | ") for line in compare(scores, "sparse")[2:]]
     assert table[0][3] == "–"
-    assert table[1][3] == "+0.50 (+0.50 to +0.50)"
+    assert table[1][3] == "+0.50 (+0.50 to +0.50), 2 seeds"
     assert table[1][5].startswith("0.89")  # 8 of 9 pairs
     assert table[2][3] == "–"
 

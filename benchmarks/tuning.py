@@ -20,8 +20,8 @@ for 80 (seed 101), the best two of these once more (seed 102). On ``medium`` and
 are tried with their learning rate times 1, 1/2, 1/4, 1/8 and 1/16: all ten for 20 iterations (seed
 100), and the best two of them for 60 (seeds 101 and 102) and for 50 (seed 101). ``planted`` has a
 search of its own, like that on ``short``, with runs of 32 and 50 iterations. Its learning rates are
-higher, since its language model is tiny. Here SB3's agents are searched as well,
-and credit starts where the suites have it.
+higher, since its language model is tiny. Here SB3's agents are searched as well, and credit starts
+where the suites have it.
 
 **Test**: the setting that won, under seeds from 0 up. Here the policies also write 512 completions
 to prompts of their own, which are scored by the reward model, judged by an outside scorer that no
@@ -171,7 +171,7 @@ def main() -> None:
     arguments = parser.parse_args()
     task, methods = arguments.task, arguments.method or list(TASKS[arguments.task].methods)
     if not set(methods) <= set(TASKS[task].methods):
-        parser.error(f"--method: on {task}, there are {', '.join(TASKS[task].methods)}")
+        parser.error(f"--method: on {task}, there are {'; '.join(TASKS[task].methods)}")
     where = arguments.jobs, arguments.output, arguments.dtype
     if not arguments.tables_only:
         if arguments.stage == "search":

@@ -1,4 +1,4 @@
-"""What tuning.py compares, and at which lengths: plain data, without torch."""
+"""What tuning.py compares, and on which tasks: plain data, without torch."""
 
 from __future__ import annotations
 
